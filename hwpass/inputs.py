@@ -1,0 +1,316 @@
+"""What a model wants to be fed: names, types and shapes, random values, and sizes of its dynamic axes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnx
+
+from hwpass.errors import InputError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort  # type: ignore[import-untyped]
+
+Role = Literal["batch", "spatial", "sequence", "channel"]
+
+SPATIAL = (64, 96, 128, 160, 224, 256, 320, 384, 512, 640)
+"""Sizes tried for image axes: the strides of most networks divide them."""
+
+SEQUENCE = (4, 7, 12, 16, 32, 64, 128, 256, 512, 1024, 4000, 8000, 16000)
+"""Sizes tried for tokens, frames and audio samples."""
+
+CHANNEL = (3, 1, 4, 16, 64)
+"""Sizes tried for a dynamic channel axis of an image-like input."""
+
+MAX_TOKEN = 16
+"""Random integers stay below this: token and position tables are larger."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input: `shape` has an int for each fixed axis and a symbol for each dynamic one."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | str, ...]
+
+    @property
+    def is_float(self) -> bool:
+        """True for every floating-point type, bfloat16 included."""
+        return is_float(self.dtype)
+
+    def sizes(self, dims: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with symbols replaced; raises `InputError` for a symbol without a value."""
+        sizes = []
+        for size in self.shape:
+            value = size if isinstance(size, int) else _evaluate(size, dims)
+            if value is None:
+                raise InputError(f"input {self.name!r}: its axis {size!r} has no size; give one for {size!r}")
+            sizes.append(value)
+        return tuple(sizes)
+
+
+def is_float(dtype: np.dtype | type) -> bool:
+    """True for every floating-point type, those of ml_dtypes included.
+
+    >>> is_float(np.float16), is_float(ml_dtypes.bfloat16), is_float(np.int64)
+    (True, True, False)
+    """
+    dtype = np.dtype(dtype)
+    return bool(np.issubdtype(dtype, np.floating)) or "float" in dtype.name
+
+
+def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
+    """The inputs that have to be fed (initialisers listed as inputs are left out).
+
+    A dynamic axis without a name is called `<input>.<axis>`. Raises `InputError` for inputs that are not
+    tensors and inputs without a rank.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    specs = []
+    for value in model.graph.input:
+        if value.name in weights:
+            continue
+        if value.type.WhichOneof("value") != "tensor_type" or not value.type.tensor_type.elem_type:
+            raise InputError(f"input {value.name!r} is not a tensor; only tensor inputs can be fed")
+        tensor = value.type.tensor_type
+        if not tensor.HasField("shape"):
+            raise InputError(f"input {value.name!r} has no rank; give it a shape before pruning")
+        shape: list[int | str] = []
+        for axis, dim in enumerate(tensor.shape.dim):
+            fixed = dim.HasField("dim_value") and dim.dim_value >= 0
+            shape.append(int(dim.dim_value) if fixed else dim.dim_param.strip() or f"{value.name}.{axis}")
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        specs.append(InputSpec(value.name, dtype, tuple(shape)))
+    return specs
+
+
+def make_inputs(
+    specs: Sequence[InputSpec], dims: Mapping[str, int], seed: int = 0, *, max_token: int = MAX_TOKEN
+) -> dict[str, np.ndarray]:
+    """Random inputs: standard normal floats, integers in [0, max_token), masks and lengths of one.
+
+    Strings are all "text". 8-bit inputs of rank 3 and more are images and get their full range. The same seed
+    gives the same values for an input whatever the others are.
+    """
+    feed = {}
+    for spec in specs:
+        rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
+        feed[spec.name] = _random(spec, spec.sizes(dims), rng, max_token)
+    return feed
+
+
+def _random(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, max_token: int) -> np.ndarray:
+    name, dtype = spec.name.lower(), spec.dtype
+    if dtype == np.dtype(object) or dtype.kind in "SU":
+        return np.full(shape, "text", dtype=object)
+    if "mask" in name:
+        return np.ones(shape, dtype)
+    if spec.is_float:
+        return rng.standard_normal(shape).astype(np.float32).astype(dtype)
+    if dtype.kind == "c":
+        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
+    if dtype == np.dtype(bool):
+        return rng.random(shape) < 0.5
+    if re.search(r"len(gth)?s?$", name) and len(shape) <= 1:
+        return np.ones(shape, dtype)
+    if dtype.itemsize == 1 and dtype.kind in "iu" and len(shape) >= 3:
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
+    return rng.integers(0, max_token, shape).astype(dtype)
+
+
+def dimension_values(
+    model: onnx.ModelProto,
+    *,
+    count: int = 3,
+    seed: int = 0,
+    threads: int = 1,
+    session: ort.InferenceSession | None = None,
+) -> list[dict[str, int]]:
+    """Up to `count` sizes of the dynamic axes that the model really runs with, smallest first.
+
+    `[{}]` for a model without dynamic axes. Sizes differ between axes with different names wherever the model
+    allows it. `session` saves opening one.
+    Raises `InputError` naming an input when nothing runs.
+    """
+    return _search(model, "small", count, seed, threads, session)
+
+
+def typical_dimensions(
+    model: onnx.ModelProto, *, seed: int = 0, threads: int = 1, session: ort.InferenceSession | None = None
+) -> dict[str, int]:
+    """Sizes a deployment would use, for timing and cost: batch 1, images of 224, sequences of 128.
+
+    Where those do not run, the next size that does. Raises `InputError` naming an input when nothing runs.
+    """
+    return _search(model, "typical", 1, seed, threads, session)[0]
+
+
+def _search(
+    model: onnx.ModelProto,
+    size: Literal["small", "typical"],
+    count: int,
+    seed: int,
+    threads: int,
+    session: ort.InferenceSession | None,
+) -> list[dict[str, int]]:
+    from hwpass.sessions import open_session, release_memory  # that module re-exports this one
+
+    specs = input_specs(model)
+    if session is not None:
+        return _try_sizes(_Trial(session, specs, seed), size, count)
+    try:
+        return _try_sizes(_Trial(open_session(model, threads=threads), specs, seed), size, count)
+    finally:
+        release_memory()
+
+
+@dataclass
+class _Trial:
+    """Runs the model with random inputs of given sizes and remembers the first failure."""
+
+    session: ort.InferenceSession
+    specs: Sequence[InputSpec]
+    seed: int
+    failure: str = ""
+
+    def runs(self, dims: Mapping[str, int]) -> bool:
+        from hwpass.sessions import run_session
+
+        limits = (MAX_TOKEN,) if all(spec.is_float for spec in self.specs) else (MAX_TOKEN, 2)
+        for limit in limits:  # token types and the like have tables of two rows
+            try:
+                run_session(self.session, make_inputs(self.specs, dims, self.seed, max_token=limit))
+                return True
+            except InputError as error:
+                self.failure = self.failure or str(error)
+        return False
+
+
+def _try_sizes(trial: _Trial, size: str, count: int) -> list[dict[str, int]]:
+    roles = axis_roles(trial.specs)
+    bases = _base_sizes(set(roles.values()), size)
+    base = next((base for base in bases if trial.runs(_assign(roles, base, 0, distinct=False))), None)
+    if base is None:
+        raise InputError(_unusable(trial.specs, trial.failure))
+    found = [_assign(roles, base, 0, distinct=False)]
+    varied = _assign(roles, base, 0, distinct=True)
+    if size == "small" and varied != found[0] and trial.runs(varied):
+        found = [varied]
+    for step in range(1, count if roles else 1):
+        for dims in _variants(roles, base, step):
+            if dims not in found and trial.runs(dims):
+                found.append(dims)
+                break
+    return found
+
+
+def axis_roles(specs: Sequence[InputSpec]) -> dict[str, Role]:
+    """What each dynamic axis is, by its name and its place; sums of other axes (`past + 1`) are left out."""
+    roles: dict[str, Role] = {}
+    for spec in specs:
+        for axis, symbol in enumerate(spec.shape):
+            if isinstance(symbol, str) and "+" not in symbol:
+                roles.setdefault(symbol, _role(symbol, axis, len(spec.shape)))
+    return roles
+
+
+def _role(symbol: str, axis: int, rank: int) -> Role:
+    name = symbol.lower()
+    if "batch" in name or name in ("n", "bs"):
+        return "batch"
+    if re.search(r"height|width|\b[hw]\b|^[hw]_?\d*$|image_?size", name):
+        return "spatial"
+    if re.search(r"seq|time|frames|tokens|length|samples", name):
+        return "sequence"
+    if axis == 0:
+        return "batch"
+    if rank >= 4:
+        return "channel" if axis == 1 else "spatial"
+    return "sequence"
+
+
+def _base_sizes(roles: set[Role], size: str) -> Iterator[dict[Role, int]]:
+    """The sizes to try per role, preferred first; at most 60, so that a model that never runs ends soon."""
+    ladders: dict[Role, Sequence[int]] = {
+        "batch": (1,),
+        "channel": CHANNEL,
+        "spatial": SPATIAL,
+        "sequence": SEQUENCE,
+    }
+    if size == "typical":
+        spatial, sequence = SPATIAL.index(224), SEQUENCE.index(128)
+        ladders["spatial"] = SPATIAL[spatial:] + SPATIAL[:spatial][::-1]
+        ladders["sequence"] = SEQUENCE[sequence:] + SEQUENCE[:sequence][::-1]
+    names = sorted(roles)
+    ranks = itertools.product(*(range(len(ladders[name])) for name in names))
+    for chosen in sorted(ranks, key=lambda ranks: (sum(ranks), ranks))[:60]:
+        yield {name: ladders[name][rank] for name, rank in zip(names, chosen, strict=True)}
+
+
+def _assign(
+    roles: Mapping[str, Role], base: Mapping[Role, int], step: int, *, distinct: bool
+) -> dict[str, int]:
+    """Sizes at `step` steps above the base; with `distinct`, axes of one role differ from each other."""
+    seen: dict[Role, int] = {}
+    dims = {}
+    for symbol, role in roles.items():
+        place = step + (seen.get(role, 0) if distinct and (step or role != "batch") else 0)
+        seen[role] = seen.get(role, 0) + 1
+        dims[symbol] = _grown(role, base[role], place)
+    return dims
+
+
+def _grown(role: Role, base: int, place: int) -> int:
+    if role == "batch":
+        return base + place
+    if role == "spatial":
+        return base + 32 * place
+    if role == "channel":
+        return base
+    return (4, 7, 12, 15, 19, 23)[place] if base == 4 and place < 6 else base * (place + 1)
+
+
+def _variants(roles: Mapping[str, Role], base: Mapping[Role, int], step: int) -> Iterator[dict[str, int]]:
+    """The sizes of one step, most varied first: all axes distinct, equal within a role, one role alone."""
+    first = _assign(roles, base, 0, distinct=False)
+    yield _assign(roles, base, step, distinct=True)
+    grown = _assign(roles, base, step, distinct=False)
+    yield grown
+    yield {symbol: grown[symbol] if role == "batch" else first[symbol] for symbol, role in roles.items()}
+    yield {symbol: first[symbol] if role == "batch" else grown[symbol] for symbol, role in roles.items()}
+
+
+def _evaluate(symbol: str, dims: Mapping[str, int]) -> int | None:
+    """The value of a symbol, or of a sum of symbols and integers such as `past_length + 1`."""
+    if symbol in dims:
+        return dims[symbol]
+    total = 0
+    for part in (part.strip() for part in symbol.split("+")):
+        if part.isdecimal():
+            total += int(part)
+        elif part in dims:
+            total += dims[part]
+        else:
+            return None
+    return total
+
+
+def _unusable(specs: Sequence[InputSpec], failure: str) -> str:
+    named = next((spec for spec in specs if f"'{spec.name}'" in failure or f" {spec.name} " in failure), None)
+    spec = named or next((spec for spec in specs if not all(isinstance(s, int) for s in spec.shape)), None)
+    spec = spec or (specs[0] if specs else None)
+    if spec is None:
+        return f"the model has no inputs and does not run: {failure}"
+    shape = ", ".join(map(str, spec.shape))
+    return (
+        f"input {spec.name!r} [{shape}]: no size that was tried runs ({failure}); "
+        "pass calibration data (--calib)"
+    )
