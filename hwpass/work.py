@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,9 @@ class Work:
     sink: NDArray[np.int64]  # [E], kernel that reads it
     channels: Floats  # [P, E], extent of the activation's channel axis (axis 1)
     bytes: Floats  # [P, E], size of the activation
+    # Two fields that some runtimes' layout rules depend on; left empty ([0]) where nobody knows.
+    op: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))  # [K], ONNX type of the anchor
+    axes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [K], spatial axes (Conv2D: 2)
 
     @property
     def macs(self) -> Floats:

@@ -1,0 +1,221 @@
+"""One forward walk over a graph: every rule relates the axes of its node, shapes and shape values included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TypeProto, defs, helper, numpy_helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
+
+from hwpass.axes import Axis, Relations, axis_size, opaque
+from hwpass.ir import Model
+from hwpass.ops import Node, Tensor, rule_for
+from hwpass.ops.base import Array, Freeze
+
+#: Values of more elements than this are never those of a shape.
+SMALL = 4096
+
+
+class Builder(Relations):
+    """The walk and its results: abstract tensors by name, nodes, and what froze them."""
+
+    def __init__(self, model: Model, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        self.model = model
+        self.opset = model.opset
+        self.dims = dict(dims)
+        self.tensors: dict[str, Tensor] = {}
+        self.nodes: list[Node] = []
+        self.uses: dict[tuple[int, int], Tensor] = {}  # constants, one abstract tensor per (node, input)
+        self.inconsistencies = 0
+        self._domains = [helper.make_opsetid(e.domain, e.version) for e in model.graph.import_domains]
+        for tensor in model.graph.inputs:
+            self.tensors[tensor.name] = self._input(tensor)
+
+    def run(self) -> Builder:
+        """Walk the graph."""
+        for index, gs_node in enumerate(self.model.graph.nodes):
+            self.node = index
+            node = Node(index, gs_node, [self._operand(index, p, t) for p, t in enumerate(gs_node.inputs)])
+            self._freeze_captured(gs_node)
+            rule = rule_for(gs_node)
+            node.kind = rule.kind
+            try:
+                outputs = rule.couple(node, self)
+            except Freeze as freeze:
+                node.frozen = str(freeze)
+                node.extent = node.product = None
+                node.memo.clear()
+                if any(word in node.frozen for word in ("different extents", "cannot be seen", "not broadcast")):
+                    self.inconsistencies += 1
+                for operand in node.inputs:
+                    if operand is not None and operand.axes is not None:
+                        self.freeze(operand.axes, node.frozen)
+                outputs = self.inferred(node)
+            self._evaluate(node, outputs, rule)
+            node.outputs = outputs
+            for tensor, output in zip(gs_node.outputs, outputs, strict=False):
+                self.tensors[tensor.name] = output
+            self.nodes.append(node)
+        self.node = -1
+        for tensor in self.model.graph.outputs:
+            found = self.tensors.get(tensor.name)
+            if found is not None and found.axes is not None:
+                self.freeze(found.axes, "an output of the model")
+        return self
+
+    def _input(self, tensor: gs.Variable) -> Tensor:
+        if tensor.shape is None or tensor.dtype is None:
+            return Tensor(None)
+        axes = []
+        for place, size in enumerate(tensor.shape):
+            if not isinstance(size, int) or size < 0:
+                size = self.dims[dimension_name(tensor.name, place, size)]
+            axes.append(opaque(size))
+        dtype = tensor.dtype if not isinstance(tensor.dtype, int) else helper.tensor_dtype_to_np_dtype(tensor.dtype)
+        return Tensor(tuple(axes), np.dtype(dtype))
+
+    def _operand(self, index: int, position: int, tensor: gs.Tensor) -> Tensor | None:
+        if isinstance(tensor, gs.Constant):
+            values = tensor.values
+            # Every use of a constant gets ids of its own, so sharing an array does not tie two layers.
+            axes: tuple[Axis, ...] = tuple((self.fresh(s, zero=True),) if s > 1 else opaque(s) for s in values.shape)
+            use = Tensor(axes, values.dtype, values, constant=True)
+            self.uses[index, position] = use
+            return use
+        if not tensor.name:
+            return None
+        return self.tensors.get(tensor.name, Tensor(None))
+
+    def _freeze_captured(self, gs_node: gs.Node) -> None:
+        """What the body of an If, Loop or Scan captures keeps its width."""
+        for value in gs_node.attrs.values():
+            if isinstance(value, gs.Graph):
+                for name in captured(value):
+                    tensor = self.tensors.get(name)
+                    if tensor is not None and tensor.axes is not None:
+                        self.freeze(tensor.axes, f"used inside the body of {gs_node.op}")
+
+    def _evaluate(self, node: Node, outputs: list[Tensor], rule: Any) -> None:
+        if not outputs or outputs[0].data is not None:
+            return
+        outputs[0].data = small_value(node, rule, [t.data if t is not None else None for t in node.inputs],
+                                      [t.shape if t is not None and t.axes is not None else None for t in node.inputs])  # fmt: skip
+
+    def inferred(self, node: Node) -> list[Tensor]:
+        """The outputs as ONNX's own shape inference sees them, opaque; unknown extents get a stand-in."""
+        if "inferred" not in node.memo:
+            node.memo["inferred"] = self._infer(node)
+        found = node.memo["inferred"]
+        assert isinstance(found, list)
+        return found
+
+    def _infer(self, node: Node) -> list[Tensor]:
+        names = [t.name for t in node.gs.outputs]
+        try:
+            schema = defs.get_schema(node.op, self.opset, node.gs.domain or "")
+            proto = OnnxExporter.export_node(node.gs)
+            types, data = {}, {}
+            for tensor, operand in zip(node.gs.inputs, node.inputs, strict=True):
+                if operand is None:
+                    continue
+                types[tensor.name] = _type(operand)
+                if operand.data is not None and operand.data.size <= SMALL:
+                    data[tensor.name] = numpy_helper.from_array(np.asarray(operand.data), tensor.name)
+            result = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=self._domains)
+        except Exception:
+            # An operator that ONNX does not know, or refuses: nothing is known of its outputs.
+            return [Tensor(None) for _ in names]
+        return [self._from_type(result.get(name)) for name in names]
+
+    def _from_type(self, proto: TypeProto | None) -> Tensor:
+        if proto is None or not proto.HasField("tensor_type"):
+            return Tensor(None)
+        kind = proto.tensor_type
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else None
+        if not kind.HasField("shape"):
+            return Tensor(None, dtype)
+        sizes = [d.dim_value if d.HasField("dim_value") else self.unknown_size() for d in kind.shape.dim]
+        return Tensor(tuple(opaque(s) for s in sizes), dtype)
+
+
+def small_value(node: Node, rule: Any, values: list[Array | None], shapes: list[Any]) -> Array | None:
+    """The value of a node's first output when it is small and computable."""
+    known = [v for v in values if v is not None]
+    if node.op not in ("Shape", "Size") and (not known or any(v.size > SMALL for v in known)):
+        return None
+    if known and known[0].dtype.kind not in "iub" and node.op not in ("Cast", "Ceil", "Floor", "Mul", "Div", "Range",
+                                                                        "Constant", "Identity"):  # fmt: skip
+        return None
+    try:
+        value = rule.value(node, values, shapes)
+    except (ValueError, IndexError, TypeError, Freeze, ZeroDivisionError):
+        return None
+    return value if value is not None and value.size <= SMALL else None
+
+
+def captured(graph: gs.Graph) -> set[str]:
+    """Names of the outer tensors that a subgraph reads, its own subgraphs included."""
+    inner = {t.name for t in graph.inputs} | {t.name for node in graph.nodes for t in node.outputs}
+    read = {t.name for node in graph.nodes for t in node.inputs} | {t.name for t in graph.outputs}
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                read |= captured(value)
+    return {name for name in read - inner if name}
+
+
+def _type(tensor: Tensor) -> TypeProto:
+    elem = dtype_to_onnx(tensor.dtype) if tensor.dtype is not None else 1
+    shape = None if tensor.axes is None else [axis_size(axis) for axis in tensor.axes]
+    return helper.make_tensor_type_proto(elem, shape)
+
+
+def dimension_name(tensor: str, place: int, size: object) -> str:
+    """The name of a dynamic dimension: its own, or one made of the input and the axis."""
+    return size if isinstance(size, str) and size else f"{tensor}.{place}"
+
+
+def dynamic_dimensions(graph: gs.Graph) -> dict[str, tuple[gs.Variable, int]]:
+    """Every dynamic dimension of the inputs, with the first place where it stands."""
+    found: dict[str, tuple[gs.Variable, int]] = {}
+    for tensor in graph.inputs:
+        for place, size in enumerate(tensor.shape or ()):
+            if not isinstance(size, int) or size < 0:
+                found.setdefault(dimension_name(tensor.name, place, size), (tensor, place))
+    return found
+
+
+def candidate_dims(graph: gs.Graph) -> Iterable[dict[str, int]]:
+    """Extents to analyse a dynamic model at, likeliest first: batch 1, images of 224, sequences of 128."""
+    dynamic = dynamic_dimensions(graph)
+    for side, length in ((224, 128), (256, 64), (320, 16), (64, 32), (48, 256), (32, 8)):
+        yield {name: _extent(tensor, place, side, length) for name, (tensor, place) in dynamic.items()}
+        if all(place == 0 for _, place in dynamic.values()):
+            return
+
+
+def _extent(tensor: gs.Variable, place: int, side: int, length: int) -> int:
+    rank = len(tensor.shape)
+    if place == 0:
+        return 1
+    if rank >= 4 and place >= 2:
+        return side
+    return length
+
+
+def analyse(model: Model, dims: Mapping[str, int] | None = None) -> Builder:
+    """Walk the graph at the first extents of its dynamic dimensions that are consistent, or at `dims`."""
+    best: Builder | None = None
+    for candidate in candidate_dims(model.graph):
+        built = Builder(model, {**candidate, **(dims or {})}).run()
+        if best is None or built.inconsistencies < best.inconsistencies:
+            best = built
+        if not best.inconsistencies:
+            break
+    assert best is not None
+    return best

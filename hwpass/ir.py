@@ -1,0 +1,344 @@
+"""The model as an intermediate representation: a graphsurgeon graph with what ONNX keeps beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
+
+from hwpass.errors import InputError
+
+Source = str | os.PathLike[str] | bytes | onnx.ModelProto | BinaryIO
+
+#: A protobuf message cannot be larger than 2 GiB; weights beyond this share go to a file beside the model.
+PROTO_LIMIT = 1_900_000_000
+
+
+@dataclass
+class Model:
+    """An ONNX model: `graph` holds nodes, constants and variables; the rest is what the proto carries besides.
+
+    Constant nodes are turned into initialisers and local functions are inlined when a model is loaded, so
+    passes meet one form only. Constants are NumPy arrays (memory-mapped when they were external data).
+    """
+
+    graph: gs.Graph
+    sha256: str
+    path: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    domain: str = ""
+    model_version: int = 0
+    doc_string: str = ""
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operator set."""
+        return int(self.graph.opset)
+
+    @property
+    def nodes(self) -> list[gs.Node]:
+        """The nodes of the main graph in a topological order."""
+        return list(self.graph.nodes)
+
+    @classmethod
+    def load(cls, source: Source) -> Model:
+        """Load a model from a path, bytes, a binary stream or a `ModelProto` (which is left as it is).
+
+        Raises InputError when there is no model to be had from `source`, in one line that says why.
+        """
+        proto, folder, name, digest = _read(source)
+        proto = _inlined(proto, name)
+        if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
+            raise InputError(f"{name}: no opset_import for the standard ONNX operators; not a usable model")
+        graph = gs.import_onnx(proto)
+        # The imported entries are views that would keep the whole protobuf, weights included, alive.
+        graph.import_domains = [helper.make_opsetid(entry.domain, entry.version) for entry in proto.opset_import]
+        model = cls(
+            graph=graph,
+            sha256=digest,
+            path=name,
+            metadata={entry.key: entry.value for entry in proto.metadata_props},
+            domain=proto.domain,
+            model_version=proto.model_version,
+            doc_string=proto.doc_string,
+        )
+        for scope in model.scopes():
+            _materialise_constants(scope, folder, name)
+        return model
+
+    def scopes(self) -> Iterator[gs.Graph]:
+        """The main graph and then every subgraph inside it."""
+        yield self.graph
+        yield from self.graph.subgraphs(recursive=True)
+
+    def copy(self) -> Model:
+        """A copy whose graph may be edited freely; the arrays of constants are shared until replaced."""
+        return Model(
+            self.graph.copy(), self.sha256, self.path, dict(self.metadata), self.domain, self.model_version,
+            self.doc_string,
+        )  # fmt: skip
+
+    def constants(self) -> dict[str, gs.Constant]:
+        """The constants of the main graph that some node or output uses, by name."""
+        found: dict[str, gs.Constant] = {}
+        for node in self.graph.nodes:
+            for tensor in node.inputs:
+                if isinstance(tensor, gs.Constant):
+                    found[tensor.name] = tensor
+        for tensor in self.graph.outputs:
+            if isinstance(tensor, gs.Constant):
+                found[tensor.name] = tensor
+        return found
+
+    def parameter_count(self) -> int:
+        """Elements of all floating-point or quantised weights: constants of more than one element that are not int64."""
+        total = 0
+        for tensor in self.constants().values():
+            if np.dtype(tensor.dtype) not in (np.dtype(np.int64), np.dtype(bool)):
+                total += int(np.prod(tensor.shape, dtype=np.int64))
+        return total
+
+    def size_bytes(self) -> int:
+        """Bytes of all constants: the size of the file to within the few kilobytes that name the nodes."""
+        return sum(constant_bytes(tensor) for tensor in self.constants().values())
+
+    def proto(self) -> onnx.ModelProto:
+        """The model as a protobuf: the same model gives the same bytes."""
+        proto = gs.export_onnx(self.graph, do_type_check=False)
+        proto.domain, proto.model_version, proto.doc_string = self.domain, self.model_version, self.doc_string
+        for key, value in sorted(self.metadata.items()):
+            entry = proto.metadata_props.add()
+            entry.key, entry.value = key, value
+        return proto
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model whole or not at all; weights go to `<name>.data` beside it above 2 GB.
+
+        Raises InputError when the folder does not exist or cannot be written to.
+        """
+        target = Path(path)
+        check_writable(target)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
+            if self.size_bytes() <= PROTO_LIMIT:
+                draft = Path(scratch) / target.name
+                draft.write_bytes(self.proto().SerializeToString(deterministic=True))
+            else:
+                data = target.name + ".data"
+                draft = _write_external(self, Path(scratch), target.name, data)
+                os.replace(Path(scratch) / data, target.parent / data)
+            os.replace(draft, target)
+
+    def invalidate_shapes(self) -> None:
+        """Forget recorded shapes of intermediate tensors: they are derived facts, and stale after a rewrite."""
+        kept = {id(tensor) for tensor in [*self.graph.inputs, *self.graph.outputs]}
+        for scope in self.scopes():
+            for node in scope.nodes:
+                for tensor in node.outputs:
+                    if isinstance(tensor, gs.Variable) and id(tensor) not in kept:
+                        tensor.shape = None
+                        tensor.dtype = None
+
+
+def constant_bytes(tensor: gs.Constant) -> int:
+    """Bytes of one constant, without loading it."""
+    itemsize = np.dtype(tensor.dtype).itemsize if not isinstance(tensor.dtype, int) else 1
+    return int(np.prod(tensor.shape, dtype=np.int64)) * itemsize
+
+
+def check_writable(target: Path) -> None:
+    """Raise InputError when a file cannot be created at `target`."""
+    folder = target.parent
+    if not folder.is_dir():
+        raise InputError(f"{target}: the folder {folder} does not exist; create it first")
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; name a file")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{target}: cannot write there ({error.strerror}); choose another folder") from None
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole or not at all."""
+    target = Path(path)
+    check_writable(target)
+    descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=".hwpass-")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.chmod(draft, 0o644)
+    os.replace(draft, target)
+
+
+def _read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str]:
+    """The proto, the folder of its external data, a name for messages, and the SHA-256 of what was read."""
+    if isinstance(source, onnx.ModelProto):
+        return source, None, "model", hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
+    folder: Path | None = None
+    if isinstance(source, bytes):
+        name, data = "model", source
+    elif isinstance(source, str | os.PathLike):
+        path = Path(source)
+        name, folder = str(source), path.parent
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name the .onnx file in it")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    else:
+        name, data = str(getattr(source, "name", "stdin")), source.read()
+    if not data:
+        raise InputError(f"{name}: the file is empty")
+    digest = hashlib.sha256(data)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        raise InputError(f"{name}: not an ONNX model, or cut short; export it again") from None
+    del data
+    if not proto.HasField("graph") or not proto.graph.node:
+        raise InputError(f"{name}: not an ONNX model (no graph with nodes in it)")
+    for tensor in external_tensors(proto):
+        location = external_data_helper.ExternalDataInfo(tensor).location
+        if folder is None or not (folder / location).is_file():
+            raise InputError(f"{name}: its external data file {location} is missing; put it beside the model")
+    return proto, folder, name, digest.hexdigest()
+
+
+def external_tensors(proto: onnx.ModelProto) -> list[TensorProto]:
+    """The initialisers whose data is in a file beside the model."""
+    return [t for t in proto.graph.initializer if external_data_helper.uses_external_data(t)]
+
+
+def _inlined(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    if not proto.functions:
+        return proto
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except Exception as error:
+        raise InputError(f"{name}: its local functions cannot be inlined: {str(error).splitlines()[0]}") from None
+
+
+def _materialise_constants(scope: gs.Graph, folder: Path | None, name: str) -> None:
+    """Turn Constant nodes into initialisers and lazily held protos into arrays, in place."""
+    kept = []
+    for node in scope.nodes:
+        if node.op == "Constant" and node.domain in (None, "", "ai.onnx"):
+            value = _constant_value(node)
+            if value is not None:
+                output = node.outputs[0]
+                node.outputs.clear()
+                output.to_constant(value)
+                continue
+        kept.append(node)
+    outputs = {id(tensor) for tensor in scope.outputs}
+    scope.nodes = kept
+    seen: set[int] = set()
+    for node in kept:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                _materialise(tensor, folder, name)
+    for position, tensor in enumerate(scope.outputs):
+        # A constant may not be a graph output in every runtime: pass it through an Identity.
+        if isinstance(tensor, gs.Constant) and id(tensor) in outputs:
+            _materialise(tensor, folder, name)
+            output = gs.Variable(tensor.name, dtype=tensor.dtype, shape=list(tensor.shape))
+            tensor.name += "_value"
+            scope.nodes.append(gs.Node("Identity", name=tensor.name, inputs=[tensor], outputs=[output]))
+            scope.outputs[position] = output
+
+
+def _constant_value(node: gs.Node) -> NDArray[Any] | Any | None:
+    attributes = node.attrs
+    if "value" in attributes:
+        return attributes["value"]._values
+    for key, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64),
+                       ("value_ints", np.int64)):  # fmt: skip
+        if key in attributes:
+            return np.asarray(attributes[key], dtype=dtype)
+    return None
+
+
+def _materialise(tensor: gs.Constant, folder: Path | None, name: str) -> None:
+    values = tensor._values
+    if isinstance(values, np.ndarray):
+        return
+    proto = getattr(values, "tensor", None)
+    if isinstance(proto, TensorProto):
+        if external_data_helper.uses_external_data(proto):
+            tensor._values = _mapped(proto, folder, name)
+        else:
+            tensor._values = numpy_helper.to_array(proto)
+        tensor.data_location = None
+        if tensor._values.dtype != np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)):
+            tensor.export_dtype = proto.data_type
+    else:
+        tensor._values = values.load()
+
+
+def _mapped(proto: TensorProto, folder: Path | None, name: str) -> NDArray[Any]:
+    """External data as a read-only memory map, so that a model larger than memory can still be loaded."""
+    info = external_data_helper.ExternalDataInfo(proto)
+    assert folder is not None
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
+    shape = tuple(proto.dims)
+    path = folder / info.location
+    if proto.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
+        return np.asarray(numpy_helper.to_array(proto, base_dir=str(folder)))
+    count = int(np.prod(shape, dtype=np.int64))
+    offset = int(info.offset or 0)
+    if offset + count * dtype.itemsize > path.stat().st_size:
+        raise InputError(f"{name}: external data {info.location} is too short for {proto.name}")
+    if count == 0:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def _write_external(model: Model, scratch: Path, name: str, data: str) -> Path:
+    """Write the proto and its weights as two files, streaming the weights one by one."""
+    constants = model.constants()
+    small = {key: tensor for key, tensor in constants.items() if constant_bytes(tensor) < 1024}
+    held = {key: tensor._values for key, tensor in constants.items() if key not in small}
+    places: dict[str, tuple[int, int]] = {}
+    with open(scratch / data, "wb") as stream:
+        for key, values in held.items():
+            stream.seek(-stream.tell() % 4096, io.SEEK_CUR)
+            start = stream.tell()
+            np.ascontiguousarray(values).tofile(stream)
+            places[key] = (start, stream.tell() - start)
+    try:
+        for key in held:
+            constants[key]._values = np.zeros((0,), held[key].dtype)
+        proto = model.proto()
+    finally:
+        for key, values in held.items():
+            constants[key]._values = values
+    for tensor in proto.graph.initializer:
+        if tensor.name in places:
+            offset, length = places[tensor.name]
+            del tensor.dims[:]
+            tensor.dims.extend(held[tensor.name].shape)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for label, text in (("location", data), ("offset", str(offset)), ("length", str(length))):
+                entry = tensor.external_data.add()
+                entry.key, entry.value = label, text
+    draft = scratch / name
+    draft.write_bytes(proto.SerializeToString(deterministic=True))
+    return draft

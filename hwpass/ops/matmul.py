@@ -1,0 +1,137 @@
+"""Products of matrices: the contracted indices of both operands are the same channels, and vanish."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwpass.axes import Axis, Factor, with_zero
+from hwpass.ops.base import Extent, Freeze, Node, Product, Rule, Tensor, register
+
+if TYPE_CHECKING:
+    from hwpass.coupling import Builder
+
+
+def _zero(axis: Axis) -> bool:
+    return all(f.zero for f in axis if f.ids is not None)
+
+
+def contract(build: Builder, one: Axis, other: Axis, reason: str) -> Axis:
+    """Equate two contracted axes. A removed term must be zero in the twin, in one of the operands at least."""
+    joined, _ = build.unify(one, other, reason)
+    if not (_zero(one) or _zero(other)):
+        build.freeze([one, other], f"{reason}, and a removed term would not be zero")
+    return joined
+
+
+@register
+class MatMul(Rule):
+    """y[.., m, n] = sum over k of a[.., m, k] b[.., k, n]."""
+
+    ops = ("MatMul",)
+    kind = "matmul"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        a, b = node.axes(0), node.axes(1)
+        if not a or not b:
+            raise Freeze("a scalar operand")
+        rows: Axis | None = a[-2] if len(a) > 1 else None
+        columns: Axis | None = b[-1] if len(b) > 1 else None
+        inner = contract(build, a[-1], b[-2] if len(b) > 1 else b[0], "MatMul contracts")
+        left, right = list(a[:-2]), list(b[:-2])
+        depth = max(len(left), len(right))
+        left, right = [()] * (depth - len(left)) + left, [()] * (depth - len(right)) + right
+        batch: list[Axis] = []
+        for x, y in zip(left, right, strict=True):
+            if x and y:
+                joined, _ = build.unify(x, y, "MatMul pairs its batches")
+                batch.append(with_zero(joined, _zero(x) or _zero(y)))
+            else:
+                batch.append(x or y)
+        outer = [axis for axis in (rows, columns) if axis is not None]
+        shared = node.tensor(1).constant and len(b) <= 2
+        node.extent = Extent(
+            groups=() if shared else tuple(f for axis in batch for f in axis),
+            m=tuple(f for axis in (*(batch if shared else ()), *([rows] if rows else [])) for f in axis),
+            n=columns or (),
+            k=inner,
+        )
+        if node.tensor(1).constant and len(b) == 2:
+            node.product = Product(0, len(a) - 1, 1, 1, 0)
+        elif node.tensor(0).constant and len(a) == 2:
+            node.product = Product(1, max(len(b) - 2, 0), 0, 0, 1)
+        return [Tensor((*batch, *outer), node.tensor(0).dtype)]
+
+
+@register
+class Gemm(Rule):
+    """y = alpha A B + beta C, either side transposed."""
+
+    ops = ("Gemm",)
+    kind = "matmul"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        a, b = node.axes(0), node.axes(1)
+        rows, inner_a = (a[1], a[0]) if node.attr("transA", 0) else (a[0], a[1])
+        inner_b, columns = (b[1], b[0]) if node.attr("transB", 0) else (b[0], b[1])
+        inner = contract(build, inner_a, inner_b, "Gemm contracts")
+        result = [rows, columns]
+        if node.has(2):
+            c = node.axes(2)
+            for place in range(2):
+                axis = c[place - 2 + len(c)] if place >= 2 - len(c) else ()
+                if axis and result[place]:
+                    joined, _ = build.unify(result[place], axis, "one bias per output channel")
+                    result[place] = with_zero(joined, _zero(result[place]) and _zero(axis))
+                else:
+                    result[place] = with_zero(result[place], False)
+        node.extent = Extent(m=rows, n=columns, k=inner)
+        if node.tensor(1).constant:
+            transposed = int(bool(node.attr("transB", 0)))
+            bias = 2 if node.has(2) and node.tensor(2).constant else None
+            node.product = Product(0, 0 if node.attr("transA", 0) else 1, 1, 1 - transposed, transposed, bias)
+        return [Tensor((result[0], result[1]), node.tensor(0).dtype)]
+
+
+@register
+class Einsum(Rule):
+    """Any contraction written with labels: equal labels are equal channels."""
+
+    ops = ("Einsum",)
+    kind = "matmul"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        equation = str(node.attr("equation")).replace(" ", "")
+        if "..." in equation:
+            raise Freeze("an ellipsis in the equation")
+        terms, _, target = equation.partition("->")
+        inputs = terms.split(",")
+        if not target and "->" not in equation:
+            letters = terms.replace(",", "")
+            target = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+        axes: dict[str, Axis] = {}
+        zero: dict[str, bool] = {}
+        for position, labels in enumerate(inputs):
+            if len(set(labels)) != len(labels):
+                raise Freeze("a diagonal in the equation")
+            for label, axis in zip(labels, node.axes(position), strict=True):
+                if axis and axes.get(label):
+                    axes[label], _ = build.unify(axes[label], axis, f"Einsum label {label}")
+                else:
+                    axes[label] = axes.get(label) or axis
+                zero[label] = zero.get(label, False) or (bool(axis) and _zero(axis))
+        for label, axis in axes.items():
+            if label not in target and not zero[label]:
+                build.freeze([axis], "Einsum contracts, and a removed term would not be zero")
+        contracted = [c for c in axes if c not in target]
+        first = set(inputs[0])
+        node.extent = Extent(
+            groups=_factors(axes, [c for c in target if all(c in labels for labels in inputs)]),
+            m=_factors(axes, [c for c in target if c in first and not all(c in labels for labels in inputs)]),
+            n=_factors(axes, [c for c in target if c not in first]),
+            k=_factors(axes, contracted),
+        )
+        return [Tensor(tuple(with_zero(axes[c], zero[c]) for c in target), node.tensor(0).dtype)]
+
+
+def _factors(axes: dict[str, Axis], labels: list[str]) -> tuple[Factor, ...]:
+    return tuple(f for label in labels for f in axes[label])

@@ -1,0 +1,197 @@
+"""Normalisations: per channel they are harmless; over channels they mix, and freeze them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwpass.axes import Factor, Mismatch, axis_size, opaque, with_zero
+from hwpass.ops.base import Freeze, Node, Rule, Shrink, Tensor, register
+
+if TYPE_CHECKING:
+    from hwpass.coupling import Builder
+
+
+@register
+class BatchNormalization(Rule):
+    """y = scale (x - mean) / sqrt(var + epsilon) + bias, per channel; scale and bias of a removed one are zero."""
+
+    ops = ("BatchNormalization",)
+    kind = "normalization"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        x = node.axes(0)
+        channels = x[1] if len(x) > 1 else ()
+        for position in range(1, 5):
+            channels, _ = build.unify(channels, node.axes(position)[0], "one normalisation per channel")
+        node.scale = (1, 2)
+        node.fill[4] = 1.0
+        output = Tensor((x[0], with_zero(channels, True), *x[2:]), node.tensor(0).dtype)
+        statistics = [Tensor((channels,), node.tensor(0).dtype) for _ in node.gs.outputs[1:]]
+        return [output, *statistics]
+
+
+@register
+class InstanceNormalization(Rule):
+    """The same with statistics of each sample's channel; scale and bias of a removed channel are zero."""
+
+    ops = ("InstanceNormalization",)
+    kind = "normalization"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        x = node.axes(0)
+        build.freeze(x[2:], "normalised together")
+        channels = x[1]
+        for position in (1, 2):
+            channels, _ = build.unify(channels, node.axes(position)[0], "one normalisation per channel")
+        node.scale = (1, 2)
+        return [Tensor((x[0], with_zero(channels, True), *x[2:]), node.tensor(0).dtype)]
+
+
+@register
+class GroupNormalization(Rule):
+    """Statistics over each group: whole groups may go, positions inside one may not."""
+
+    ops = ("GroupNormalization",)
+    kind = "normalization"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        x = node.axes(0)
+        build.freeze(x[2:], "normalised together")
+        groups = int(node.attr("num_groups"))
+        try:
+            group, inner = build.regroup(x[1], [groups, axis_size(x[1]) // groups])
+        except Mismatch:
+            raise Freeze("the groups cut across those of the input") from None
+        build.freeze([inner], "normalised together with its group")
+        channels = (*group, *inner)
+        per_channel = axis_size(node.axes(1)[0]) != groups
+        for position in (1, 2):
+            # Until opset 21 scale and bias were per group.
+            build.unify(channels if per_channel else group, node.axes(position)[0], "scale and bias")
+        node.scale = (1, 2)
+        node.memo["group"] = group
+        return [Tensor((x[0], with_zero(channels, True), *x[2:]), node.tensor(0).dtype)]
+
+    def shrink(self, node: Node, shrink: Shrink) -> None:
+        node.gs.attrs["num_groups"] = shrink.size(node.memo["group"])
+
+
+@register
+class LayerNormalization(Rule):
+    """Statistics over the last axes: these are frozen."""
+
+    ops = ("LayerNormalization", "RMSNormalization")
+    kind = "normalization"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        x = node.axes(0)
+        start = int(node.attr("axis", -1)) % len(x)
+        build.freeze(x[start:], f"{node.op} mixes all of its channels")
+        for position in (1, 2):
+            if node.has(position):
+                build.freeze(node.axes(position), f"{node.op} mixes all of its channels")
+        axes = (*(with_zero(a, False) for a in x[:start]), *x[start:])
+        rest = [Tensor((*x[:start], *((),) * (len(x) - start)), node.tensor(0).dtype) for _ in node.gs.outputs[1:]]
+        return [Tensor(axes, node.tensor(0).dtype), *rest]
+
+
+@register
+class Mixing(Rule):
+    """Operators in which every index along an axis sees every other: softmax and its kind."""
+
+    ops = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "LRN", "CumSum", "MeanVarianceNormalization")
+    kind = "softmax"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        x = node.axes(0)
+        rank = len(x)
+        if node.op == "LRN":
+            mixed = [1]
+        elif node.op == "CumSum":
+            axis = node.integers(1)
+            assert axis is not None
+            mixed = [axis[0] % rank]
+        elif node.op == "MeanVarianceNormalization":
+            mixed = [a % rank for a in node.attr("axes", [0, 2, 3])]
+        elif build.opset < 13 and node.op != "LpNormalization":
+            # Before opset 13 everything from the axis on was one vector.
+            mixed = list(range(int(node.attr("axis", 1)) % rank, rank))
+        else:
+            mixed = [int(node.attr("axis", -1)) % rank]
+        if node.op in ("LRN", "MeanVarianceNormalization", "LpNormalization"):
+            node.kind = "normalization"
+        build.freeze([x[place] for place in mixed], f"{node.op} mixes along this axis")
+        keeps = node.op in ("LRN", "CumSum")
+        axes = tuple(a if place in mixed else with_zero(a, keeps and all(f.zero for f in a)) for place, a in enumerate(x))
+        return [Tensor(axes, node.tensor(0).dtype)]
+
+
+@register
+class Reduce(Rule):
+    """Reductions. A sum over zeros is the same sum; a mean counts them, and an extremum sees them: frozen."""
+
+    ops = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+           "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin")  # fmt: skip
+    kind = "reduce"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        import numpy as np
+
+        x = node.axes(0)
+        rank = len(x)
+        if node.op.startswith("Arg"):
+            given: list[int] | None = [int(node.attr("axis", 0))]
+        else:
+            given = node.integers(1, "axes")
+        if not given:
+            if node.attr("noop_with_empty_axes", 0):
+                return [Tensor(x, node.tensor(0).dtype)]
+            given = list(range(rank))
+        reduced = {a % rank for a in given}
+        additive = node.op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+        for place in reduced:
+            if not (additive and all(f.zero for f in x[place] if f.ids is not None)):
+                build.freeze([x[place]], f"{node.op} over this axis counts every index")
+        keeps = additive or node.op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
+        axes = []
+        for place, axis in enumerate(x):
+            if place not in reduced:
+                axes.append(axis if keeps else with_zero(axis, False))
+            elif node.attr("keepdims", 1):
+                axes.append(())
+        return [Tensor(tuple(axes), np.dtype(np.int64) if node.op.startswith("Arg") else node.tensor(0).dtype)]
+
+    def value(self, node: Node, inputs, shapes):  # type: ignore[no-untyped-def]
+        import numpy as np
+
+        function = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}.get(node.op)
+        if function is None or inputs[0] is None or (len(inputs) > 1 and inputs[1] is None):
+            return None
+        axes = node.attr("axes") or (None if len(inputs) < 2 else [int(a) for a in inputs[1]])
+        keep = bool(node.attr("keepdims", 1))
+        return np.asarray(function(inputs[0], axis=tuple(axes) if axes else None, keepdims=keep), inputs[0].dtype)
+
+
+@register
+class Pool(Rule):
+    """Pooling over the image: each channel by itself, and a channel of zeros gives zeros."""
+
+    ops = ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+    kind = "pool"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        x = node.axes(0)
+        build.freeze(x[2:], "positions of the image")
+        if node.op.startswith("Global"):
+            spatial = tuple(() for _ in x[2:])
+        else:
+            inferred = build.inferred(node)[0].axes
+            if inferred is None:
+                raise Freeze("the extent of the output is unknown")
+            spatial = tuple(opaque(axis_size(a)) for a in inferred[2:])
+        result = [Tensor((x[0], x[1], *spatial), node.tensor(0).dtype)]
+        if len(node.gs.outputs) > 1:
+            # The indices of the maxima count positions of the whole tensor, channels included.
+            build.freeze(x, "MaxPool hands out flat indices")
+            result.append(Tensor(tuple((Factor(axis_size(a)),) if a else () for a in result[0].axes or ()), None))
+        return result
