@@ -59,6 +59,7 @@ class InputSpec:
 def is_float(dtype: np.dtype | type) -> bool:
     """True for every floating-point type, those of ml_dtypes included.
 
+    >>> import ml_dtypes
     >>> is_float(np.float16), is_float(ml_dtypes.bfloat16), is_float(np.int64)
     (True, True, False)
     """

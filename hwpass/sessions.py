@@ -91,22 +91,26 @@ def release_memory() -> None:
 class StoredModel:
     """A model in a temporary folder, weights beside the graph; sessions open from it without another copy.
 
-    Use it as a context manager. The folder goes when it closes; sessions opened before stay usable.
+    Use it as a context manager. The folder goes when it closes; sessions opened before stay usable. A
+    `folder` of the caller's own stays.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)
-        folder = Path(self._folder.name)
-        self.path = folder / "model.onnx"
+    def __init__(self, model: onnx.ModelProto, folder: Path | None = None, name: str = "model") -> None:
+        self._folder = None
+        if folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)
+            folder = Path(self._folder.name)
+        self.path = folder / f"{name}.onnx"
         try:
-            with open(folder / "weights.bin", "wb") as weights:
-                self.graph = _with_external_weights(model, weights, "weights.bin")
+            with open(folder / f"{name}.weights", "wb") as weights:
+                self.graph = _with_external_weights(model, weights, f"{name}.weights")
             self.path.write_bytes(self.graph.SerializeToString())
         except OSError as error:
             self.close()
             reason = error.strerror or error
             raise InputError(
-                f"the temporary folder {tempfile.gettempdir()} cannot hold the model: {reason}; set TMPDIR"
+                f"the folder {folder.parent if self._folder else folder} cannot hold the model: {reason}; "
+                "make room or set TMPDIR"
             ) from error
         except BaseException:
             self.close()
@@ -122,7 +126,8 @@ class StoredModel:
 
     def close(self) -> None:
         """Remove the folder."""
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def open_session(
         self, *, outputs: Sequence[str] | None = None, threads: int = 1, optimise: bool = True

@@ -83,7 +83,7 @@ def test_stored_model_keeps_the_weights_out_of_the_graph_and_the_model_untouched
     before = model.SerializeToString()
     with StoredModel(model) as stored:
         folder = stored.path.parent
-        assert stored.path.stat().st_size < 2000 < (folder / "weights.bin").stat().st_size
+        assert stored.path.stat().st_size < 2000 < (folder / "model.weights").stat().st_size
         session = stored.open_session(outputs=["z", "y"])
         values = run_session(session, make_inputs(input_specs(model), {"batch": 1}))
         np.testing.assert_allclose(values["z"], values["y"] + 1, rtol=1e-6)
@@ -96,14 +96,14 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match="No space left on device; set TMPDIR"):
+    with pytest.raises(InputError, match="No space left on device; make room or set TMPDIR"):
         StoredModel(conv())
 
 
 def test_unloadable_models_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         open_session(tmp_path / "none.onnx")
-    with pytest.raises(InputError, match="ONNX Runtime cannot load it: .*parsing failed") as caught:
+    with pytest.raises(InputError, match=r"ONNX Runtime cannot load it: .*parsing failed") as caught:
         open_session(b"not a model")
     assert "\n" not in str(caught.value)
     broken = build([helper.make_node("NoSuchOperator", ["x"], ["y"])], {"x": (T.FLOAT, [1])}, ["y"])
@@ -113,7 +113,7 @@ def test_unloadable_models_are_one_line(tmp_path: Path) -> None:
 
 def test_a_failing_run_is_one_line() -> None:
     session = open_session(conv())
-    with pytest.raises(InputError, match="the model does not run: .*Got: 5") as caught:
+    with pytest.raises(InputError, match=r"the model does not run: .*Got: 5") as caught:
         run_session(session, {"x": np.zeros((1, 5, 8, 8), np.float32)})
     assert "\n" not in str(caught.value)
 

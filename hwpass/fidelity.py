@@ -1,0 +1,277 @@
+"""The second verdict: how close the rewritten model is to the original, on data."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
+
+from hwpass.errors import InputError, UsageError
+from hwpass.inputs import is_float
+from hwpass.sessions import Feed, ModelLike, open_session, release_memory, run_session
+
+METRICS = ("max_abs", "rel_l2", "cosine", "snr_db", "top1")
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+IDENTICAL_SNR_DB = 200.0
+"""What the signal-to-noise ratio of identical outputs is given as, so that figures stay finite."""
+
+Feeds = Iterable[Mapping[str, np.ndarray]] | Callable[[], Iterable[Mapping[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class FidelityTolerance:
+    """A condition on one metric of one output, or of every output it applies to (`output` None)."""
+
+    metric: str
+    comparison: str
+    value: float
+    output: str | None = None
+
+    def __str__(self) -> str:
+        prefix = f"{self.output}:" if self.output else ""
+        return f"{prefix}{self.metric}{self.comparison}{self.value:g}"
+
+    def accepts(self, value: float) -> bool:
+        """Whether the value meets the condition."""
+        return OPERATORS[self.comparison](value, self.value)
+
+
+@dataclass(frozen=True)
+class OutputFidelity:
+    """How close one output is, over all the data.
+
+    `rel_l2` is the L2 norm of the difference over that of the original, `cosine` the cosine between the two
+    as one long vector, `snr_db` the signal-to-noise ratio in dB, `top1_agreement` the share of equal argmax
+    (last axis; the channel axis for rank 4 and more; equal values for integers), None where there is
+    nothing to choose from. `problem` says why the output could not be compared.
+    """
+
+    name: str
+    max_abs: float = 0.0
+    rel_l2: float = 0.0
+    cosine: float = 1.0
+    snr_db: float = IDENTICAL_SNR_DB
+    top1_agreement: float | None = None
+    problem: str | None = None
+
+    def figures(self) -> dict[str, float]:
+        """The metrics by the name that tolerances use; without those that do not apply."""
+        if self.problem:
+            return {}
+        values = {
+            "max_abs": self.max_abs,
+            "rel_l2": self.rel_l2,
+            "cosine": self.cosine,
+            "snr_db": self.snr_db,
+            "top1": self.top1_agreement,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The verdict on all outputs; `failures` has one line for each condition that is not met."""
+
+    passed: bool
+    outputs: dict[str, OutputFidelity]
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    batches: int = 0
+
+
+def parse_fidelity(text: str) -> FidelityTolerance:
+    """Parse `[output:]metric>=value`; `%` divides by 100.
+
+    >>> parse_fidelity("cosine>=0.99")
+    FidelityTolerance(metric='cosine', comparison='>=', value=0.99, output=None)
+    >>> str(parse_fidelity("logits:top1 >= 98%"))
+    'logits:top1>=0.98'
+
+    Raises `UsageError`, one line, for anything else.
+    """
+    found = re.fullmatch(r"(?:(.+):)?\s*(\w+)\s*(>=|<=|>|<)\s*(\S+?)\s*(%?)\s*", text.strip())
+    if not found:
+        raise UsageError(f"fidelity {text!r}: write it as metric>=value, for example cosine>=0.99")
+    output, metric, comparison, number, percent = found.groups()
+    metric = {"top1_agreement": "top1", "snr": "snr_db"}.get(metric, metric)
+    if metric not in METRICS:
+        raise UsageError(f"fidelity {text!r}: no metric {metric!r}; there are {', '.join(METRICS)}")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        raise UsageError(f"fidelity {text!r}: {number!r} is not a number") from None
+    if not math.isfinite(value):
+        raise UsageError(f"fidelity {text!r}: {number!r} is not a finite number")
+    return FidelityTolerance(metric, comparison, value, output)
+
+
+def fidelity(
+    original: ModelLike | Callable[[], ModelLike],
+    pruned: ModelLike | Callable[[], ModelLike],
+    feeds: Feeds,
+    tolerances: Sequence[FidelityTolerance] = (),
+    threads: int = 1,
+) -> Fidelity:
+    """Run both models over the data, one after the other, and compare their outputs.
+
+    `feeds` is gone through twice; one batch is in memory at a time and the original's outputs wait in a
+    temporary file. New NaN or Inf always fail; outputs whose shape depends on the data are compared where
+    the shapes agree. Raises `UsageError` for a tolerance on an output that is not there, `InputError` when
+    a model does not run.
+    """
+    if not callable(feeds):
+        held = feeds if not isinstance(feeds, Iterator) else list(feeds)
+
+        def again() -> Iterable[Mapping[str, np.ndarray]]:
+            return held
+    else:
+        again = feeds
+    totals: dict[str, _Totals] = {}
+    with tempfile.TemporaryFile(prefix="hwpass-") as spool:
+        counts = []
+        for outputs in _run(original, again(), threads):
+            counts.append(list(outputs))
+            for value in outputs.values():
+                _put(spool, value)
+        if not counts:
+            raise InputError("fidelity: no data; give at least one batch")
+        _check_names(tolerances, counts[0])
+        spool.seek(0)
+        for names, outputs in zip(counts, _run(pruned, again(), threads), strict=True):
+            for name in names:
+                totals.setdefault(name, _Totals(name)).add(_get(spool), outputs.get(name))
+    return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(counts))
+
+
+def _run(
+    model: ModelLike | Callable[[], ModelLike], feeds: Iterable[Mapping[str, np.ndarray]], threads: int
+) -> Iterator[Feed]:
+    session = open_session(model() if callable(model) else model, threads=threads)
+    try:
+        for feed in feeds:
+            yield run_session(session, feed)
+    finally:
+        del session
+        release_memory()
+
+
+def _put(spool: IO[bytes], value: np.ndarray) -> None:
+    if is_float(value.dtype) and value.dtype.kind == "V":  # types of ml_dtypes have no file format
+        value = value.astype(np.float32)
+    np.lib.format.write_array(spool, value, allow_pickle=True)
+
+
+def _get(spool: IO[bytes]) -> np.ndarray:
+    # written a moment ago by this process to a file without a name
+    return np.asarray(np.lib.format.read_array(spool, allow_pickle=True))
+
+
+@dataclass
+class _Totals:
+    """Sums over the batches of one output."""
+
+    name: str
+    max_abs: float = 0.0
+    left: float = 0.0
+    right: float = 0.0
+    gap: float = 0.0
+    dot: float = 0.0
+    agreed: int = 0
+    compared: int = 0
+    problem: str | None = None
+
+    def add(self, wanted: np.ndarray, given: np.ndarray | None) -> None:
+        if given is None:
+            self.problem = self.problem or "the output is missing"
+            return
+        if wanted.shape != given.shape:
+            self.problem = self.problem or f"shape {list(given.shape)} instead of {list(wanted.shape)}"
+            return
+        if not (is_float(wanted.dtype) and wanted.dtype.kind != "c"):
+            self.agreed += int(np.count_nonzero(wanted == given))
+            self.compared += wanted.size
+            if wanted.dtype.kind not in "iub":
+                return
+        self._agreement(wanted, given)
+        left, right = wanted.astype(np.float64).ravel(), given.astype(np.float64).ravel()
+        finite = np.isfinite(left)
+        if not np.array_equal(finite, np.isfinite(right)):
+            bad = int(np.count_nonzero(finite != np.isfinite(right)))
+            self.problem = self.problem or f"{bad} values are NaN or Inf on one side only"
+            return
+        left, right = left[finite], right[finite]
+        gap = left - right
+        self.max_abs = max(self.max_abs, float(np.abs(gap).max(initial=0.0)))
+        self.left += float(left @ left)
+        self.right += float(right @ right)
+        self.gap += float(gap @ gap)
+        self.dot += float(left @ right)
+
+    def _agreement(self, wanted: np.ndarray, given: np.ndarray) -> None:
+        axis = 1 if wanted.ndim >= 4 else wanted.ndim - 1
+        if is_float(wanted.dtype) and wanted.ndim >= 2 and wanted.shape[axis] > 1 and wanted.size:
+            same = wanted.argmax(axis) == given.argmax(axis)
+            self.agreed += int(np.count_nonzero(same))
+            self.compared += same.size
+
+    def result(self) -> OutputFidelity:
+        norms = math.sqrt(self.left * self.right)
+        # of an original of zeros, any difference is all of it
+        rel_l2 = math.sqrt(self.gap / self.left) if self.left else float(self.gap > 0)
+        snr = IDENTICAL_SNR_DB
+        if self.gap:
+            snr = 10 * math.log10(self.left / self.gap) if self.left else -IDENTICAL_SNR_DB
+        return OutputFidelity(
+            self.name,
+            max_abs=self.max_abs,
+            rel_l2=rel_l2,
+            cosine=min(1.0, self.dot / norms) if norms else float(self.left == self.right),
+            snr_db=min(snr, IDENTICAL_SNR_DB),
+            top1_agreement=self.agreed / self.compared if self.compared else None,
+            problem=self.problem,
+        )
+
+
+def _check_names(tolerances: Sequence[FidelityTolerance], names: Sequence[str]) -> None:
+    for tolerance in tolerances:
+        if tolerance.output is not None and tolerance.output not in names:
+            there = ", ".join(map(repr, names))
+            raise UsageError(f"fidelity {tolerance}: no output {tolerance.output!r}; there are {there}")
+
+
+def _judge(
+    outputs: dict[str, OutputFidelity], tolerances: Sequence[FidelityTolerance], batches: int
+) -> Fidelity:
+    failures: list[str] = []
+    warnings: list[str] = []
+    for name, item in outputs.items():
+        asked = [tolerance for tolerance in tolerances if tolerance.output in (None, name)]
+        if item.problem:
+            dynamic = item.problem.startswith("shape") and not asked
+            (warnings if dynamic else failures).append(f"output {name!r}: {item.problem}")
+            continue
+        figures = item.figures()
+        for tolerance in asked:
+            if tolerance.metric not in figures:
+                if tolerance.output is not None:
+                    failures.append(f"output {name!r} has no {tolerance.metric}, asked for by {tolerance}")
+            elif not tolerance.accepts(figures[tolerance.metric]):
+                failures.append(
+                    f"output {name!r}: {tolerance.metric} is {figures[tolerance.metric]:.4g}, not "
+                    f"{tolerance.comparison} {tolerance.value:g}"
+                )
+    for tolerance in tolerances:
+        if tolerance.output is None and not any(tolerance.metric in o.figures() for o in outputs.values()):
+            failures.append(f"no output has {tolerance.metric}, asked for by {tolerance}")
+    return Fidelity(not failures, outputs, failures, warnings, batches)
