@@ -54,7 +54,7 @@ class Work:
     channels: Floats  # [P, E], extent of the activation's channel axis (axis 1)
     bytes: Floats  # [P, E], size of the activation
     # Two fields that some runtimes' layout rules depend on; left empty ([0]) where nobody knows.
-    op: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))  # [K], ONNX type of the anchor
+    op: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))  # [K], fused ONNX types, anchor first: Conv+Relu
     axes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [K], spatial axes (Conv2D: 2)
 
     @property

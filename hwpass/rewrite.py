@@ -1,0 +1,247 @@
+"""Apply a choice of channels to a graph, and build the dense twin that proves the surgery exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from hwpass.analysis import small_value
+from hwpass.axes import Axis
+from hwpass.coupling import Coupling
+from hwpass.ir import Model
+from hwpass.ops import Node, Tensor, rule_for
+from hwpass.ops.base import Array
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SlicedConstant:
+    """One use of a constant that lost entries: enough to scatter it back."""
+
+    node: int
+    position: int
+    kept: tuple[Mask, ...]  # per axis, [size]
+    name: str  # of the constant in the pruned graph
+    fill: float
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """A pruned model, and what of its constants came from where."""
+
+    model: Model
+    slices: tuple[SlicedConstant, ...]
+    keep: Mask  # per component
+
+    @property
+    def modified(self) -> bool:
+        """Whether anything was removed."""
+        return bool(self.slices)
+
+
+def prune(coupling: Coupling, keep: Mask) -> Surgery:
+    """Remove every component c with keep[c] False from a copy of the coupled model.
+
+    The graph that was coupled is left as it is. keep[0] (frozen) must be True.
+    """
+    assert keep[0]
+    model = coupling.build.model.copy()
+    cutter = _Cutter(coupling, keep, model)
+    cutter.run()
+    model.invalidate_shapes()
+    return Surgery(model, tuple(cutter.slices), keep)
+
+
+class _Cutter:
+    """The walk that rewrites a copy of the graph, node by node in order: what rules know as `Shrink`."""
+
+    def __init__(self, coupling: Coupling, keep: Mask, model: Model) -> None:
+        self.coupling = coupling
+        self.keep = keep
+        self.model = model
+        self.opset = model.opset
+        self.slices: list[SlicedConstant] = []
+        self.values: dict[str, Array | None] = {}
+        self._made: dict[tuple[str, bytes], gs.Constant] = {}
+        self._inserted: dict[int, list[gs.Node]] = {}
+        self._masks: dict[int, Mask] = {}
+
+    def run(self) -> None:
+        """Rewrite every node."""
+        nodes = list(self.model.graph.nodes)
+        for original, target in zip(self.coupling.nodes, nodes, strict=True):
+            node = Node(
+                original.index, target, original.inputs, original.outputs, original.kind, original.extent,
+                original.product, original.scale, original.fill, original.memo, original.frozen,
+            )  # fmt: skip
+            self._slice_constants(node)
+            rule = rule_for(target)
+            if not node.frozen:
+                rule.shrink(node, self)
+            self._evaluate(node, rule)
+        self.model.graph.nodes = [n for i, node in enumerate(nodes) for n in (*self._inserted.get(i, ()), node)]
+
+    # What rules may ask.
+
+    def kept(self, axis: Axis) -> Mask:
+        """Which indices of an axis stay."""
+        if len(axis) == 1 and axis[0].ids is not None:
+            key = id(axis[0].ids)
+            if key not in self._masks:
+                self._masks[key] = self.coupling.kept(self.keep, axis)
+            return self._masks[key]
+        return self.coupling.kept(self.keep, axis)
+
+    def size(self, axis: Axis) -> int:
+        """The extent of an axis after pruning."""
+        return int(self.kept(axis).sum())
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """The extents of a tensor after pruning."""
+        assert tensor.axes is not None
+        return tuple(self.size(axis) for axis in tensor.axes)
+
+    def touched(self, axis: Axis) -> bool:
+        """Whether any index of the axis goes."""
+        return not bool(self.kept(axis).all())
+
+    # What rules may change.
+
+    def set_operand(self, node: Node, position: int, value: Sequence[int]) -> None:
+        """Make an integer input evaluate to `value`; zeros and minus ones of a target that copy or infer stay."""
+        tensor = node.gs.inputs[position]
+        wanted = np.asarray(value, np.int64)
+        actual = self._value(tensor)
+        assert actual is not None
+        flat = np.atleast_1d(actual).astype(np.int64)
+        if node.op == "Reshape":
+            wanted = self._implicit(node, flat, wanted)
+        if np.array_equal(flat, wanted):
+            return
+        if isinstance(tensor, gs.Constant):
+            self.set_constant(node, position, wanted.reshape(actual.shape).astype(actual.dtype))
+            return
+        # Computed from extents that may be dynamic: scale what it evaluates to.
+        scaled: gs.Tensor = tensor
+        for op, factor in (("Mul", wanted), ("Div", flat)):
+            constant = gs.Constant(f"{tensor.name}_{op}_{node.index}_{position}", factor.reshape(actual.shape))
+            output = gs.Variable(f"{tensor.name}_{op}_{node.index}_{position}_out", dtype=np.int64)
+            self._inserted.setdefault(node.index, []).append(
+                gs.Node(op, name=f"{node.name}_width_{op}", inputs=[scaled, constant], outputs=[output])
+            )
+            scaled = output
+        node.gs.inputs[position] = scaled
+
+    def _implicit(self, node: Node, old: Array, wanted: Array) -> Array:
+        """Keep -1 (inferred) and 0 (copied) of a Reshape target where they still give the wanted extent."""
+        result = wanted.copy()
+        x = self.shape(node.tensor(0))
+        for place, value in enumerate(old):
+            copies = value == 0 and not node.attr("allowzero", 0)
+            if value == -1 or (copies and place < len(x) and x[place] == wanted[place]):
+                result[place] = value
+        return result
+
+    def add_operand(self, node: Node, position: int, value: Sequence[int]) -> None:
+        """Give a node an integer input that it did not have."""
+        while len(node.gs.inputs) < position:
+            node.gs.inputs.append(gs.Variable.empty())
+        constant = gs.Constant(f"{node.gs.outputs[0].name}_operand_{position}", np.asarray(value, np.int64))
+        if position < len(node.gs.inputs):
+            node.gs.inputs[position] = constant
+        else:
+            node.gs.inputs.append(constant)
+
+    def set_constant(self, node: Node, position: int, value: Array) -> None:
+        """Replace a constant input at this node alone."""
+        old = node.gs.inputs[position]
+        node.gs.inputs[position] = self._constant(old.name, value)
+
+    def replace(self, node: Node, op: str, attributes: dict[str, Any], operand: Array) -> None:
+        """Turn a node into `op` of its first input and a constant."""
+        node.gs.op = op
+        node.gs.attrs = dict(attributes)
+        data = node.gs.inputs[0]
+        node.gs.inputs = [data, gs.Constant(f"{node.gs.outputs[0].name}_indices", operand)]
+
+    def _constant(self, name: str, value: Array) -> gs.Constant:
+        """A constant of a new value; the same value for the same name is shared again."""
+        key = (name, value.tobytes() + repr(value.shape).encode() if value.nbytes < 1 << 16 else _mask_key(value))
+        if key not in self._made:
+            number = sum(1 for n, _ in self._made if n == name)
+            self._made[key] = gs.Constant(name if number == 0 else f"{name}_{number}", value)
+        return self._made[key]
+
+    def _slice_constants(self, node: Node) -> None:
+        for position, tensor in enumerate(node.gs.inputs):
+            use = self.coupling.build.uses.get((node.index, position))
+            if use is None or use.axes is None or not isinstance(tensor, gs.Constant):
+                continue
+            masks = tuple(self.kept(axis) for axis in use.axes)
+            if all(mask.all() for mask in masks):
+                continue
+            key = (tensor.name, b"".join(np.packbits(m).tobytes() for m in masks))
+            if key not in self._made:
+                values = tensor.values
+                for place, mask in enumerate(masks):
+                    if not mask.all():
+                        values = np.compress(mask, values, axis=place)
+                taken = sum(1 for name, _ in self._made if name == tensor.name)
+                whole = taken or self._also_whole(tensor)
+                name = tensor.name if not whole else f"{tensor.name}_{taken + 1}"
+                self._made[key] = gs.Constant(name, np.ascontiguousarray(values))
+            node.gs.inputs[position] = self._made[key]
+            self.slices.append(
+                SlicedConstant(node.index, position, masks, self._made[key].name, node.fill.get(position, 0.0))
+            )
+
+    def _also_whole(self, tensor: gs.Constant) -> bool:
+        """Whether another use of the same constant may keep it whole, so that the name is taken."""
+        return len(tensor.outputs) > 1
+
+    def _value(self, tensor: gs.Tensor) -> Array | None:
+        if isinstance(tensor, gs.Constant):
+            return np.asarray(tensor.values)
+        return self.values.get(tensor.name)
+
+    def _evaluate(self, node: Node, rule: Any) -> None:
+        """Follow the values of shape computations through the pruned graph."""
+        if not node.outputs or node.outputs[0].data is None:
+            return
+        shapes = [self.shape(t) if t is not None and t.axes is not None else None for t in node.inputs]
+        value = small_value(node, rule, [self._value(t) if t.name else None for t in node.gs.inputs], shapes)
+        self.values[node.gs.outputs[0].name] = value
+
+
+def _mask_key(value: Array) -> bytes:
+    import hashlib
+
+    return hashlib.sha256(value.tobytes() + repr(value.shape).encode()).digest()
+
+
+def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
+    """The original graph with the pruned model's weights scattered back into zeros of the original shapes.
+
+    Same inputs give the same outputs as the pruned model exactly when the surgery is exact. Entries that divide
+    are filled with one instead (see `Node.fill`).
+    """
+    twin = coupling.build.model.copy()
+    nodes = list(twin.graph.nodes)
+    pruned = surgery.model.constants()
+    made: dict[tuple[str, bytes], gs.Constant] = {}
+    for piece in surgery.slices:
+        original = nodes[piece.node].inputs[piece.position]
+        key = (piece.name, np.float64(piece.fill).tobytes() + b"".join(np.packbits(m).tobytes() for m in piece.kept))
+        if key not in made:
+            values = np.full(original.values.shape, piece.fill, original.values.dtype)
+            values[np.ix_(*[np.flatnonzero(m) for m in piece.kept])] = pruned[piece.name].values
+            made[key] = gs.Constant(f"{original.name}_twin_{len(made)}", values)
+        nodes[piece.node].inputs[piece.position] = made[key]
+    twin.invalidate_shapes()
+    return twin
