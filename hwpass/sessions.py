@@ -82,6 +82,10 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 def release_memory() -> None:
     """Give the pages of closed sessions back to the system: glibc keeps them (elsewhere a no-op)."""
     gc.collect()
+    _trim()
+
+
+def _trim() -> None:
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -199,7 +203,7 @@ def _open(model: str | bytes, threads: int, optimise: bool, name: str) -> ort.In
     except Exception as error:  # pybind11 types without a common base of their own
         raise InputError(f"{name}: ONNX Runtime cannot load it: {one_line(error)}") from error
     del model
-    release_memory()  # what loading left over is as large as the model
+    _trim()  # what loading left over is as large as the model
     return session
 
 

@@ -35,7 +35,7 @@ KEPT = [0, 2, 3]
 
 
 def perceptron(scale: float = 1.0, kept: list[int] | None = None, zero: bool = False) -> onnx.ModelProto:
-    """x[n, 4] -> hidden[n, 5] -> y[n, 3]; `kept` removes the other hidden channels, `zero` zeroes them instead."""
+    """x[n, 4] -> hidden[n, 5] -> y[n, 3]; `kept` removes the other hidden channels, or zeroes them."""
     rng = np.random.default_rng(0)
     first, second = rng.standard_normal((4, 5)), scale * rng.standard_normal((5, 3))
     if kept is not None and zero:
@@ -174,7 +174,7 @@ def test_zero_outputs_prove_nothing() -> None:
     nodes = [helper.make_node("Mul", ["y", "nought"], ["z"])]
     model = perceptron()
     model.graph.node.extend(nodes)
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "nought"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nought"))
     model.graph.output.append(helper.make_tensor_value_info("z", T.FLOAT, ["n", 3]))
     verdict = exactness(model, model, feeds())
     assert verdict.passed
@@ -199,7 +199,7 @@ def test_half_precision_has_a_wider_tolerance() -> None:
             "half",
             [helper.make_tensor_value_info("x", T.FLOAT16, ["n", 4])],
             [helper.make_tensor_value_info("y", T.FLOAT16, ["n", 4])],
-            [numpy_helper.from_array(np.float16(scale), "s")],
+            [numpy_helper.from_array(np.array(scale, np.float16), "s")],
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
@@ -221,7 +221,7 @@ def test_valid_and_invalid_models(tmp_path: Path) -> None:
     (reason,) = check_valid(model)
     assert "nowhere" in reason
     assert "\n" not in reason
-    with pytest.raises(VerdictError, match="the rewritten model is invalid: .*nowhere"):
+    with pytest.raises(VerdictError, match=r"the rewritten model is invalid: .*nowhere"):
         require_valid(model)
     assert check_valid(tmp_path / "none.onnx")
     del model.graph.output[:]
@@ -231,7 +231,7 @@ def test_valid_and_invalid_models(tmp_path: Path) -> None:
 def test_shapes_are_inferred_strictly_unless_the_original_fails_too() -> None:
     model = perceptron()
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
-    with pytest.raises(VerdictError, match="invalid: .*7"):
+    with pytest.raises(VerdictError, match=r"invalid: .*7"):
         require_valid(model, perceptron())
     require_valid(model, model)
 
@@ -290,7 +290,7 @@ def test_shapes_that_depend_on_the_data_fail_only_when_asked_for() -> None:
             "positions",
             [helper.make_tensor_value_info("x", T.FLOAT, ["n", 4])],
             [helper.make_tensor_value_info("y", T.INT64, [2, "found"])],
-            [numpy_helper.from_array(np.float32(threshold), "t")],
+            [numpy_helper.from_array(np.array(threshold, np.float32), "t")],
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
@@ -341,7 +341,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
-    yield lambda name, text: Path(f"{name}.py").write_text(text) and None
+
+    def write(name: str, text: str) -> None:
+        Path(f"{name}.py").write_text(text)
+
+    yield write
     for name in set(sys.modules) - before:
         if name.startswith("user_"):
             del sys.modules[name]

@@ -1,0 +1,173 @@
+"""Latency on this machine's CPU with ONNX Runtime, measured so that the figures can be compared.
+
+Single sessions are bimodal by up to 2x, so each round times every model in a fresh process, in alternating
+order, and speed is compared within rounds. Denormals are flushed: random weights run into them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from hwpass.errors import InputError, UsageError
+from hwpass.inputs import InputSpec, input_specs, make_inputs, typical_dimensions
+from hwpass.sessions import StoredModel, one_line
+
+WORKER = Path(__file__).with_name("bench_worker.py")
+
+Progress = Callable[[int, int], None]
+"""Called with the sessions done and the sessions in all."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one model in milliseconds.
+
+    `median_ms` is the median of the sessions' medians, `low_ms` and `high_ms` the extreme sessions. `ratio`
+    is this model's latency over the first model's: the median over rounds, `ratio_low` and `ratio_high` the
+    extreme rounds.
+    """
+
+    name: str
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    ratio: float = 1.0
+    ratio_low: float = 1.0
+    ratio_high: float = 1.0
+
+
+def bench(
+    models: Sequence[str | Path | onnx.ModelProto],
+    *,
+    sessions: int = 5,
+    runs: int = 20,
+    threads: int = 1,
+    dims: Mapping[str, int] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Timing]:
+    """Time models against the first one, `sessions` fresh processes each with `runs` warm runs.
+
+    All get inputs of the same sizes: `dims` where given, else batch 1 and the sizes of `typical_dimensions`
+    of the first model that has an axis of that name. Raises `InputError` naming the model that does not
+    load or run.
+    """
+    if not models:
+        raise UsageError("bench: no models; name at least one")
+    if sessions < 1 or runs < 1:
+        raise UsageError("bench: at least one session and one run are needed")
+    with ExitStack() as stack:
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True))
+        )
+        names = _names(models)
+        jobs = []
+        sizes = dict(dims or {})
+        for index, (model, name) in enumerate(zip(models, names, strict=True)):
+            path, specs = _prepare(model, name, sizes, threads, seed, stack)
+            feed = folder / f"{index}.npz"
+            _save_feed(feed, make_inputs(specs, sizes, seed))
+            jobs.append((name, path, feed))
+        medians: list[list[float]] = [[] for _ in jobs]
+        for session in range(sessions):
+            order = (
+                range(len(jobs)) if session % 2 == 0 else reversed(range(len(jobs)))
+            )  # a drift cancels out
+            for done, index in enumerate(order):
+                medians[index].append(statistics.median(_session(*jobs[index], runs, threads)))
+                if progress is not None:
+                    progress(session * len(jobs) + done + 1, sessions * len(jobs))
+    return [_timing(name, own, medians[0]) for name, own in zip(names, medians, strict=True)]
+
+
+def _prepare(
+    model: str | Path | onnx.ModelProto,
+    name: str,
+    sizes: dict[str, int],
+    threads: int,
+    seed: int,
+    stack: ExitStack,
+) -> tuple[Path, list[InputSpec]]:
+    """The model's file and inputs; sizes its axes still lack are added to `sizes`."""
+    if isinstance(model, onnx.ModelProto):
+        proto, path = model, stack.enter_context(StoredModel(model)).path
+    else:
+        path = Path(model)
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file")
+        try:
+            proto = onnx.load(path, load_external_data=False)
+        except Exception as error:  # protobuf's own error has no public home
+            raise InputError(f"{path}: not an ONNX model: {one_line(error)}") from error
+    specs = input_specs(proto)
+    symbols = {size for spec in specs for size in spec.shape if isinstance(size, str) and "+" not in size}
+    if not symbols <= set(sizes):
+        found = _typical(path, proto, threads, seed)
+        sizes.update({symbol: size for symbol, size in found.items() if symbol not in sizes})
+    return path, specs
+
+
+def _typical(path: Path, proto: onnx.ModelProto, threads: int, seed: int) -> dict[str, int]:
+    from hwpass.sessions import open_session
+
+    return typical_dimensions(proto, seed=seed, threads=threads, session=open_session(path, threads=threads))
+
+
+def _save_feed(path: Path, feed: Mapping[str, np.ndarray]) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for index, (name, value) in enumerate(feed.items()):
+        if value.dtype.kind == "V":
+            raise InputError(f"bench: input {name!r} is {value.dtype.name}, which cannot be timed here")
+        arrays[f"name_{index}"], arrays[f"value_{index}"] = np.array(name), value
+    with open(path, "wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def _session(name: str, model: Path, feed: Path, runs: int, threads: int) -> list[float]:
+    """Run times in a fresh process, in milliseconds."""
+    command = [sys.executable, "-P", str(WORKER), str(model), str(feed), str(runs), str(threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if result.returncode:
+        said = result.stderr.strip().splitlines()
+        reason = one_line(said[-1]) if said else f"the process ended with status {result.returncode}"
+        raise InputError(f"{name}: cannot be timed: {reason}")
+    times: list[float] = json.loads(result.stdout.strip().splitlines()[-1])
+    return times
+
+
+def _timing(name: str, own: Sequence[float], first: Sequence[float]) -> Timing:
+    ratios = [mine / base for mine, base in zip(own, first, strict=True)]
+    return Timing(
+        name,
+        median_ms=statistics.median(own),
+        low_ms=min(own),
+        high_ms=max(own),
+        ratio=statistics.median(ratios),
+        ratio_low=min(ratios),
+        ratio_high=max(ratios),
+    )
+
+
+def _names(models: Sequence[str | Path | onnx.ModelProto]) -> list[str]:
+    """File or graph names, numbered where they repeat."""
+    plain = [(m.graph.name or "model") if isinstance(m, onnx.ModelProto) else Path(m).stem for m in models]
+    total, seen = Counter(plain), Counter[str]()
+    names = []
+    for name in plain:
+        seen[name] += 1
+        names.append(f"{name} ({seen[name]})" if total[name] > 1 else name)
+    return names
