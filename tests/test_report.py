@@ -1,0 +1,203 @@
+"""The report: its schema is a contract, its renderings lose nothing and break on nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from hwpass.report import (
+    Costs,
+    ExactnessVerdict,
+    FidelityVerdict,
+    Frozen,
+    GroupChange,
+    MetricVerdict,
+    ModelInfo,
+    PassRecord,
+    Ratios,
+    Report,
+    Verdicts,
+    abbreviated,
+    html,
+    human_bytes,
+    human_count,
+    human_energy,
+    human_seconds,
+    render,
+)
+
+BEFORE = Costs(
+    latency_ms=15.5,
+    energy_mj=5,
+    macs=4_089_184_256,
+    params=25_507_944,
+    size_bytes=102_057_997,
+    peak_memory_bytes=2**23,
+)
+AFTER = Costs(
+    latency_ms=9.3,
+    energy_mj=3,
+    macs=2_000_000_000,
+    params=12_000_000,
+    size_bytes=51_028_998,
+    peak_memory_bytes=2**22,
+)
+
+
+def report(**changes: object) -> Report:
+    values: dict[str, object] = {
+        "hwpass": "0.1",
+        "model": ModelInfo(path="m.onnx", sha256="ab" * 32, nodes=122, opset=17),
+        "target": "mobile-cpu",
+        "budget": {"latency": "0.6x", "energy": "5mJ"},
+        "before": BEFORE,
+        "after": AFTER,
+        "ratio": Ratios.of(BEFORE, AFTER),
+        "verdicts": Verdicts(
+            exactness=ExactnessVerdict(passed=True, max_abs=1e-6, max_rel=2e-7),
+            fidelity=FidelityVerdict(passed=False, outputs={"y": {"top1": 0.98, "cosine": 0.999}}),
+            metric=MetricVerdict(passed=True, name="a:b", before=0.9, after=0.89, drop=0.01, max_drop=0.02),
+        ),
+        "groups": [
+            GroupChange(
+                name="g1", before=64, after=48, loss=0.1, latency_gain_ms=1.5, layers=["a", "b", "c", "d"]
+            ),
+            GroupChange(name="g2", before=8, after=8),
+        ],
+        "frozen": [Frozen(node="out", reason="graph output"), Frozen(node="[bold]x", reason="graph output")],
+        "passes": [PassRecord(name="fold", seconds=0.5, changed=True)],
+        "seconds": 3.25,
+        "warnings": ["be careful"],
+    }
+    return Report.model_validate({**values, **changes})
+
+
+def text(item: Report, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    render(item, console)
+    stream = console.file
+    assert isinstance(stream, io.StringIO)
+    return stream.getvalue()
+
+
+def test_the_schema_has_exactly_these_keys() -> None:
+    data = json.loads(report().to_json())
+    assert list(data) == [
+        "schema", "hwpass", "model", "target", "budget", "before", "after", "ratio", "verdicts", "groups",
+        "frozen", "passes", "seconds", "warnings",
+    ]  # fmt: skip
+    assert data["schema"] == 1
+    assert list(data["model"]) == ["path", "sha256", "nodes", "opset"]
+    costs = ["latency_ms", "energy_mj", "macs", "params", "size_bytes", "peak_memory_bytes"]
+    assert list(data["before"]) == list(data["after"]) == costs
+    ratios = ["latency", "energy", "macs", "params", "size", "peak_memory", "compression"]
+    assert list(data["ratio"]) == ratios
+    assert list(data["verdicts"]) == ["exactness", "fidelity", "metric"]
+    assert list(data["verdicts"]["exactness"]) == ["passed", "max_abs", "max_rel"]
+    assert list(data["verdicts"]["fidelity"]) == ["passed", "outputs"]
+    assert list(data["groups"][0]) == ["name", "before", "after", "loss", "latency_gain_ms", "layers"]
+    assert list(data["frozen"][0]) == ["node", "reason"]
+    assert list(data["passes"][0]) == ["name", "seconds", "changed"]
+
+
+def test_json_is_deterministic_and_comes_back() -> None:
+    first = report().to_json()
+    assert first == report(budget={"energy": "5mJ", "latency": "0.6x"}).to_json()
+    assert Report.from_json(first).to_json() == first
+    assert json.loads(first)["verdicts"]["fidelity"]["outputs"] == {"y": {"cosine": 0.999, "top1": 0.98}}
+
+
+def test_the_json_schema_describes_what_is_written() -> None:
+    schema = Report.model_json_schema()
+    assert set(json.loads(report().to_json())) == set(schema["properties"])
+    assert schema["properties"]["schema"]["const"] == 1
+
+
+def test_only_finite_figures_are_written() -> None:
+    failed = report(
+        verdicts=Verdicts(exactness=ExactnessVerdict(passed=False, max_abs=math.inf, max_rel=math.nan))
+    )
+    assert json.loads(failed.to_json())["verdicts"]["exactness"] == {
+        "passed": False,
+        "max_abs": None,
+        "max_rel": None,
+    }
+    with pytest.raises(ValidationError):
+        report(seconds=math.inf)
+
+
+def test_a_misspelt_key_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        report(warning=[])
+    with pytest.raises(ValidationError):
+        Costs.model_validate({"macs": 1, "params": 1, "size_bytes": 1, "latency": 3})
+
+
+def test_ratios_are_after_over_before() -> None:
+    ratio = Ratios.of(BEFORE, AFTER)
+    assert ratio.latency == pytest.approx(0.6)
+    assert ratio.compression == pytest.approx(2.0)
+    nothing = Costs(macs=0, params=0, size_bytes=0)
+    assert Ratios.of(nothing, nothing) == Ratios()
+
+
+def test_the_terminal_shows_costs_verdicts_groups_frozen_and_warnings() -> None:
+    shown = text(report())
+    for part in (
+        "m.onnx for mobile-cpu (energy 5mJ, latency 0.6x)",
+        "15.5 ms", "9.30 ms", "0.6x", "4.09 G", "97.3 MiB",
+        "exactness passed", "fidelity FAILED", "top1 0.98", "a:b: 0.9 before, 0.89 after",
+        "64 -> 48", "a, b, c and 1 more", "1 of 2 groups changed",
+        "graph output", "[bold]x", "warning: be careful", "3.25 s in all",
+    ):  # fmt: skip
+        assert part in shown, part
+    assert "g2" not in shown
+
+
+def test_a_bare_report_is_shown() -> None:
+    costs = Costs(macs=10, params=10, size_bytes=10)
+    bare = report(
+        target=None, budget={}, before=costs, after=costs, ratio=Ratios.of(costs, costs), verdicts=Verdicts(),
+        groups=[], frozen=[], passes=[], warnings=[],
+    )  # fmt: skip
+    shown = text(bare, width=40)
+    assert "no group was changed" in shown
+    assert "latency" not in shown
+    assert "No group was changed" in html(bare)
+
+
+def test_html_is_self_contained_and_escaped() -> None:
+    evil = '<script>alert(1)</script>&"'
+    page = html(
+        report(
+            model=ModelInfo(path=evil, sha256="0" * 64, nodes=1, opset=17),
+            target=evil,
+            budget={evil: evil},
+            groups=[GroupChange(name=evil, before=4, after=2, layers=[evil])],
+            frozen=[Frozen(node=evil, reason=evil)],
+            passes=[PassRecord(name=evil, seconds=1, changed=False)],
+            warnings=[evil],
+            verdicts=Verdicts(fidelity=FidelityVerdict(passed=True, outputs={evil: {evil: 1.0}})),
+        )
+    )
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"https?://|src=|@import|url\(", page)
+    assert page.startswith("<!DOCTYPE html>")
+    assert page.count("<table") == page.count("</table>") == 5
+    assert 'aria-label="4 to 2"' in page
+
+
+def test_figures_for_people() -> None:
+    assert [human_bytes(size) for size in (999, 1024, 1024**2 * 97.3)] == ["999 B", "1.00 KiB", "97.3 MiB"]
+    assert human_bytes(2**50) == "1024 TiB"
+    assert [human_count(count) for count in (0, 1000, 999_999, 1e15)] == ["0", "1.00 k", "1.00 M", "1000 T"]
+    assert [human_seconds(s) for s in (0.001, 59.99, 3600, None)] == ["1.00 ms", "60.0 s", "1 h 0 min", "-"]
+    assert human_energy(None) == "-"
+    assert abbreviated(["a"]) == "a"
