@@ -1,0 +1,231 @@
+"""Cached SIMD CPUs, one thread: x86 servers with ONNX Runtime, big Arm cores with a mobile runtime.
+
+Seconds of one kernel:
+
+    overhead + max(compute + exposed x memory, memory) + layout conversions
+
+`compute` is the multiply-accumulates after padding to the blocks and tiles of the kernel that runs, over the
+peak rate. `memory` is the bytes moved over the bandwidth of the level that holds them; the prefetchers hide
+all but the share `exposed` of it behind arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from pydantic import Field
+
+from hwpass.cost_models.base import CostModel, Figures, register
+from hwpass.cost_models.blocked import BlockedLayout, Bools
+from hwpass.cost_models.target import Target
+from hwpass.work import Floats, Work
+
+
+class CpuLayout(Figures):
+    """Widths in elements. `block`, `entry` and `exit` are explained by BlockedLayout."""
+
+    block: int = Field(gt=0)
+    entry: int = Field(gt=0)
+    exit: int = Field(gt=0)
+    set_blocks: int = Field(
+        gt=0
+    )  #: output blocks that one pass of the blocked convolution holds in registers
+    tile_rows: int = Field(gt=0)  #: rows of the matrix product's register tile
+    tile_columns: int = Field(gt=0)  #: columns of it
+
+
+class CpuConstants(Figures):
+    """Fitted figures. Times are nanoseconds, `set_floor` is in blocks, `_macs` in multiply-accumulates."""
+
+    set_floor: float = Field(ge=0)  #: blocks' worth of time that even a one-block pass takes (FMA latency)
+    exposed: float = Field(ge=0, le=1)  #: share of memory time that arithmetic does not hide
+    weight_exposed: float = Field(ge=0, le=1)  #: the same for constants
+    output_macs: float = Field(
+        ge=0
+    )  #: multiply-accumulates' worth of storing one output of a blocked convolution
+    direct_macs: float = Field(ge=0)  #: the same when the input is read in the plain layout
+    pack_ns: float = Field(ge=0)  #: pack one element of an operand into tile order
+    im2col_ns: float = Field(ge=0)  #: gather one element of a window, stride 1
+    im2col_strided_ns: float = Field(ge=0)  #: the same when the stride is more than 1
+    im2col_row_ns: float = Field(
+        ge=0
+    )  #: start one row of gathered elements (a square output has sqrt(m) rows)
+    plain_output_ns: float = Field(ge=0)  #: finish one output (bias, activation) outside the blocked layout
+    group_ns: float = Field(ge=0)  #: start the product of one group
+    depthwise_mac_ns: float = Field(ge=0)  #: one multiply-accumulate of a blocked depthwise convolution
+    depthwise_output_ns: float = Field(ge=0)  #: one output of it
+    depthwise_channel_ns: float = Field(ge=0)  #: one channel of it
+    winograd: float = Field(ge=1)  #: rate of a 3x3 stride-1 convolution over the direct rate (1: not used)
+    recurrent: float = Field(gt=0, le=1)  #: share of the peak that recurrent kernels reach
+    conversion_ns: float = Field(ge=0)  #: convert one element between layouts, beside its memory time
+
+
+@register
+class CachedSimdCpu(CostModel):
+    """One core of a CPU with caches and SIMD lanes under a runtime with a blocked channel layout."""
+
+    Layout = CpuLayout
+    Constants = CpuConstants
+    _layout: CpuLayout
+    _constants: CpuConstants
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        lay = self._layout
+        self.blocked = BlockedLayout(lay.block, lay.entry, lay.exit)
+
+    def latency(self, work: Work) -> Floats:
+        """Seconds per kernel, [P, K]."""
+        work = _whole(work)
+        reads, writes = self.blocked.masks(work)
+        return self.kernel_seconds(work, reads, writes) + self.conversion_seconds(work, reads, writes)
+
+    def kernel_seconds(self, work: Work, reads: Bools, writes: Bools) -> Floats:
+        """Seconds per kernel without conversions, given which kernels read and write the blocked layout, [P,
+        K]."""
+        compute = self.compute_seconds(work, reads, writes) + self.fused_seconds(work)
+        traffic = work.read + work.written
+        activations = self.memory_seconds(traffic, traffic)
+        weights = self.memory_seconds(work.weights, self.resident_set(work))
+        c = self._constants
+        product = work.macs > 0
+        hidden = np.maximum(
+            compute + c.exposed * activations + c.weight_exposed * weights, activations + weights
+        )
+        seconds = np.where(product, hidden, compute + activations + weights)
+        busy = (work.kind != "free") * self.target.overhead_us * 1e-6
+        return np.asarray(np.where(work.kind == "free", 0.0, seconds) + busy)
+
+    def conversion_seconds(self, work: Work, reads: Bools, writes: Bools) -> Floats:
+        """Seconds each kernel pays to convert layouts: read the tensor, write it, shuffle its elements, [P,
+        K]."""
+        count, moved = self.blocked.conversions(work, reads, writes)
+        each = self._constants.conversion_ns * 1e-9 / work.itemsize
+        memory = self.memory_seconds(2 * moved, 2 * moved)
+        return np.asarray(count * self.target.overhead_us * 1e-6 + moved * each + memory)
+
+    def compute_seconds(self, work: Work, reads: Bools, writes: Bools) -> Floats:
+        """Seconds of arithmetic, [P, K]: the formula of the implementation that runs, chosen per plan and
+        kernel."""
+        peak = self.peak(work)
+        kind = work.kind
+        dense = (kind == "conv") | (kind == "grouped")
+        depthwise = kind == "depthwise"
+        inside = np.where(dense, reads | writes, reads)
+        result = self._plain(work, reads)
+        result = np.where((kind == "matmul"), self._matmul(work, peak), result)
+        result = np.where(kind == "conv_transpose", self._transposed(work, peak), result)
+        result = np.where(kind == "recurrent", work.macs / (peak * self._constants.recurrent), result)
+        result = np.where(dense | depthwise, self._gathered(work, peak), result)
+        result = np.where(dense & inside, self._blocked(work, reads, peak), result)
+        return np.asarray(np.where(depthwise & inside, self._depthwise(work), result))
+
+    def _blocked(self, work: Work, reads: Bools, peak: Floats) -> Floats:
+        """A dense (or grouped) convolution in the blocked layout.
+
+        Output blocks are computed `set_blocks` at a time, so that ceil(n/B) blocks take floor(blocks/S) full
+        passes and one with r left over. A pass of r blocks has too few independent accumulators to fill the
+        FMA pipeline below `set_floor` blocks: its time is the smooth maximum (r^4 + floor^4)^(1/4), scaled so
+        that a full pass takes S. Input channels are padded to the block when they are read blocked.
+        """
+        lay, c = self._layout, self._constants
+        k = np.where(reads, self.blocked.padded(work.k), work.k)
+        blocks = np.ceil(work.n / lay.block)
+        effective = _passes(blocks, lay.set_blocks, c.set_floor, 4.0) * lay.block
+        gain = np.where((work.taps == 9) & (work.stride == 1) & (work.kind == "conv"), c.winograd, 1.0)
+        store = np.where(reads, c.output_macs, c.direct_macs)
+        macs = work.groups * work.m * effective * (k * work.taps / gain + store)
+        return np.asarray(macs / peak)
+
+    def _depthwise(self, work: Work) -> Floats:
+        """A blocked depthwise convolution: padded channels x (start + outputs x (store + taps x MAC)), in
+        ns."""
+        c = self._constants
+        each = c.depthwise_output_ns + work.taps * c.depthwise_mac_ns
+        return np.asarray(self.blocked.padded(work.groups) * (c.depthwise_channel_ns + work.m * each) * 1e-9)
+
+    def _gathered(self, work: Work, peak: Floats) -> Floats:
+        """A convolution outside the blocked layout: per group, gather the windows (im2col), pack them,
+        multiply.
+
+        The product has the group's n output channels as rows, the m positions as columns, k x taps deep. Rows
+        are padded to the register tile, except that a single row has a kernel of its own.
+        """
+        c = self._constants
+        depth = work.k * work.taps
+        strided = np.where(work.stride > 1, c.im2col_strided_ns, c.im2col_ns)
+        windowed = (work.taps > 1) | (work.stride > 1)
+        gather = np.where(windowed, work.m * strided + np.sqrt(work.m) * c.im2col_row_ns, 0.0)
+        move = (depth * (work.m * c.pack_ns + gather) + work.m * work.n * c.plain_output_ns) * 1e-9
+        rows = np.where(work.n > 1, _round_up(work.n, self._layout.tile_rows), work.n)
+        product = rows * self._columns(work.m) * depth / peak
+        return np.asarray(work.groups * (c.group_ns * 1e-9 + move + product))
+
+    def _matmul(self, work: Work, peak: Floats) -> Floats:
+        """m rows times n columns, k deep; an operand that is no constant is packed first."""
+        c = self._constants
+        pack = np.where(work.weights > 0, 0.0, work.k * work.n * c.pack_ns * 1e-9)
+        product = work.m * self._columns(work.n) * work.k * work.taps / peak
+        return np.asarray(work.groups * (c.group_ns * 1e-9 + pack + product))
+
+    def _transposed(self, work: Work, peak: Floats) -> Floats:
+        """Transposed convolution: one product, then every one of its n x taps x m results is scattered
+        (col2im)."""
+        c = self._constants
+        scatter = work.m * work.n * work.taps * c.plain_output_ns * 1e-9
+        product = work.n * work.taps * self._columns(work.m) * work.k / peak
+        return np.asarray(work.groups * (c.group_ns * 1e-9 + scatter + product))
+
+    def _columns(self, columns: Floats) -> Floats:
+        """Columns of a matrix product padded to the register tile."""
+        return _round_up(columns, self._layout.tile_columns)
+
+    def _plain(self, work: Work, reads: Bools) -> Floats:
+        """Kernels without a product: nanoseconds per element, by operator; blocked pools by `blocked_pool`.
+
+        The element is one of the output, or of the input where a reduction has more of them.
+        """
+        each = np.array([self._op_ns(*parts) for parts in zip(_chains(work), work.kind, strict=True)])
+        pool = np.where(reads & (work.kind == "pool"), self._op_ns(["blocked_pool"], "pool"), each)
+        elements = np.where(work.kind == "reduce", work.read, work.written) / work.itemsize
+        return np.asarray(elements * pool * 1e-9)
+
+    def _op_ns(self, chain: list[str], kind: str) -> float:
+        table = self.target.op_ns
+        if "+".join(chain) in table:  # a chain that the runtime has one operator for, such as Sigmoid+Mul
+            return table["+".join(chain)]
+        return table.get(chain[0], table.get(str(kind), table.get("default", 0.0)))
+
+    def fused_seconds(self, work: Work) -> Floats:
+        """Seconds that operators fused behind a product add: most activations are one more pass over the
+        output."""
+        table = self.target.fused_ns
+        each = [sum(table.get(op, 0.0) for op in chain[1:]) for chain in _chains(work)]
+        return np.asarray(work.written / work.itemsize * np.array(each) * 1e-9)
+
+
+def _whole(work: Work) -> Work:
+    """The same work with extents that are whole up to rounding errors made whole: a remainder decides the
+    layout."""
+    extents = {name: np.round(getattr(work, name), 6) for name in ("groups", "m", "n", "k", "channels")}
+    return replace(work, **extents)
+
+
+def _chains(work: Work) -> list[list[str]]:
+    """The operators of each kernel; one empty name where they are not recorded."""
+    return [str(op).split("+") for op in work.op] if work.op.size else [[""]] * len(work.kind)
+
+
+def _round_up(count: Floats, step: int) -> Floats:
+    return np.asarray(np.ceil(count / step) * step)
+
+
+def _passes(count: Floats, size: int, floor: float, power: float) -> Floats:
+    """Units of time of `count` units done `size` at a time, where a pass of r takes (r^p + floor^p)^(1/p),
+    scaled to `size` for a full one. Never less than `count`, never falls as `count` grows."""
+    scale = size / (size**power + floor**power) ** (1 / power)
+    full = np.floor(count / size)
+    rest = count - full * size
+    tail = np.where(rest > 0, (rest**power + floor**power) ** (1 / power) * scale, 0.0)
+    return np.asarray(full * size + tail)
