@@ -127,13 +127,15 @@ def _typical(path: Path, proto: onnx.ModelProto, threads: int, seed: int) -> dic
 
 
 def _save_feed(path: Path, feed: Mapping[str, np.ndarray]) -> None:
-    arrays: dict[str, np.ndarray] = {}
-    for index, (name, value) in enumerate(feed.items()):
+    arrays: list[
+        np.ndarray
+    ] = []  # names and values in turn: an input may be called like an argument of savez
+    for name, value in feed.items():
         if value.dtype.kind == "V":
             raise InputError(f"bench: input {name!r} is {value.dtype.name}, which cannot be timed here")
-        arrays[f"name_{index}"], arrays[f"value_{index}"] = np.array(name), value
+        arrays += [np.array(name), value]
     with open(path, "wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, *arrays)
 
 
 def _session(name: str, model: Path, feed: Path, runs: int, threads: int) -> list[float]:

@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> None:
     """Time one model; a failure is one line on standard error and status 1."""
     model, feed_file, runs, threads = arguments
     with np.load(feed_file, allow_pickle=True) as arrays:  # written by the parent process
-        feed = {str(arrays[f"name_{i}"]): arrays[f"value_{i}"] for i in range(len(arrays.files) // 2)}
+        pairs = range(0, len(arrays.files), 2)
+        feed = {str(arrays[f"arr_{place}"]): arrays[f"arr_{place + 1}"] for place in pairs}
     try:
         times = measure(model, feed, int(runs), int(threads))
     except Exception as error:  # pybind11 types without a common base of their own

@@ -1,0 +1,262 @@
+"""Choose a width for every group: the least loss that meets the budgets on the true cost model.
+
+Costs are not separable (a convolution's cost is a product of two widths), so a multiple-choice knapsack on costs
+linearised around the current widths is relaxed to a linear program (at most one group per budget comes out split
+between two widths, and is rounded) for budgets that tighten in stages; local search on the true cost finishes the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
+
+from hwpass.cost import Cost
+from hwpass.coupling import Coupling
+from hwpass.work import Floats
+
+#: Widths offered per group and stage.
+CHOICES = 14
+#: A stage may take a group down to this share of its width: further, linearised costs are not to be believed.
+TRUST = 0.6
+STAGES = 6
+#: Bounds on local search: single steps, and exchanges of a step between two groups.
+MOVES = 400
+EXCHANGES = 40
+#: What a plan as slow as the dense model would cost, as a share of the loss of meeting the budgets: among plans of
+#: about the same loss the faster one is wanted, also when the budget is on MACs or size.
+HASTE = 1.0
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Widths per group, [G], and whether they meet every budget."""
+
+    widths: NDArray[np.int64]
+    met: bool
+    costs: dict[str, float]
+
+
+def steps(coupling: Coupling, align: int) -> list[int]:
+    """How many channels of each group make one alignment step of the tensors that they are in.
+
+    A channel of a group may be several indices of a tensor (a head, a convolution group): `align` indices are then
+    fewer channels.
+    """
+    owner = np.full(int(coupling.component.max()) + 1, -1, np.int64)
+    for number, group in enumerate(coupling.groups):
+        owner[group.components] = number
+    multiples = [0] * len(coupling.groups)
+    for node in coupling.nodes:
+        if node.product is None:
+            continue
+        for axis in coupling.weight_axes(node):
+            found = owner[coupling.components_of(axis)]
+            counts = np.bincount(found[found >= 0], minlength=len(multiples))
+            for number in np.flatnonzero(counts):
+                multiples[number] = gcd(multiples[number], int(counts[number] // coupling.groups[number].width))
+    return [max(1, align // gcd(align, max(m, 1))) for m in multiples]
+
+
+def choices(width: int, step: int, least: int) -> NDArray[np.int64]:
+    """Widths worth having, ascending: multiples of the step, finer ones where the group is narrow, and the whole."""
+    while step > 1 and width < 2 * step:
+        step //= 2
+    found = {width, *range(step, width, step)}
+    if width < 4 * step:
+        found |= set(range(max(step // 2, 1), width, max(step // 2, 1)))
+    kept = sorted(w for w in found if w >= min(least, width))
+    return np.asarray(kept, np.int64)
+
+
+class Allocator:
+    """One allocation problem: a coupled model, its loss curves, a target's cost and the groups that may shrink."""
+
+    def __init__(
+        self,
+        coupling: Coupling,
+        cost: Cost,
+        curves: Sequence[Floats],
+        limits: dict[str, float],
+        *,
+        align: int,
+        least: int = 1,
+        fixed: Sequence[bool] | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.cost = cost
+        self.curves = curves
+        self.limits = dict(limits)
+        # A plan is never predicted slower than the dense model.
+        self.limits["latency"] = min(self.limits.get("latency", np.inf), cost.base["latency"])
+        self.metrics = tuple(self.limits)
+        self.progress = progress or (lambda text: None)
+        self.haste = 0.0
+        fixed = fixed or [False] * len(coupling.groups)
+        self.options = [
+            np.asarray([g.width]) if still else choices(g.width, step, least)
+            for g, step, still in zip(coupling.groups, steps(coupling, align), fixed, strict=True)
+        ]
+
+    def loss(self, group: int, width: int) -> float:
+        """The loss of a group at a width."""
+        return float(self.curves[group][len(self.curves[group]) - 1 - int(width)])
+
+    def total_loss(self, widths: NDArray[np.int64]) -> float:
+        """The loss of all groups."""
+        return sum(self.loss(g, w) for g, w in enumerate(widths))
+
+    def costs(self, widths: NDArray[np.int64]) -> dict[str, Floats]:
+        """The limited metrics at widths [P, G]."""
+        return self.cost(widths.astype(np.float64), self.metrics)
+
+    def excess(self, costs: dict[str, Floats]) -> Floats:
+        """How far each plan is over its worst budget, as a ratio; at most 1 when all are met."""
+        ratios = [costs[m] / self.limits[m] for m in self.metrics]
+        return np.asarray(np.max(ratios, axis=0))
+
+    def run(self) -> Allocation:
+        """Stages of linearised knapsacks, then local search on the true cost."""
+        widths = np.asarray([o[-1] for o in self.options], np.int64)
+        narrowest = np.asarray([o[0] for o in self.options], np.int64)
+        if self.excess(self.costs(widths[None, :]))[0] <= 1 + 1e-9:
+            return self._result(widths)
+        if self.excess(self.costs(narrowest[None, :]))[0] > 1 + 1e-9:
+            return self._result(narrowest)
+        start = {m: float(v[0]) for m, v in self.costs(widths[None, :]).items()}
+        self.haste = HASTE * self._uniform_loss()
+        for stage in range(1, STAGES + 1):
+            self.progress(f"choosing widths, stage {stage} of {STAGES}")
+            share = stage / STAGES
+            # Geometric: each stage asks for the same relative saving.
+            limits = {m: min(start[m], start[m] ** (1 - share) * self.limits[m] ** share) for m in self.metrics}
+            widths = self._knapsack(widths, limits)
+        self.progress("choosing widths, local search")
+        return self._result(self._search(widths))
+
+    def _result(self, widths: NDArray[np.int64]) -> Allocation:
+        costs = self.costs(widths[None, :])
+        return Allocation(widths, bool(self.excess(costs)[0] <= 1 + 1e-9), {m: float(v[0]) for m, v in costs.items()})
+
+    def _uniform_loss(self) -> float:
+        """The loss of the widest uniform plan that meets the budgets: the scale of what meeting them costs."""
+        shares = np.linspace(0.05, 1, 39)[::-1]
+        plans = [[o[np.searchsorted(o, min(round(r * o[-1]), o[-1]))] for o in self.options] for r in shares]
+        uniform = np.asarray(plans, np.int64)
+        met = np.flatnonzero(self.excess(self.costs(uniform)) <= 1)
+        return self.total_loss(uniform[met[0] if len(met) else -1])
+
+    def _near(self, group: int, width: int) -> NDArray[np.int64]:
+        """The widths a stage may choose for a group."""
+        options = self.options[group]
+        inside = options[(options >= TRUST * width) & (options <= width / TRUST)]
+        if len(inside) < 2:
+            place = int(np.searchsorted(options, width))
+            inside = options[max(0, place - 1) : place + 2]
+        if len(inside) > CHOICES:
+            inside = np.unique(np.append(inside[np.linspace(0, len(inside) - 1, CHOICES).astype(int)], width))
+        return inside
+
+    def _knapsack(self, widths: NDArray[np.int64], limits: dict[str, float]) -> NDArray[np.int64]:
+        """The best widths near the current ones for costs linearised around them."""
+        near = [self._near(g, int(w)) for g, w in enumerate(widths)]
+        owner = np.repeat(np.arange(len(near)), [len(n) for n in near])
+        offered = np.concatenate(near)
+        trials = np.repeat(widths[None, :], len(offered), axis=0)
+        trials[np.arange(len(offered)), owner] = offered
+        costs = self.costs(trials)
+        current = {m: float(v[0]) for m, v in self.costs(widths[None, :]).items()}
+        losses = np.asarray([self.loss(g, int(w)) for g, w in zip(owner, offered, strict=True)])
+        objective = losses + self.haste * costs["latency"] / self.cost.base["latency"]
+        pick = csr_array((np.ones(len(offered)), (owner, np.arange(len(offered)))), shape=(len(near), len(offered)))
+        rows = np.asarray([(costs[m] - current[m]) / limits[m] for m in self.metrics])
+        upper = np.asarray([1 - current[m] / limits[m] for m in self.metrics])
+        solved = linprog(
+            objective, A_ub=rows, b_ub=upper, A_eq=pick, b_eq=np.ones(len(near)), bounds=(0, 1), method="highs-ds"
+        )
+        worst = np.max([costs[m] / limits[m] for m in self.metrics], axis=0)
+        starts = np.concatenate([[0], np.cumsum([len(n) for n in near])])
+        chosen = np.empty(len(near), np.int64)
+        for group, offers in enumerate(near):
+            part = slice(starts[group], starts[group + 1])
+            # Without a solution the stage asks for more than trust allows: take the cheapest offers.
+            best = np.argmin(worst[part]) if solved.x is None else np.argmax(solved.x[part])
+            chosen[group] = offers[int(best)]
+        return chosen
+
+    def _search(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Shrink by the cheapest loss until every budget is met, then give back what fits, then try exchanges."""
+        widths = widths.copy()
+        for _ in range(MOVES):
+            costs = self.costs(widths[None, :])
+            if self.excess(costs)[0] <= 1:
+                break
+            trials, moved = self._moves(widths, -1)
+            if not len(trials):
+                break
+            gain = self._pressure(costs, self.costs(trials))
+            price = np.asarray([self.loss(g, int(t[g])) - self.loss(g, int(widths[g])) for g, t in zip(moved, trials, strict=True)])
+            ratio = np.where(gain > 0, price / np.maximum(gain, 1e-15), np.inf)
+            if not np.isfinite(ratio).any():
+                # No single step helps (a staircase): take the one that hurts least.
+                ratio = price
+            widths = trials[int(np.argmin(ratio))]
+        exchanges = 0
+        for _ in range(MOVES):
+            trials, moved = self._moves(widths, +1)
+            if not len(trials):
+                break
+            fits = self.excess(self.costs(trials)) <= 1
+            relief = np.asarray([self.loss(g, int(widths[g])) - self.loss(g, int(t[g])) for g, t in zip(moved, trials, strict=True)])
+            relief = np.where(fits, relief, -1)
+            if relief.max() <= 0:
+                exchanged = self._exchange(widths) if exchanges < EXCHANGES else None
+                if exchanged is None:
+                    break
+                exchanges += 1
+                widths = exchanged
+                continue
+            widths = trials[int(np.argmax(relief))]
+        return widths
+
+    def _pressure(self, before: dict[str, Floats], after: dict[str, Floats]) -> Floats:
+        """How much each trial lowers the budgets that are not met, as ratios."""
+        total: Floats = np.zeros(len(next(iter(after.values()))))
+        for metric in self.metrics:
+            if before[metric][0] > self.limits[metric]:
+                total = total + (before[metric][0] - after[metric]) / self.limits[metric]
+        return total
+
+    def _moves(self, widths: NDArray[np.int64], direction: int) -> tuple[NDArray[np.int64], list[int]]:
+        trials, moved = [], []
+        for group, options in enumerate(self.options):
+            place = int(np.searchsorted(options, widths[group])) + direction
+            if 0 <= place < len(options):
+                trial = widths.copy()
+                trial[group] = options[place]
+                trials.append(trial)
+                moved.append(group)
+        return np.asarray(trials, np.int64).reshape(-1, len(widths)), moved
+
+    def _exchange(self, widths: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Widen one group and narrow another where that lowers the loss within the budgets; None when none does."""
+        up, gains = self._moves(widths, +1)
+        down, losses = self._moves(widths, -1)
+        if not len(up) or not len(down):
+            return None
+        relief = np.asarray([self.loss(g, int(widths[g])) - self.loss(g, int(t[g])) for g, t in zip(gains, up, strict=True)])
+        price = np.asarray([self.loss(g, int(t[g])) - self.loss(g, int(widths[g])) for g, t in zip(losses, down, strict=True)])
+        net = relief[:, None] - price[None, :]
+        order = np.argsort(-net, axis=None)[:64]
+        pairs = [divmod(int(i), len(down)) for i in order if net.flat[i] > 1e-9]
+        pairs = [(a, b) for a, b in pairs if gains[a] != losses[b]]
+        if not pairs:
+            return None
+        trials = np.asarray([up[a] + down[b] - widths for a, b in pairs], np.int64)
+        fits = np.flatnonzero(self.excess(self.costs(trials)) <= 1)
+        return trials[int(fits[0])] if len(fits) else None

@@ -1,0 +1,344 @@
+"""Fused kernels of a model, and their work as a closed form of the widths of its groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from hwpass.axes import Axis, Factor
+from hwpass.coupling import Coupling
+from hwpass.ops import Node, Tensor
+from hwpass.work import Floats, Work
+
+#: What the class words of a target's fusion chains stand for.
+ACTIVATIONS = frozenset(
+    "Relu LeakyRelu PRelu Elu Selu Celu Clip Sigmoid HardSigmoid HardSwish Tanh Gelu Mish Swish Softplus Erf".split()
+)
+ELEMENTWISE = ACTIVATIONS | frozenset("Add Sub Mul Div Max Min Pow Sqrt Exp Neg Abs".split())
+NORMALIZATIONS = frozenset("BatchNormalization InstanceNormalization LayerNormalization GroupNormalization".split())
+CLASSES = {"activation": ACTIVATIONS, "elementwise": ELEMENTWISE, "normalization": NORMALIZATIONS}
+
+
+@dataclass(eq=False)
+class Kernel:
+    """Nodes that a runtime runs as one; `nodes[0]` gives the kernel its kind."""
+
+    nodes: list[Node]
+
+    @property
+    def name(self) -> str:
+        """The name of its first node."""
+        return self.nodes[0].name
+
+    @property
+    def kind(self) -> str:
+        """The kind of its first node; shape arithmetic costs nothing worth modelling."""
+        first = self.nodes[0]
+        shapes_only = all(t.data is not None for node in self.nodes for t in node.outputs[:1])
+        return "free" if shapes_only else first.kind
+
+    @property
+    def ops(self) -> str:
+        """Its operators, joined by a plus."""
+        return "+".join(node.op for node in self.nodes)
+
+
+def matches(op: str, item: str) -> bool:
+    """Whether an operator is what a chain's item names: itself, or a class word."""
+    return op == item or op in CLASSES.get(item, ())
+
+
+def fuse(nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequence[str]]) -> list[Kernel]:
+    """Group nodes into kernels by the longest matching prefix of a chain, in schedule order.
+
+    A node joins the kernel of the node before it when it is the only consumer of its output.
+    """
+    readers: dict[str, list[Node]] = {}
+    for node in nodes:
+        for tensor in node.gs.inputs:
+            if not isinstance(tensor, gs.Constant) and tensor.name:
+                readers.setdefault(tensor.name, []).append(node)
+    taken: set[int] = set()
+    kernels: list[tuple[int, Kernel]] = []
+    kept = set(outputs)
+    for node in nodes:
+        if node.index in taken:
+            continue
+        best = [node]
+        for chain in fusion:
+            if not matches(node.op, chain[0]):
+                continue
+            run = [node]
+            for item in chain[1:]:
+                name = run[-1].gs.outputs[0].name
+                after = readers.get(name, [])
+                if len(after) != 1 or name in kept or after[0].index in taken or not matches(after[0].op, item):
+                    break
+                run.append(after[0])
+            best = run if len(run) > len(best) else best
+        taken.update(n.index for n in best)
+        kernels.append((best[-1].index, Kernel(best)))
+    return [kernel for _, kernel in sorted(kernels, key=lambda pair: pair[0])]
+
+
+@dataclass(eq=False)
+class _Products:
+    """Many products of extents, each a constant times extents that depend on the widths."""
+
+    constants: list[float] = field(default_factory=list)
+    rows: list[list[int]] = field(default_factory=list)
+
+    def add(self, constant: float, rows: list[int]) -> int:
+        """Enter a product; returns its number."""
+        self.constants.append(constant)
+        self.rows.append(rows)
+        return len(self.rows) - 1
+
+    def freeze(self, unit: int) -> tuple[Floats, NDArray[np.int64]]:
+        """The constants [N] and row numbers [N, longest], padded by the row of ones."""
+        longest = max((len(r) for r in self.rows), default=0) or 1
+        padded = np.full((len(self.rows), longest), unit, np.int64)
+        for number, row in enumerate(self.rows):
+            padded[number, : len(row)] = row
+        return np.asarray(self.constants, np.float64), padded
+
+
+class Kernels:
+    """The kernels of a coupled model under a target's fusion rules.
+
+    Every extent is affine in the group widths w [P, G]: extent = base + coefficients @ w. Work is products of
+    extents, so thousands of plans are evaluated without touching the graph.
+    """
+
+    def __init__(self, coupling: Coupling, fusion: Sequence[Sequence[str]]) -> None:
+        self.coupling = coupling
+        self.model = coupling.build.model
+        outputs = [t.name for t in self.model.graph.outputs]
+        live = [n for n in coupling.nodes if not _constant_only(n)]
+        self.kernels = fuse(live, outputs, fusion)
+        self.dense = np.asarray([g.width for g in coupling.groups], np.float64)
+        self._extents: dict[int, int] = {}
+        self._ids: list[NDArray[np.int64]] = []
+        self._products = _Products()
+        self._build()
+
+    def _row(self, factor: Factor) -> int | None:
+        """The row of a factor whose extent may change, None for a constant extent."""
+        if factor.ids is None:
+            return None
+        key = id(factor.ids)
+        if key not in self._extents:
+            self._extents[key] = len(self._ids)
+            self._ids.append(factor.ids)
+        return self._extents[key]
+
+    def _product(self, factors: Sequence[Factor], scale: float = 1.0) -> int:
+        constant, rows = scale, []
+        for factor in factors:
+            row = self._row(factor)
+            if row is None:
+                constant *= factor.size
+            else:
+                rows.append(row)
+        return self._products.add(constant, rows)
+
+    def _bytes(self, tensor: Tensor | None) -> int:
+        if tensor is None or tensor.axes is None:
+            return self._products.add(0.0, [])
+        itemsize = tensor.dtype.itemsize if tensor.dtype is not None else 4
+        return self._product([f for axis in tensor.axes for f in axis], float(itemsize))
+
+    def _build(self) -> None:
+        count = len(self.kernels)
+        self._groups, self._m, self._n, self._k = ([] for _ in range(4))  # type: ignore[var-annotated]
+        self._read, self._written, self._weights, self._elements = ([[] for _ in range(count)] for _ in range(4))
+        self.kind = np.asarray([k.kind for k in self.kernels])
+        self.op = np.asarray([k.ops for k in self.kernels])
+        self.axes = np.asarray([_spatial_axes(k.nodes[0]) for k in self.kernels], np.int64)
+        self.taps, self.stride, self.itemsize = np.ones(count), np.ones(count), np.full(count, 4.0)
+        producer: dict[str, int] = {t.name: -1 for t in self.model.graph.inputs}
+        size: dict[str, int] = {t.name: self._bytes(self.coupling.build.tensors[t.name]) for t in self.model.graph.inputs}
+        sources, sinks, edge_channels, edge_bytes = [], [], [], []
+        last_read: dict[str, int] = {}
+        self._constants: dict[str, tuple[int, float]] = {}
+        for number, kernel in enumerate(self.kernels):
+            inside = {t.name for node in kernel.nodes for t in node.gs.outputs}
+            seen: set[str] = set()
+            for place, node in enumerate(kernel.nodes):
+                for position, tensor in enumerate(node.gs.inputs):
+                    operand = node.inputs[position]
+                    if isinstance(tensor, gs.Constant):
+                        product = self._bytes(operand)
+                        self._weights[number].append(product)
+                        itemsize = float(operand.dtype.itemsize) if operand and operand.dtype is not None else 4.0
+                        if operand is not None and operand.dtype is not None:
+                            self._constants.setdefault(tensor.name, (product, itemsize))
+                    elif tensor.name and tensor.name not in inside and tensor.name not in seen:
+                        seen.add(tensor.name)
+                        last_read[tensor.name] = number
+                        if tensor.name in producer:
+                            self._read[number].append(size[tensor.name])
+                            sources.append(producer[tensor.name])
+                            sinks.append(number)
+                            edge_bytes.append(size[tensor.name])
+                            edge_channels.append(self._channels(operand))
+                output = node.outputs[0] if node.outputs else None
+                if (place or node.extent is None) and output is not None and output.axes is not None:
+                    self._elements[number].append(self._product([f for axis in output.axes for f in axis]))
+            self._extent(number, kernel.nodes[0])
+            for node in kernel.nodes:
+                for tensor, abstract in zip(node.gs.outputs, node.outputs, strict=False):
+                    producer[tensor.name] = number
+                    size[tensor.name] = self._bytes(abstract)
+            for tensor in kernel.nodes[-1].gs.outputs:
+                self._written[number].append(size.get(tensor.name, self._products.add(0.0, [])))
+        self.source, self.sink = np.asarray(sources, np.int64), np.asarray(sinks, np.int64)
+        self._edge_bytes, self._edge_channels = edge_bytes, edge_channels
+        self._liveness(producer, size, last_read)
+        self._finish()
+
+    def _channels(self, tensor: Tensor | None) -> int:
+        if tensor is None or tensor.axes is None or len(tensor.axes) < 2:
+            return self._products.add(1.0, [])
+        return self._product(tensor.axes[1])
+
+    def _extent(self, number: int, node: Node) -> None:
+        extent = node.extent
+        zero = self._products.add(0.0, [])
+        if extent is None:
+            for column in (self._groups, self._m, self._n, self._k):
+                column.append(zero)
+            self._groups[-1] = self._products.add(1.0, [])
+        else:
+            self._groups.append(self._product(extent.groups))
+            self._m.append(self._product(extent.m))
+            self._n.append(self._product(extent.n))
+            self._k.append(self._product(extent.k))
+            self.taps[number], self.stride[number] = extent.taps, extent.stride
+        if node.outputs and node.outputs[0].dtype is not None:
+            self.itemsize[number] = node.outputs[0].dtype.itemsize
+
+    def _liveness(self, producer: dict[str, int], size: dict[str, int], last_read: dict[str, int]) -> None:
+        """From when to when every activation between kernels is live: the schedule is the graph's order."""
+        count = len(self.kernels)
+        ends = dict(last_read)
+        ends.update({t.name: count - 1 for t in self.model.graph.outputs})
+        # A view lives in the buffer it looks at.
+        roots: dict[str, str] = {}
+        for number, kernel in enumerate(self.kernels):
+            if kernel.kind == "free" and kernel.nodes[0].gs.inputs and kernel.nodes[0].gs.outputs:
+                before, after = kernel.nodes[0].gs.inputs[0].name, kernel.nodes[-1].gs.outputs[0].name
+                if before in producer and kernel.nodes[0].op not in ("Shape", "Size"):
+                    roots[after] = roots.get(before, before)
+                    ends[roots[after]] = max(ends.get(roots[after], number), ends.get(after, number))
+        external = {n for n in producer if n in ends and n not in roots}
+        starts, stops, tensors = [], [], []
+        for name in sorted(external):
+            stop = ends[name]
+            # An elementwise kernel writes over an input that dies with it.
+            if 0 <= stop < count and self.kernels[stop].kind == "elementwise" and self._first_input(stop) == name:
+                stop = max(stop - 1, producer[name])
+            starts.append(max(producer[name], 0))
+            stops.append(stop)
+            tensors.append(size[name])
+        self._live = np.asarray(tensors, np.int64)
+        rows = np.arange(len(tensors))
+        data = np.concatenate([np.ones(len(rows)), -np.ones(len(rows))])
+        columns = np.concatenate([np.asarray(starts, np.int64), np.asarray(stops, np.int64) + 1])
+        self._span = csr_array((data, (np.concatenate([rows, rows]), columns)), shape=(len(rows), count + 1))
+
+    def _first_input(self, number: int) -> str:
+        for tensor in self.kernels[number].nodes[0].gs.inputs:
+            if not isinstance(tensor, gs.Constant):
+                return str(tensor.name)
+        return ""
+
+    def _finish(self) -> None:
+        component, groups = self.coupling.component, self.coupling.groups
+        owner = np.full(int(component.max()) + 1, -1, np.int64)
+        for number, group in enumerate(groups):
+            owner[group.components] = number
+        rows = len(self._ids)
+        lengths = [len(ids) for ids in self._ids]
+        where = np.repeat(np.arange(rows), lengths)
+        found = owner[component[np.concatenate(self._ids)]] if rows else np.zeros(0, np.int64)
+        inside = found >= 0
+        # One more row, the constant 1, pads products of fewer extents.
+        self._base = np.append(np.bincount(where[~inside], minlength=rows).astype(np.float64), 1.0)
+        weights = 1.0 / self.dense[found[inside]]
+        self._slope = csr_array((weights, (where[inside], found[inside])), shape=(rows + 1, max(len(groups), 1)))
+        self._slope.sum_duplicates()
+        self._constant, self._padded = self._products.freeze(rows)
+
+    def _sums(self, values: Floats, lists: list[list[int]]) -> Floats:
+        """Sums of products per kernel, [P, K]."""
+        flat = [i for part in lists for i in part]
+        where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
+        select = csr_array((np.ones(len(flat)), (np.asarray(flat, np.int64), where)), shape=(values.shape[1], len(lists)))
+        return np.asarray(values @ select)
+
+    def values(self, widths: Floats) -> Floats:
+        """All products at widths [P, G]."""
+        if len(self.coupling.groups):
+            extents = self._base[None, :] + (self._slope @ widths.T).T
+        else:
+            extents = np.repeat(self._base[None, :], len(widths), axis=0)
+        result = np.repeat(self._constant[None, :], len(widths), axis=0)
+        for column in range(self._padded.shape[1]):
+            result *= extents[:, self._padded[:, column]]
+        return result
+
+    def work(self, widths: Floats) -> Work:
+        """The work of every kernel at widths [P, G]."""
+        return self.work_of(self.values(widths))
+
+    def work_of(self, values: Floats) -> Work:
+        """The work, from the products that `values` gives."""
+        return Work(
+            kind=self.kind,
+            itemsize=self.itemsize,
+            taps=self.taps,
+            stride=self.stride,
+            groups=values[:, self._groups],
+            m=values[:, self._m],
+            n=values[:, self._n],
+            k=values[:, self._k],
+            read=self._sums(values, self._read),
+            written=self._sums(values, self._written),
+            weights=self._sums(values, self._weights),
+            elements=self._sums(values, self._elements),
+            source=self.source,
+            sink=self.sink,
+            channels=values[:, self._edge_channels],
+            bytes=values[:, self._edge_bytes],
+            op=self.op,
+            axes=self.axes,
+        )
+
+    def size(self, values: Floats) -> Floats:
+        """Bytes of all constants, [P]."""
+        numbers = [number for number, _ in self._constants.values()]
+        return np.asarray(values[:, numbers].sum(axis=1))
+
+    def peak_activations(self, values: Floats) -> Floats:
+        """Largest sum of the bytes of activations live at the same time, [P]."""
+        if not len(self._live):
+            return np.zeros(len(values))
+        return np.asarray(np.cumsum(values[:, self._live] @ self._span, axis=1).max(axis=1))
+
+
+def _spatial_axes(node: Node) -> int:
+    """How many axes stand behind the batch and channel axes of the node's first input."""
+    first = next((t for t in node.inputs if t is not None and t.axes is not None), None)
+    return max(0, first.rank - 2) if first is not None else 0
+
+
+def _constant_only(node: Node) -> bool:
+    return all(t is None or t.constant for t in node.inputs) and bool(node.inputs)
+
+
