@@ -1,0 +1,34 @@
+"""Hardware-aware structured pruning of ONNX models: a target and a budget in, a faster and proven model out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hwpass.api import Result, load, run
+    from hwpass.errors import BudgetError, HwpassError, InputError, UsageError, VerdictError
+    from hwpass.ir import Model
+    from hwpass.manager import Context, Pass, PassManager, PassResult
+    from hwpass.plan import Plan
+
+_HOMES = {
+    "Result": "api", "load": "api", "run": "api", "Model": "ir", "Plan": "plan",
+    "Context": "manager", "Pass": "manager", "PassManager": "manager", "PassResult": "manager",
+    "HwpassError": "errors", "BudgetError": "errors", "InputError": "errors", "UsageError": "errors", "VerdictError": "errors",
+}  # fmt: skip
+
+__all__ = [
+    "BudgetError", "Context", "HwpassError", "InputError", "Model", "Pass", "PassManager", "PassResult", "Plan", "Result",
+    "UsageError", "VerdictError", "__version__", "load", "run",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the package stays cheap: ONNX Runtime is loaded when something is used.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"hwpass.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'hwpass' has no attribute {name!r}")

@@ -1,0 +1,331 @@
+"""The command line: options in, one line per error out, exit statuses of the contract."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from hwpass import __version__
+from hwpass.errors import HwpassError, InputError, UsageError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class _Group(click.Group):
+    """Turns the project's errors into one line and the contract's exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HwpassError as error:
+            fail(error)
+        except KeyboardInterrupt:
+            click.echo("hwpass: interrupted, nothing was written", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            # The reader went away: not an error of ours, and nothing more can be said.
+            sys.stderr.close()
+            ctx.exit(0)
+        except MemoryError:
+            fail(InputError("out of memory; close other programs, or use a machine with more"))
+
+
+def fail(error: HwpassError) -> None:
+    """Print the error's one line and exit with its status."""
+    click.echo(f"hwpass: {' '.join(str(error).split())}", err=True)
+    sys.exit(error.exit_code)
+
+
+@click.group(cls=_Group, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="hwpass")
+def main() -> None:
+    """Prune ONNX models for a hardware target within a budget, and prove the result.
+
+    \b
+    Exit status: 0 done and verified; 2 usage; 3 the input cannot be used;
+    4 the budget cannot be met; 5 a verdict failed.
+    """
+
+
+def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def apply(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+BUDGETS = _stack(
+    click.option("--latency", multiple=True, metavar="0.6x|12ms", help="At most this predicted latency."),
+    click.option("--energy", multiple=True, metavar="0.7x|5mJ", help="At most this predicted energy per inference."),
+    click.option("--memory", multiple=True, metavar="0.8x|2MiB", help="At most this peak memory, weights included."),
+    click.option("--size", multiple=True, metavar="0.5x|4MiB", help="At most these bytes of weights."),
+    click.option("--macs", multiple=True, metavar="0.5x|300M", help="At most these multiply-accumulates."),
+    click.option("--channels", multiple=True, metavar="0.7x", help="Uniform width, for comparison."),
+)
+MODEL = click.argument("model")
+TARGET = click.option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
+THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime.")
+OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
+TOLERANCES = _stack(
+    click.option("--rtol", type=float, default=1e-4, show_default=True,
+                 help="Exactness: largest difference over the output's largest magnitude."),
+    click.option("--atol", type=float, default=1e-9, show_default=True, help="Exactness: difference always allowed."),
+    click.option("--fidelity", multiple=True, metavar="METRIC>=X",
+                 help="Tolerance against the original, such as cosine>=0.99. Repeatable."),
+    click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score channels and measure fidelity on."),
+    click.option("--metric", metavar="PKG.MOD:FN", help="A figure of merit: a function of predict, larger is better."),
+    click.option("--max-drop", type=float, metavar="X", help="Largest drop of the metric that passes."),
+)  # fmt: skip
+
+
+@main.command(context_settings=CONTEXT)
+@MODEL
+@TARGET
+@OUTPUT
+@BUDGETS
+@TOLERANCES
+@click.option("--score", default="auto", show_default=True, metavar="auto|l1|l2|bn|activation|random",
+              help="What makes a channel matter; auto is activation with --calib, else l2.")  # fmt: skip
+@click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable.")
+@click.option("--min-channels", type=click.IntRange(1), default=1, show_default=True, help="Fewest channels of a group.")
+@click.option("--align", type=click.IntRange(1), default=None, help="Channel step; the target's by default.")
+@click.option("--pipeline", metavar="TEXT", help="Run these passes instead of the usual ones; see `hwpass passes`.")
+@click.option("--report", "report_path", metavar="OUT.html", help="Write the report as a web page.")
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
+@click.option("--plan", "plan_path", metavar="OUT.json", help="Write the plan.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs and scores.")
+@THREADS
+@click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
+@click.option("--force", is_flag=True, help="Keep the best effort when the budget cannot be met (status stays 4).")
+def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
+        plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
+    """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
+    from hwpass import api, report
+    from hwpass.errors import BudgetError
+
+    for name in ("latency", "energy", "memory", "size", "macs", "channels"):
+        given = options[name]
+        if len(given) > 1:
+            raise UsageError(f"--{name} is given {len(given)} times ({', '.join(given)}), which conflict; give it once")
+        options[name] = given[0] if given else None
+    _check_outputs(output, json_path, report_path, plan_path)
+    with _progress() as progress:
+        result = api.run(_source(model), target, progress=progress, **options)
+    if output is not None and not dry_run:
+        _write_model(result.model, output)
+    from hwpass.ir import write_text
+
+    if plan_path is not None and result.plan is not None:
+        write_text(plan_path, result.plan.to_json())
+    if report_path is not None:
+        write_text(report_path, report.html(result.report))
+    if json_path is not None:
+        _write_text(json_path, result.report.to_json())
+    report.render(result.report, _console(output, json_path))
+    if output is None or dry_run:
+        click.echo("no model was written: " + ("this was a dry run" if dry_run else "give -o OUT to keep it"), err=True)
+    if result.unmet:
+        fail(BudgetError(result.unmet + " (the best effort was kept)"))
+
+
+@main.command(context_settings=CONTEXT)
+@MODEL
+@TARGET
+@click.option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
+@THREADS
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the table as JSON; - is standard output.")
+def profile(model: str, target: str, measure: bool, threads: int, json_path: str | None) -> None:
+    """Predicted latency, energy and memory of MODEL on a target, kernel by kernel."""
+    from hwpass.profile import profile_model, render_profile
+
+    with _progress() as progress:
+        found = profile_model(_source(model), target, measure=measure, threads=threads, progress=progress)
+    if json_path is not None:
+        _write_text(json_path, found.model_dump_json(indent=2) + "\n")
+    render_profile(found, _console(None, json_path))
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("name", required=False)
+def targets(name: str | None) -> None:
+    """List the targets, or show one with its figures and their sources."""
+    from hwpass.describe import render_target, render_targets
+
+    console = Console(highlight=False, soft_wrap=True)
+    if name is None:
+        render_targets(console)
+    else:
+        render_target(name, console)
+
+
+@main.command(context_settings=CONTEXT)
+@MODEL
+@click.option("--why", metavar="NODE", help="Explain what NODE is tied to, or what freezes it.")
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the groups as JSON; - is standard output.")
+def groups(model: str, why: str | None, json_path: str | None) -> None:
+    """What of MODEL is coupled, what is frozen, and why."""
+    from hwpass.describe import groups_json, render_groups, render_why
+
+    with _progress() as progress:
+        from hwpass.describe import coupled
+
+        coupling = coupled(_source(model), progress)
+    if json_path is not None:
+        _write_text(json_path, groups_json(coupling))
+    console = _console(None, json_path)
+    if why is not None:
+        render_why(coupling, why, console)
+    else:
+        render_groups(coupling, console)
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("plan")
+@MODEL
+@click.option("-o", "--output", required=True, metavar="OUT", help="Where to write the model; - is standard output.")
+@click.option("--target", default=None, metavar="NAME|FILE.toml", help="Also report costs on a target.")
+@TOLERANCES
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
+@THREADS
+def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int, threads: int,
+          **options: Any) -> None:  # fmt: skip
+    """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
+    from hwpass import api, report
+
+    _check_outputs(output, json_path)
+    given = _read_plan(plan)
+    pipeline = f"{given.prepare or api.PREPARE},apply-plan,{_verify_text(options)}"
+    with _progress() as progress:
+        result = api.execute(_source(model), pipeline, target=target, calib=options["calib"], seed=seed, threads=threads,
+                             progress=progress, plan=given)  # fmt: skip
+    _write_model(result.model, output)
+    if json_path is not None:
+        _write_text(json_path, result.report.to_json())
+    report.render(result.report, _console(output, json_path))
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("original")
+@click.argument("pruned")
+@click.option("--plan", "plan_path", metavar="PLAN.json", help="The plan: exactness is then proved by the dense twin.")
+@TOLERANCES
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
+@THREADS
+def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, **options: Any) -> None:
+    """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
+    from hwpass.describe import render_verdicts, verify_models
+
+    plan = None if plan_path is None else _read_plan(plan_path)
+    with _progress() as progress:
+        outcome = verify_models(_source(original), _source(pruned), plan, _verify_text(options), calib=options["calib"],
+                                seed=seed, threads=threads, progress=progress)  # fmt: skip
+    render_verdicts(outcome, Console(highlight=False, soft_wrap=True))
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("models", nargs=-1, required=True)
+@click.option("--sessions", type=click.IntRange(1), default=5, show_default=True, help="Fresh sessions per model.")
+@click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Timed runs per session.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
+@THREADS
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the timings as JSON; - is standard output.")
+def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, json_path: str | None) -> None:
+    """Time MODELS in ONNX Runtime: fresh sessions, interleaved, denormals flushed, spread shown."""
+    import json
+    from dataclasses import asdict
+
+    from hwpass.bench import bench as measure
+    from hwpass.describe import render_timings
+
+    with _progress() as progress:
+        timings = measure([Path(m) for m in models], sessions=sessions, runs=runs, threads=threads, seed=seed,
+                          progress=lambda done, total: progress(f"session {done} of {total}"))  # fmt: skip
+    if json_path is not None:
+        _write_text(json_path, json.dumps([asdict(t) for t in timings], indent=2) + "\n")
+    render_timings(timings, _console(None, json_path))
+
+
+@main.command("passes", context_settings=CONTEXT)
+def list_passes() -> None:
+    """The passes and their options."""
+    from hwpass.describe import render_passes
+
+    render_passes(Console(highlight=False, soft_wrap=True))
+
+
+def _source(model: str) -> Any:
+    if model != "-":
+        return model
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise InputError("standard input: the file is empty")
+    return data
+
+
+def _read_plan(path: str) -> Any:
+    from hwpass.plan import Plan
+
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a plan: it is not text") from None
+    return Plan.from_json(text, path)
+
+
+def _verify_text(options: dict[str, Any]) -> str:
+    from hwpass.api import verify_step
+
+    return verify_step(options["rtol"], options["atol"], options["fidelity"], options["metric"], options["max_drop"])
+
+
+def _check_outputs(*paths: str | None) -> None:
+    """Find out before the work that a file cannot be written."""
+    from hwpass.ir import check_writable
+
+    for path in paths:
+        if path is not None and path != "-":
+            check_writable(Path(path))
+
+
+def _write_model(model: Any, output: str) -> None:
+    if output == "-":
+        sys.stdout.buffer.write(model.proto().SerializeToString(deterministic=True))
+        sys.stdout.buffer.flush()
+    else:
+        model.save(output)
+
+
+def _write_text(path: str, text: str) -> None:
+    from hwpass.ir import write_text
+
+    if path == "-":
+        click.echo(text, nl=False)
+    else:
+        write_text(path, text)
+
+
+def _console(*taken: str | None) -> Console:
+    """Standard output, or standard error when something else goes there."""
+    return Console(stderr="-" in taken, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A status line on a terminal's standard error; silence elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("starting") as status:
+        yield lambda text: status.update(text)

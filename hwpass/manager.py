@@ -1,0 +1,203 @@
+"""Passes, their registry, and the manager that runs pipelines written as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+
+from hwpass.calibration import Calibration
+from hwpass.cost_models import Target
+from hwpass.errors import HwpassError, UsageError
+from hwpass.ir import Model
+from hwpass.sessions import ModelLike
+
+
+@dataclass
+class Context:
+    """What passes share: the request, and what earlier passes found out."""
+
+    target: Target | None = None
+    original: ModelLike | None = None  # the model as it was given, for the verdicts
+    calibration: Calibration | None = None
+    threads: int = 1
+    seed: int = 0
+    force: bool = False
+    progress: Callable[[str], None] = lambda text: None
+    found: dict[str, Any] = field(default_factory=dict)  # analyses and verdicts, by name
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the report, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did: the model (the same object when it was edited in place) and whether it changed."""
+
+    model: Model
+    modified: bool
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """One step of a run: its text, seconds, and whether it changed the model."""
+
+    name: str
+    seconds: float
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A rewrite or a check. Subclasses are frozen dataclasses whose fields are their options everywhere.
+
+    A field's `metadata["help"]` is its description. `run` computes first and edits last: all or nothing.
+    """
+
+    name: ClassVar[str] = ""
+
+    @abstractmethod
+    def run(self, model: Model, context: Context) -> PassResult:
+        """Do it. Raises HwpassError with one line when it cannot."""
+
+    def __str__(self) -> str:
+        """The pass as pipeline text; options at their defaults are left out."""
+        given = []
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if value != option.default:
+                given.append(f"{option.name.replace('_', '-')}={_written(value)}")
+        return self.name + ("{" + ",".join(given) + "}" if given else "")
+
+
+_PASSES: dict[str, type[Pass]] = {}
+_P = TypeVar("_P", bound=type[Pass])
+
+
+def register(cls: _P) -> _P:
+    """Class decorator: enter a pass into the registry under its name."""
+    if cls.name in _PASSES:
+        raise ValueError(f"two passes named {cls.name}")
+    _PASSES[cls.name] = cls
+    return cls
+
+
+def passes() -> dict[str, type[Pass]]:
+    """Every pass by name: those of `hwpass.passes`, and those of installed packages (entry points `hwpass.passes`)."""
+    import hwpass.passes as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for entry in entry_points(group="hwpass.passes"):
+        entry.load()
+    return dict(sorted(_PASSES.items()))
+
+
+class PassManager:
+    """Runs passes in order, checks what comes out of those that changed something, and keeps their times.
+
+    >>> str(PassManager.parse("fold, fuse-bn,prune-channels{macs=0.5x,score=l2}"))
+    'fold,fuse-bn,prune-channels{macs=0.5x,score=l2}'
+    """
+
+    def __init__(self, steps: Sequence[Pass], *, check: bool = True) -> None:
+        self.steps = tuple(steps)
+        self.check = check
+        self.records: list[PassRecord] = []
+
+    @classmethod
+    def parse(cls, text: str, *, check: bool = True) -> PassManager:
+        """A pipeline from text: `name,name{option=value,option=value}`. Raises UsageError that names the word."""
+        return cls([_parsed(name, options, text) for name, options in _steps(text)], check=check)
+
+    def __str__(self) -> str:
+        return ",".join(str(step) for step in self.steps)
+
+    def run(self, model: Model, context: Context | None = None) -> Model:
+        """Run the pipeline on a copy; the given model stays as it is. `records` tells what happened."""
+        context = context or Context()
+        self.records = []
+        model = model.copy()
+        for step in self.steps:
+            context.progress(step.name)
+            start = time.perf_counter()
+            result = step.run(model, context)
+            model = result.model
+            if result.modified and self.check:
+                _check(model, step.name)
+            self.records.append(PassRecord(str(step), time.perf_counter() - start, result.modified))
+        return model
+
+
+def _check(model: Model, name: str) -> None:
+    """The graph is one that could be saved: every input of a node is made before it is read."""
+    made = {t.name for t in model.graph.inputs}
+    from onnx_graphsurgeon import Constant
+
+    for node in model.graph.nodes:
+        for tensor in node.inputs:
+            if tensor.name and not isinstance(tensor, Constant) and tensor.name not in made:
+                raise HwpassError(f"pass {name} left {node.op} {node.name} reading {tensor.name}, which nothing makes")
+        made.update(t.name for t in node.outputs)
+
+
+def _steps(text: str) -> Iterator[tuple[str, str]]:
+    rest = text.strip()
+    while rest:
+        found = re.match(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(,|$)", rest)
+        if found is None:
+            raise UsageError(f"pipeline {text!r}: cannot read {rest[:30]!r}; write name,name{{option=value}}")
+        yield found[1], found[2] or ""
+        rest = rest[found.end() :]
+
+
+def _parsed(name: str, options: str, text: str) -> Pass:
+    known = passes()
+    if name not in known:
+        raise UsageError(f"pipeline {text!r}: there is no pass {name!r}; see `hwpass passes`")
+    cls = known[name]
+    types = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for part in filter(None, (p.strip() for p in options.split(","))):
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if key not in fields:
+            names = ", ".join(k.replace("_", "-") for k in fields) or "none"
+            raise UsageError(f"pass {name}: there is no option {key.replace('_', '-')!r}; its options: {names}")
+        values[key] = _read(name, key, types[key], value.strip() if equals else "true")
+    return cls(**values)
+
+
+def _read(name: str, key: str, kind: Any, text: str) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "yes": True, "no": False}[text.lower()]
+        if kind is int:
+            return int(text)
+        if kind is float:
+            return float(text)
+    except (KeyError, ValueError):
+        raise UsageError(f"pass {name}: option {key}={text} is not of type {kind.__name__}") from None
+    if kind == tuple[str, ...]:
+        return tuple(filter(None, text.split("|")))
+    return text
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "|".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+

@@ -1,0 +1,48 @@
+"""Statistics of activations, gathered by running the model with taps, a few samples at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hwpass.calibration import Calibration
+from hwpass.ir import Model
+from hwpass.sessions import StoredModel, release_memory, run_session
+from hwpass.work import Floats
+
+#: Samples run at once: taps of a whole network are large.
+BATCH = 8
+
+
+def mean_squares(
+    model: Model,
+    taps: dict[str, int],
+    calibration: Calibration,
+    *,
+    threads: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Floats]:
+    """E[x^2] per index of each tapped tensor's given axis, over all other axes and all samples."""
+    sums: dict[str, Floats] = {}
+    counts: dict[str, float] = {}
+    inputs = {t.name for t in model.graph.inputs}
+    names = [name for name in taps if name not in inputs]
+    try:
+        with StoredModel(model.proto()) as stored:
+            session = stored.open_session(outputs=names, threads=threads)
+            seen = 0
+            for feed in calibration.batches(BATCH):
+                outputs = run_session(session, feed)
+                for name, axis in taps.items():
+                    value = np.asarray(outputs[name] if name in outputs else feed[name], np.float32)
+                    others = tuple(a for a in range(value.ndim) if a != axis % value.ndim)
+                    sums[name] = sums.get(name, 0.0) + np.square(value).sum(axis=others, dtype=np.float64)
+                    counts[name] = counts.get(name, 0.0) + value.size / value.shape[axis]
+                seen += 1
+                if progress is not None:
+                    progress(f"statistics, batch {seen}")
+            del session
+    finally:
+        release_memory()
+    return {name: sums[name] / counts[name] for name in sums}

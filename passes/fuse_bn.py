@@ -1,0 +1,81 @@
+"""Batch normalisation folded into the product before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from hwpass.ir import Model
+from hwpass.manager import Context, Pass, PassResult, register
+
+#: The output axis of the weight, by operator.
+OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
+
+
+@register
+@dataclass(frozen=True)
+class FuseBatchNorm(Pass):
+    """BatchNormalization(Conv(x, W, b)) -> Conv(x, W s, (b - mean) s + bias), s = scale / sqrt(var + epsilon).
+
+    Conv, ConvTranspose and Gemm. Does not fire when the product's output has another reader or is an output of the
+    model, when a parameter is not constant, when the normalisation is in training mode, when a Gemm is transposed on
+    its output side, scaled, or has a bias of another shape, or for a grouped ConvTranspose.
+    """
+
+    name = "fuse-bn"
+
+    def run(self, model: Model, context: Context) -> PassResult:
+        outputs = {id(t) for t in model.graph.outputs}
+        fused = 0
+        for norm in list(model.graph.nodes):
+            if norm.op != "BatchNormalization" or len(norm.outputs) != 1 or norm.attrs.get("training_mode", 0):
+                continue
+            x = norm.inputs[0]
+            if len(x.inputs) != 1 or len(x.outputs) != 1 or id(x) in outputs:
+                continue
+            product = x.inputs[0]
+            if _fusible(product) and all(isinstance(t, gs.Constant) for t in norm.inputs[1:]):
+                _fuse(product, norm)
+                fused += 1
+        if fused:
+            model.graph.cleanup(remove_unused_node_outputs=False)
+        return PassResult(model, fused > 0)
+
+
+def _fusible(product: gs.Node) -> bool:
+    if product.op not in OUTPUT_AXIS or not all(isinstance(t, gs.Constant) for t in product.inputs[1:]):
+        return False
+    attributes = product.attrs
+    if product.op == "ConvTranspose":
+        return int(attributes.get("group", 1)) == 1
+    if product.op == "Gemm":
+        scaled = attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0
+        width = product.inputs[1].shape[0 if attributes.get("transB", 0) else 1]
+        return not scaled and (len(product.inputs) < 3 or product.inputs[2].shape == (width,))
+    return True
+
+
+def _fuse(product: gs.Node, norm: gs.Node) -> None:
+    scale, bias, mean, variance = (t.values.astype(np.float64) for t in norm.inputs[1:5])
+    factor = scale / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
+    weight = product.inputs[1]
+    axis = 0 if product.op == "Gemm" and product.attrs.get("transB", 0) else OUTPUT_AXIS[product.op]
+    shape = [1] * len(weight.shape)
+    shape[axis] = -1
+    dtype = weight.values.dtype
+    # float32 throughout for the large array; the factors are computed in double.
+    scaled = weight.values * factor.reshape(shape).astype(np.result_type(dtype, np.float32))
+    has_bias = len(product.inputs) > 2 and bool(product.inputs[2].name)
+    before = product.inputs[2].values.astype(np.float64) if has_bias else 0.0
+    shifted = ((before - mean) * factor + bias).astype(dtype)
+    output = norm.outputs[0]
+    product.inputs[1] = gs.Constant(f"{weight.name}_bn_{output.name}", scaled.astype(dtype))
+    fused_bias = gs.Constant(f"{weight.name}_bias_bn_{output.name}", shifted)
+    if len(product.inputs) > 2:
+        product.inputs[2] = fused_bias
+    else:
+        product.inputs.append(fused_bias)
+    norm.outputs.clear()
+    product.outputs = [output]

@@ -1,0 +1,162 @@
+"""Structured channel pruning under budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwpass import scores
+from hwpass.allocate import Allocation, Allocator, choices, steps
+from hwpass.budget import Budget, parse_budgets
+from hwpass.cost import Cost
+from hwpass.coupling import Coupling, couple
+from hwpass.errors import BudgetError, InputError, UsageError
+from hwpass.ir import Model
+from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.plan import Plan, PlannedWeight
+from hwpass.rewrite import Surgery, prune
+from hwpass.statistics import mean_squares
+from hwpass.work import Floats
+
+
+@register
+@dataclass(frozen=True)
+class PruneChannels(Pass):
+    """A network -> the same network with fewer channels, within every budget given, at the least loss.
+
+    Needs a target. Does not fire when the dense model meets the budgets already, nor without a budget. Frozen
+    channels stay; a plan predicted slower than the dense model is never taken.
+    """
+
+    name = "prune-channels"
+    latency: str = field(default="", metadata={"help": "at most this latency: 0.6x or 12ms"})
+    energy: str = field(default="", metadata={"help": "at most this energy: 0.7x or 5mJ"})
+    memory: str = field(default="", metadata={"help": "at most this peak memory, weights included: 0.8x or 2MiB"})
+    size: str = field(default="", metadata={"help": "at most these bytes of weights: 0.5x or 4MiB"})
+    macs: str = field(default="", metadata={"help": "at most these multiply-accumulates: 0.5x or 300M"})
+    channels: str = field(default="", metadata={"help": "uniform width, for comparison: 0.7x"})
+    score: str = field(default="auto", metadata={"help": f"auto, {', '.join(scores.NAMES)}"})
+    keep: tuple[str, ...] = field(default=(), metadata={"help": "layers whose channels stay, as globs joined by |"})
+    min_channels: int = field(default=1, metadata={"help": "fewest channels of a group"})
+    align: int = field(default=0, metadata={"help": "channel step; 0 takes the target's"})
+
+    def run(self, model: Model, context: Context) -> PassResult:
+        if context.target is None:
+            raise UsageError("prune-channels needs a target; see `hwpass targets`")
+        given = {m: getattr(self, m) or None for m in ("latency", "energy", "memory", "size", "macs", "channels")}
+        budgets = parse_budgets(given)
+        check_finite(model)
+        context.progress("coupling channels")
+        coupling = couple(model)
+        fixed = self._fixed(coupling)
+        cost = Cost(coupling, context.target)
+        importance = self._importance(model, coupling, context)
+        curves = scores.loss_curves(coupling, importance)
+        align = self.align or context.target.align
+        if [b.metric for b in budgets] == ["channels"]:
+            allocation = self._uniform(coupling, cost, budgets[0].value, align, fixed)
+        else:
+            allocation = self._allocate(coupling, cost, curves, budgets, align, fixed, context)
+        kept = [select(s, int(w)) for s, w in zip(importance, allocation.widths, strict=True)]
+        plan = Plan.of(coupling, kept, context.found.get("prepare", ""))
+        context.found.update(cost=cost, curves=curves, allocation=allocation)
+        surgery = operate(coupling, plan, context)
+        return PassResult(surgery.model if surgery.modified else model, surgery.modified)
+
+    def _fixed(self, coupling: Coupling) -> list[bool]:
+        names = [node.name for node in coupling.nodes]
+        for glob in self.keep:
+            if not any(fnmatchcase(name, glob) for name in names):
+                raise UsageError(f"--keep {glob}: no layer has such a name; see `hwpass groups MODEL`")
+        return [any(fnmatchcase(layer, glob) for layer in g.layers for glob in self.keep) for g in coupling.groups]
+
+    def _importance(self, model: Model, coupling: Coupling, context: Context) -> scores.Importance:
+        score = self.score
+        if score == "auto":
+            score = "l2" if context.calibration is None else "activation"
+        statistics = None
+        if score == "activation" and context.calibration is not None:
+            statistics = mean_squares(
+                model, scores.tapped(coupling), context.calibration, threads=context.threads, progress=context.progress
+            )
+        context.found["score"] = score
+        return scores.importance(coupling, score, statistics, context.seed)
+
+    def _uniform(self, coupling: Coupling, cost: Cost, share: float, align: int, fixed: list[bool]) -> Allocation:
+        widths = []
+        for group, step, still in zip(coupling.groups, steps(coupling, align), fixed, strict=True):
+            options = choices(group.width, step, self.min_channels)
+            nearest = options[np.argmin(np.abs(options - share * group.width))]
+            widths.append(group.width if still else int(nearest))
+        chosen = np.asarray(widths, np.int64)
+        costs = {m: float(v[0]) for m, v in cost(chosen[None, :].astype(np.float64)).items()}
+        return Allocation(chosen, True, costs)
+
+    def _allocate(
+        self,
+        coupling: Coupling,
+        cost: Cost,
+        curves: list[Floats],
+        budgets: list[Budget],
+        align: int,
+        fixed: list[bool],
+        context: Context,
+    ) -> Allocation:
+        limits = {b.metric: b.limit(cost.base[b.metric]) for b in budgets}
+        over = [m for m, limit in limits.items() if cost.base[m] > limit * (1 + 1e-9)]
+        if over and (not coupling.groups or all(fixed)):
+            reason = next((f"{n}: {r}" for n, r in coupling.frozen), "it has no layer with weights")
+            raise BudgetError(f"nothing in this model can be pruned ({reason}); see `hwpass groups`")
+        if budgets and not over:
+            context.warn("the dense model meets the budget already: nothing was removed")
+        allocation = Allocator(
+            coupling, cost, curves, limits, align=align, least=self.min_channels, fixed=fixed, progress=context.progress
+        ).run()
+        if not allocation.met:
+            worst = max(budgets, key=lambda b: allocation.costs[b.metric] / limits[b.metric])
+            least = allocation.costs[worst.metric] / cost.base[worst.metric]
+            text = (
+                f"--{worst.metric} {worst.text} cannot be met: with every group at its narrowest the model still takes"
+                f" {least:.3f}x; ask for more, or keep the best effort with --force"
+            )
+            if not context.force:
+                raise BudgetError(text)
+            context.warn(text)
+            context.found["unmet"] = text
+        return allocation
+
+
+def operate(coupling: Coupling, plan: Plan, context: Context) -> Surgery:
+    """Apply a plan, and leave plan, coupling and surgery in the context for the verdicts and the report."""
+    context.progress("rewriting")
+    surgery = prune(coupling, plan.keep(coupling))
+    nodes = coupling.nodes
+    weights = [
+        PlannedWeight(
+            node=nodes[s.node].name,
+            input=s.position,
+            tensor=nodes[s.node].gs.inputs[s.position].name,
+            kept=[None if m.all() else [int(i) for i in np.flatnonzero(m)] for m in s.kept],
+        )
+        for s in surgery.slices
+    ]
+    context.found.update(coupling=coupling, surgery=surgery, plan=plan.model_copy(update={"weights": weights}))
+    return surgery
+
+
+def select(importance: Floats, width: int) -> NDArray[np.int64]:
+    """The positions of the `width` most important channels, ascending; of equals the earlier stays."""
+    order = np.argsort(-importance, kind="stable")
+    return np.sort(order[:width])
+
+
+def check_finite(model: Model) -> None:
+    """Raise InputError when a weight has NaN or infinity: no score of it means anything."""
+    for tensor in model.constants().values():
+        values = tensor.values
+        # A masked fill of -inf is a constant of few distinct values, never a weight: only NaN and product weights count.
+        if values.dtype.kind == "f" and np.isnan(np.sum(values, dtype=np.float32)) and np.isnan(values).any():
+            raise InputError(f"weight {tensor.name} has NaN in it; train or export the model again")
