@@ -27,9 +27,9 @@ class BlockedLayout:
     whole blocks per group, pools and concatenations whole blocks altogether; elementwise kernels follow their
     inputs.
 
-    For ONNX Runtime 1.32 (`entry` 4, `exit` 1) these rules reproduce the graphs that its optimizer writes for
-    chains of convolutions, depthwise and grouped convolutions, residual additions, pools, concatenations and
-    activations with 4 to 64 channels; onnxruntime/core/optimizer/nchwc_transformer.cc states them.
+    For ONNX Runtime 1.32 (`entry` 4, `exit` 1) these rules were read off the graphs that its optimizer writes
+    for chains of convolutions, depthwise and grouped convolutions, residual additions, pools, concatenations
+    and activations with 4 to 64 channels; a test compares them with the installed version.
     """
 
     block: int

@@ -36,7 +36,7 @@ class CpuLayout(Figures):
 
 
 class CpuConstants(Figures):
-    """Fitted figures. Times are nanoseconds, `set_floor` is in blocks, `_macs` in multiply-accumulates."""
+    """Fitted figures. Times are nanoseconds for fp32 elements, `set_floor` is in blocks, `_macs` in multiply-accumulates."""
 
     set_floor: float = Field(ge=0)  #: blocks' worth of time that even a one-block pass takes (FMA latency)
     exposed: float = Field(ge=0, le=1)  #: share of memory time that arithmetic does not hide
@@ -142,7 +142,7 @@ class CachedSimdCpu(CostModel):
         """A blocked depthwise convolution: padded channels x (start + outputs x (store + taps x MAC)), in
         ns."""
         c = self._constants
-        each = c.depthwise_output_ns + work.taps * c.depthwise_mac_ns
+        each = (c.depthwise_output_ns + work.taps * c.depthwise_mac_ns) * _lanes(work)
         return np.asarray(self.blocked.padded(work.groups) * (c.depthwise_channel_ns + work.m * each) * 1e-9)
 
     def _gathered(self, work: Work, peak: Floats) -> Floats:
@@ -154,7 +154,7 @@ class CachedSimdCpu(CostModel):
         """
         c = self._constants
         depth = work.k * work.taps
-        strided = np.where(work.stride > 1, c.im2col_strided_ns, c.im2col_ns)
+        strided = np.where(work.stride > 1, c.im2col_strided_ns, c.im2col_ns) * _lanes(work)
         windowed = (work.taps > 1) | (work.stride > 1)
         gather = np.where(windowed, work.m * strided + np.sqrt(work.m) * c.im2col_row_ns, 0.0)
         move = (depth * (work.m * c.pack_ns + gather) + work.m * work.n * c.plain_output_ns) * 1e-9
@@ -189,7 +189,7 @@ class CachedSimdCpu(CostModel):
         each = np.array([self._op_ns(*parts) for parts in zip(_chains(work), work.kind, strict=True)])
         pool = np.where(reads & (work.kind == "pool"), self._op_ns(["blocked_pool"], "pool"), each)
         elements = np.where(work.kind == "reduce", work.read, work.written) / work.itemsize
-        return np.asarray(elements * pool * 1e-9)
+        return np.asarray(elements * pool * _lanes(work) * 1e-9)
 
     def _op_ns(self, chain: list[str], kind: str) -> float:
         table = self.target.op_ns
@@ -202,7 +202,12 @@ class CachedSimdCpu(CostModel):
         output."""
         table = self.target.fused_ns
         each = [sum(table.get(op, 0.0) for op in chain[1:]) for chain in _chains(work)]
-        return np.asarray(work.written / work.itemsize * np.array(each) * 1e-9)
+        return np.asarray(work.written / work.itemsize * np.array(each) * _lanes(work) * 1e-9)
+
+
+def _lanes(work: Work) -> Floats:
+    """Time per element relative to fp32, [K]: a SIMD register holds more of the narrower formats."""
+    return np.asarray(work.itemsize / 4)
 
 
 def _whole(work: Work) -> Work:
