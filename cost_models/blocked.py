@@ -112,8 +112,7 @@ class BlockedLayout:
         """
         count = np.zeros(work.m.shape)
         moved = np.zeros(work.m.shape)
-        for edge in _first_wanting_other(work, reads, writes):
-            number, wants = edge
+        for number, wants in _first_wanting_other(work, reads, writes):
             sink = int(work.sink[number])
             extent = np.maximum(work.channels[:, number], 1.0)
             count[:, sink] += wants
@@ -137,18 +136,20 @@ def _blocked_inputs(work: Work, edges: NDArray[np.int64], writes: Bools) -> Bool
 
 
 def _first_wanting_other(work: Work, reads: Bools, writes: Bools) -> list[tuple[int, Bools]]:
-    """Edges with the plans [P] in which that edge is the first of its tensor to ask for the other layout."""
-    asked: dict[int, Bools] = {}
+    """Edges with the plans [P] in which that edge is the first of its tensor to ask for the other layout.
+
+    Inputs of the model are not told apart by their edges; those of one size are taken for the same tensor.
+    """
+    asked: dict[object, Bools] = {}
     result = []
     for number in range(len(work.source)):
         source, sink = int(work.source[number]), int(work.sink[number])
         have = writes[:, source] if source >= 0 else np.zeros(len(writes), dtype=bool)
         wants = have != reads[:, sink]
-        if source >= 0:
-            before = asked.get(source)
-            asked[source] = wants if before is None else before | wants
-            if before is not None:
-                wants = wants & ~before
-        if wants.any():
-            result.append((number, wants))
+        tensor = source if source >= 0 else (work.channels[0, number], work.bytes[0, number])
+        before = asked.get(tensor, np.zeros_like(wants))
+        asked[tensor] = wants | before
+        first = wants & ~before
+        if first.any():
+            result.append((number, first))
     return result

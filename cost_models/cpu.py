@@ -36,7 +36,7 @@ class CpuLayout(Figures):
 
 
 class CpuConstants(Figures):
-    """Fitted figures. Times are nanoseconds for fp32 elements, `set_floor` is in blocks, `_macs` in multiply-accumulates."""
+    """Fitted figures. Times are nanoseconds for fp32 elements, `set_floor` counts blocks, `_macs` MACs."""
 
     set_floor: float = Field(ge=0)  #: blocks' worth of time that even a one-block pass takes (FMA latency)
     exposed: float = Field(ge=0, le=1)  #: share of memory time that arithmetic does not hide
