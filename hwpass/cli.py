@@ -157,7 +157,7 @@ def profile(model: str, target: str, measure: bool, threads: int, json_path: str
 @click.argument("name", required=False)
 def targets(name: str | None) -> None:
     """List the targets, or show one with its figures and their sources."""
-    from hwpass.describe import render_target, render_targets
+    from hwpass.listing import render_target, render_targets
 
     console = Console(highlight=False, soft_wrap=True)
     if name is None:
@@ -172,11 +172,10 @@ def targets(name: str | None) -> None:
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the groups as JSON; - is standard output.")
 def groups(model: str, why: str | None, json_path: str | None) -> None:
     """What of MODEL is coupled, what is frozen, and why."""
-    from hwpass.describe import groups_json, render_groups, render_why
+    from hwpass.describe import coupled, groups_json, render_groups
+    from hwpass.why import render_why
 
     with _progress() as progress:
-        from hwpass.describe import coupled
-
         coupling = coupled(_source(model), progress)
     if json_path is not None:
         _write_text(json_path, groups_json(coupling))
@@ -222,7 +221,7 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
 @THREADS
 def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, **options: Any) -> None:
     """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
-    from hwpass.describe import render_verdicts, verify_models
+    from hwpass.recheck import render_verdicts, verify_models
 
     plan = None if plan_path is None else _read_plan(plan_path)
     with _progress() as progress:
@@ -244,7 +243,7 @@ def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads:
     from dataclasses import asdict
 
     from hwpass.bench import bench as measure
-    from hwpass.describe import render_timings
+    from hwpass.listing import render_timings
 
     with _progress() as progress:
         timings = measure([Path(m) for m in models], sessions=sessions, runs=runs, threads=threads, seed=seed,
@@ -257,7 +256,7 @@ def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads:
 @main.command("passes", context_settings=CONTEXT)
 def list_passes() -> None:
     """The passes and their options."""
-    from hwpass.describe import render_passes
+    from hwpass.listing import render_passes
 
     render_passes(Console(highlight=False, soft_wrap=True))
 
