@@ -134,7 +134,7 @@ def execute(
     if plan is not None:
         context.found["given_plan"] = plan
     if calib is not None:
-        context.calibration = load_calibration(calib, input_specs(interface(model)))
+        context.calibration = load_calibration(calib, input_specs(model.interface()))
     nodes, params = len(model.graph.nodes), model.parameter_count()
     size = model.size_bytes()
     info = ModelInfo(path=model.path, sha256=model.sha256, nodes=nodes, opset=model.opset)
@@ -143,15 +143,6 @@ def execute(
     report = _report(info, params, size, result, manager, context, dict(budget or {}))
     report = report.model_copy(update={"seconds": round(time.perf_counter() - start, 3)})
     return Result(result, context.found.get("plan"), report, context.found.get("unmet"))
-
-
-def interface(model: Model) -> Any:
-    """A proto of the model's inputs alone."""
-    import onnx
-    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-
-    inputs = [OnnxExporter.export_value_info_proto(t, False) for t in model.graph.inputs]
-    return onnx.helper.make_model(onnx.helper.make_graph([], "interface", inputs, []))
 
 
 def verify_step(
@@ -202,7 +193,7 @@ def _report(
         before=before,
         after=after,
         ratio=Ratios.of(before, after),
-        verdicts=_verdicts(context),
+        verdicts=verdicts_of(context),
         groups=_changes(coupling, plan, context) if coupling is not None and plan is not None else [],
         frozen=[Frozen(node=n, reason=r) for n, r in coupling.frozen] if coupling is not None else [],
         passes=[PassRecord(name=r.name, seconds=round(r.seconds, 4), changed=r.changed) for r in manager.records],
@@ -260,7 +251,8 @@ def _changes(coupling: Coupling, plan: Plan, context: Context) -> list[GroupChan
     ]  # fmt: skip
 
 
-def _verdicts(context: Context) -> Verdicts:
+def verdicts_of(context: Context) -> Verdicts:
+    """What the verify pass found, as the report shows it."""
     exact, faithful, metric = (context.found.get(key) for key in ("exactness", "fidelity", "metric"))
     task = None
     if metric is not None:

@@ -154,6 +154,20 @@ def fidelity(
     return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(counts))
 
 
+def fidelity_of(
+    reference: Sequence[Mapping[str, np.ndarray]],
+    candidate: Sequence[Mapping[str, np.ndarray]],
+    tolerances: Sequence[FidelityTolerance] = (),
+) -> Fidelity:
+    """The same verdict on outputs that were computed before."""
+    totals: dict[str, _Totals] = {}
+    _check_names(tolerances, list(reference[0]))
+    for wanted, given in zip(reference, candidate, strict=True):
+        for name, value in wanted.items():
+            totals.setdefault(name, _Totals(name)).add(value, given.get(name))
+    return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(reference))
+
+
 def _run(
     model: ModelLike | Callable[[], ModelLike], feeds: Iterable[Mapping[str, np.ndarray]], threads: int
 ) -> Iterator[Feed]:

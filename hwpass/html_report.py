@@ -38,7 +38,7 @@ def page(report: Report) -> str:
     parts = [
         f"<h1>{escape(report.model.path)}{escape(target)}</h1>",
         f'<p class="note">{escape(" · ".join(facts))}</p>',
-        _table(("", "before", "after", "ratio"), report.cost_rows(), numbers=(1, 2, 3)),
+        _table(("", "before", "after", "ratio", "asked"), report.cost_rows(), numbers=(1, 2, 3, 4)),
         _verdicts(report),
         _groups(report.changed_groups(), len(report.groups)),
         _frozen(report),
@@ -55,7 +55,7 @@ def page(report: Report) -> str:
 
 
 def _verdicts(report: Report) -> str:
-    rows = report.verdict_rows()
+    rows = report.verdicts.rows()
     if not rows:
         return ""
     lines = []

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from hwpass.errors import InputError
 
@@ -123,6 +124,12 @@ class Model:
             entry.key, entry.value = key, value
         return proto
 
+    def interface(self) -> onnx.ModelProto:
+        """A proto of the inputs and outputs alone, without nodes or weights."""
+        inputs = [OnnxExporter.export_value_info_proto(t, False) for t in self.graph.inputs]
+        outputs = [OnnxExporter.export_value_info_proto(t, False) for t in self.graph.outputs]
+        return helper.make_model(helper.make_graph([], "interface", inputs, outputs))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model whole or not at all; weights go to `<name>.data` beside it above 2 GB.
 
@@ -139,6 +146,10 @@ class Model:
                 draft = _write_external(self, Path(scratch), target.name, data)
                 os.replace(Path(scratch) / data, target.parent / data)
             os.replace(draft, target)
+
+    def store(self, folder: Path, name: str = "model.onnx") -> Path:
+        """Write the graph and, beside it, its weights one by one: a form that a session opens without a copy in memory."""
+        return _write_external(self, folder, name, name + ".data")
 
     def invalidate_shapes(self) -> None:
         """Forget recorded shapes of intermediate tensors: they are derived facts, and stale after a rewrite."""

@@ -34,6 +34,7 @@ class Context:
     progress: Callable[[str], None] = lambda text: None
     found: dict[str, Any] = field(default_factory=dict)  # analyses and verdicts, by name
     warnings: list[str] = field(default_factory=list)
+    rewritten: bool = False  # whether a pass of this run has changed the model so far
 
     def warn(self, text: str) -> None:
         """Add a warning to the report, once."""
@@ -136,6 +137,7 @@ class PassManager:
             model = result.model
             if result.modified and self.check:
                 _check(model, step.name)
+            context.rewritten = context.rewritten or result.modified
             self.records.append(PassRecord(str(step), time.perf_counter() - start, result.modified))
         return model
 

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
 
@@ -130,6 +128,26 @@ class Verdicts(_Part):
     fidelity: FidelityVerdict | None = None
     metric: MetricVerdict | None = None
 
+    def rows(self) -> list[tuple[str, bool, str]]:
+        """Name, outcome and figures of each verdict that was asked for."""
+        rows = []
+        if (exact := self.exactness) is not None:
+            text = f"largest relative difference {figure(exact.max_rel)}, absolute {figure(exact.max_abs)}"
+            rows.append(("exactness", exact.passed, text))
+        if (close := self.fidelity) is not None:
+            parts = [
+                f"{output}: " + ", ".join(f"{metric} {figure(value)}" for metric, value in figures.items())
+                for output, figures in close.outputs.items()
+            ]
+            more = f"; and {len(parts) - 3} more outputs" if len(parts) > 3 else ""
+            rows.append(("fidelity", close.passed, "; ".join(parts[:3]) + more))
+        if (metric := self.metric) is not None:
+            text = f"{metric.name}: {metric.before:.4g} before, {metric.after:.4g} after"
+            if metric.max_drop is not None:
+                text += f" (drop {metric.drop:.3g}, at most {metric.max_drop:g} allowed)"
+            rows.append(("metric", metric.passed, text))
+        return rows
+
 
 class GroupChange(_Part):
     """Channels that go together: how many there were and are, what removing them cost and gained."""
@@ -193,48 +211,23 @@ class Report(_Part):
         """The report that `to_json` wrote."""
         return cls.model_validate_json(text)
 
-    def cost_rows(self) -> list[tuple[str, str, str, str]]:
-        """Name, before, after and ratio of each known cost, as text."""
+    def cost_rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Name, before, after, ratio and what was asked for of each known cost, as text."""
         before, after, ratio = self.before, self.after, self.ratio
+        peaks = (before.peak_memory_bytes, after.peak_memory_bytes)
         rows = [
-            ("latency", _milli(before.latency_ms), _milli(after.latency_ms), ratio.latency),
-            ("energy", human_energy(before.energy_mj), human_energy(after.energy_mj), ratio.energy),
-            ("MACs", human_count(before.macs), human_count(after.macs), ratio.macs),
-            ("parameters", human_count(before.params), human_count(after.params), ratio.params),
-            ("size", human_bytes(before.size_bytes), human_bytes(after.size_bytes), ratio.size),
-            (
-                "peak memory",
-                human_bytes(before.peak_memory_bytes),
-                human_bytes(after.peak_memory_bytes),
-                ratio.peak_memory,
-            ),
+            ("latency", milliseconds(before.latency_ms), milliseconds(after.latency_ms), ratio.latency, "latency"),
+            ("energy", human_energy(before.energy_mj), human_energy(after.energy_mj), ratio.energy, "energy"),
+            ("MACs", human_count(before.macs), human_count(after.macs), ratio.macs, "macs"),
+            ("parameters", human_count(before.params), human_count(after.params), ratio.params, ""),
+            ("size", human_bytes(before.size_bytes), human_bytes(after.size_bytes), ratio.size, "size"),
+            ("peak memory", human_bytes(peaks[0]), human_bytes(peaks[1]), ratio.peak_memory, "memory"),
         ]
         return [
-            (name, old, new, "-" if value is None else f"{value:.3g}x")
-            for name, old, new, value in rows
+            (name, old, new, "-" if value is None else f"{value:.3g}x", self.budget.get(asked, ""))
+            for name, old, new, value, asked in rows
             if (old, new) != ("-", "-")
         ]
-
-    def verdict_rows(self) -> list[tuple[str, bool, str]]:
-        """Name, outcome and figures of each verdict that was asked for."""
-        rows = []
-        if (exact := self.verdicts.exactness) is not None:
-            figures = (
-                f"largest relative difference {_figure(exact.max_rel)}, absolute {_figure(exact.max_abs)}"
-            )
-            rows.append(("exactness", exact.passed, figures))
-        if (close := self.verdicts.fidelity) is not None:
-            parts = [
-                f"{output}: " + ", ".join(f"{metric} {_figure(value)}" for metric, value in figures.items())
-                for output, figures in close.outputs.items()
-            ]
-            rows.append(("fidelity", close.passed, "; ".join(parts)))
-        if (metric := self.verdicts.metric) is not None:
-            text = f"{metric.name}: {metric.before:.4g} before, {metric.after:.4g} after"
-            if metric.max_drop is not None:
-                text += f" (drop {metric.drop:.3g}, at most {metric.max_drop:g} allowed)"
-            rows.append(("metric", metric.passed, text))
-        return rows
 
     def changed_groups(self) -> list[GroupChange]:
         """Groups that lost channels, in the report's order."""
@@ -260,61 +253,10 @@ def frozen_by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, list[str]]]:
 
 
 def render(report: Report, console: Console) -> None:
-    """Print the report as tables; names from the model are never taken for markup."""
-    against = f" for {report.target}" if report.target else ""
-    asked = ", ".join(f"{name} {value}" for name, value in sorted(report.budget.items()))
-    console.print(Text(f"{report.model.path}{against}" + (f" ({asked})" if asked else ""), style="bold"))
-    costs = Table(box=None, pad_edge=False)
-    costs.add_column("")
-    for heading in ("before", "after", "ratio"):
-        costs.add_column(heading, justify="right")
-    for row in report.cost_rows():
-        costs.add_row(*map(Text, row))
-    console.print(costs)
-    for name, passed, figures in report.verdict_rows():
-        line = (
-            Text(f"{name} ") + Text("passed", "green")
-            if passed
-            else Text(f"{name} ") + Text("FAILED", "bold red")
-        )
-        console.print(line + Text(f": {figures}" if figures else ""))
-    _render_groups(report, console)
-    if report.frozen:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("frozen nodes", justify="right")
-        table.add_column("reason")
-        table.add_column("nodes")
-        for reason, nodes in frozen_by_reason(report.frozen):
-            table.add_row(str(len(nodes)), Text(reason), Text(abbreviated(nodes)))
-        console.print()
-        console.print(table)
-    for warning in report.warnings:
-        console.print(Text("warning: ", "yellow") + Text(warning))
-    console.print(Text(f"{human_seconds(report.seconds)} in all", style="dim"))
+    """Print the report as tables of one line per row; names from the model are never taken for markup."""
+    from hwpass.terminal_report import show  # it imports this module
 
-
-def _render_groups(report: Report, console: Console) -> None:
-    changed = report.changed_groups()
-    if not changed:
-        console.print(Text("no group was changed"))
-        return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("group")
-    table.add_column("channels", justify="right", no_wrap=True)
-    table.add_column("loss", justify="right")
-    table.add_column("gain", justify="right", no_wrap=True)
-    table.add_column("layers")
-    for group in changed:
-        table.add_row(
-            Text(group.name),
-            f"{group.before} -> {group.after}",
-            _figure(group.loss),
-            _milli(group.latency_gain_ms),
-            Text(abbreviated(group.layers)),
-        )
-    console.print()
-    console.print(table)
-    console.print(Text(f"{len(changed)} of {len(report.groups)} groups changed", style="dim"))
+    show(report, console)
 
 
 def html(report: Report) -> str:
@@ -328,9 +270,11 @@ def _over(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """Three digits, or a dash."""
     return "-" if value is None else f"{value:.3g}"
 
 
-def _milli(milliseconds: float | None) -> str:
-    return human_seconds(None if milliseconds is None else milliseconds / 1e3)
+def milliseconds(value: float | None) -> str:
+    """Milliseconds as people read them."""
+    return human_seconds(None if value is None else value / 1e3)

@@ -38,6 +38,8 @@ __all__ = [
     "exactness",
     "fidelity",
     "first_divergence",
+    "judge",
+    "outputs_of",
     "parse_fidelity",
     "require_valid",
     "task_metric",
@@ -97,16 +99,16 @@ def exactness(
     if not feeds:
         raise InputError("exactness: no inputs to compare on; give at least one feed")
     cases: list[dict[str, int]] = []
-    reference = _outputs(twin, feeds, threads, optimise, cases)
+    reference = outputs_of(twin, feeds, threads, optimise, cases)
     try:
-        candidate = _outputs(pruned, feeds, threads, optimise)
+        candidate = outputs_of(pruned, feeds, threads, optimise)
     except InputError as error:
         infinite = float("inf")
         reason = f"the pruned model is unusable: {error}"
         return Exactness(False, infinite, infinite, rtol or DEFAULT_RTOL, infinite, None, cases, None, reason)
     differences = compare_outputs(reference, candidate, atol=atol)
     del reference, candidate
-    verdict = _judge(differences, rtol, cases)
+    verdict = judge(differences, rtol, cases)
     if verdict.passed or index_map is None or not any(map(_differs, differences.values())):
         return verdict
     for feed in feeds:
@@ -157,18 +159,26 @@ def _check_file(path: Path, strict: bool) -> list[str]:
     return []
 
 
-def _outputs(
+def outputs_of(
     model: ModelLike | Callable[[], ModelLike],
     feeds: Sequence[Mapping[str, np.ndarray]],
-    threads: int,
-    optimise: bool,
+    threads: int = 1,
+    optimise: bool = True,
     cases: list[dict[str, int]] | None = None,
 ) -> list[Feed]:
+    """A model's outputs on every feed, in one session that is gone afterwards. Raises `InputError`."""
     opened = model() if callable(model) else model
     if cases is not None and isinstance(opened, onnx.ModelProto):
         cases.extend(_sizes(opened, feed) for feed in feeds)
-    session = open_session(opened, threads=threads, optimise=optimise)
-    del opened
+    if isinstance(opened, onnx.ModelProto) and callable(model):
+        # Nobody else holds this proto: its weights go to a file before the session loads them.
+        with StoredModel(opened) as stored:
+            del opened
+            release_memory()
+            session = stored.open_session(threads=threads, optimise=optimise)
+    else:
+        session = open_session(opened, threads=threads, optimise=optimise)
+        del opened
     try:
         return [run_session(session, feed) for feed in feeds]
     finally:
@@ -186,9 +196,10 @@ def _sizes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, 
     return sizes
 
 
-def _judge(
+def judge(
     differences: Mapping[str, Difference], rtol: float | None, cases: list[dict[str, int]]
 ) -> Exactness:
+    """The verdict on differences that `compare_outputs` found."""
     limits = {
         name: RELATIVE_TOLERANCE.get(item.dtype, DEFAULT_RTOL) if rtol is None else rtol
         for name, item in differences.items()

@@ -143,6 +143,7 @@ def operate(coupling: Coupling, plan: Plan, context: Context) -> Surgery:
         )
         for s in surgery.slices
     ]
+    context.found["prepared"] = context.rewritten
     context.found.update(coupling=coupling, surgery=surgery, plan=plan.model_copy(update={"weights": weights}))
     return surgery
 

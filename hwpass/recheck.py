@@ -1,0 +1,96 @@
+"""Compare two model files: `hwpass verify`. With the plan between them, the rewrite is proved exact again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from hwpass.api import verdicts_of
+from hwpass.calibration import load_calibration
+from hwpass.coupling import Coupling
+from hwpass.describe import coupled
+from hwpass.errors import VerdictError
+from hwpass.inputs import input_specs
+from hwpass.ir import Model, Source
+from hwpass.manager import Context, PassManager
+from hwpass.plan import Plan
+from hwpass.report import Verdicts
+from hwpass.rewrite import Surgery, dense_twin, prune
+from hwpass.tables import print_line
+
+
+def verify_models(
+    original: Source,
+    pruned: Source,
+    plan: Plan | None,
+    verify_text: str,
+    *,
+    calib: Any = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Verdicts:
+    """The verdicts on two models: validity, fidelity, the metric, and with a plan exactness.
+
+    With a plan the dense twin is made from ORIGINAL and PRUNED's own weights, so that it proves the surgery also
+    of a model whose weights were changed afterwards. Raises InputError for models or plans that cannot be used,
+    VerdictError when a verdict fails.
+    """
+    progress("loading")
+    first, second = Model.load(original), Model.load(pruned)
+    reference = Path(original) if isinstance(original, str | Path) else first.proto()
+    context = Context(original=reference, threads=threads, seed=seed, progress=progress)
+    if calib is not None:
+        context.calibration = load_calibration(calib, input_specs(first.interface()))
+    steps = verify_text
+    if plan is None:
+        steps = steps.replace("verify{", "verify{exact=false,", 1)
+    else:
+        if plan.model_sha256 != first.sha256:
+            context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was used")
+        coupling = coupled(first, progress)
+        surgery = prune(coupling, plan.keep(coupling))
+        _check_weights(surgery, second)
+        theirs = Surgery(second, surgery.slices, surgery.keep)
+        context.found.update(
+            coupling=coupling, surgery=theirs, prepared=True, twin=lambda: _twin(coupling, surgery, second)
+        )
+    PassManager.parse(steps).run(second, context)
+    return verdicts_of(context)
+
+
+def _check_weights(surgery: Surgery, theirs: Model) -> None:
+    """The weights that the plan leaves are the pruned model's, by name and shape; their values are its own."""
+    given = theirs.constants()
+    sliced = {piece.name for piece in surgery.slices}
+    for name, tensor in surgery.model.constants().items():
+        if name not in sliced and np.dtype(tensor.dtype).kind != "f":
+            continue
+        if name not in given:
+            raise VerdictError(f"exactness cannot be proved: the pruned model has no weight {name}, which the plan leaves")
+        if tuple(given[name].shape) != tuple(tensor.shape):
+            raise VerdictError(
+                f"exactness failed: the plan gives weight {name} the shape {list(tensor.shape)},"
+                f" in the pruned model it is {list(given[name].shape)}"
+            )
+
+
+def _twin(coupling: Coupling, surgery: Surgery, theirs: Model) -> Model:
+    """The dense twin with every weight of the pruned model, also those that lost nothing."""
+    twin = dense_twin(coupling, Surgery(theirs, surgery.slices, surgery.keep))
+    ours, given = surgery.model.constants(), theirs.constants()
+    for name, tensor in twin.constants().items():
+        # Copies share arrays, so this is a constant that the surgery left alone (unlike the targets of reshapes).
+        if name in ours and name in given and ours[name].values is tensor.values:
+            tensor.values = given[name].values
+    return twin
+
+
+def render_verdicts(verdicts: Verdicts, console: Console) -> None:
+    """Print one line per verdict."""
+    for name, passed, figures in verdicts.rows():
+        print_line(console, f"{name} {'passed' if passed else 'FAILED'}" + (f": {figures}" if figures else ""))

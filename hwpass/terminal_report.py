@@ -1,0 +1,77 @@
+"""The report in a terminal or a pipe: one line per cost, verdict, group and reason."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from hwpass.formatting import human_seconds
+from hwpass.naming import short, short_path, shortened
+from hwpass.report import GroupChange, Report, abbreviated, figure, frozen_by_reason, milliseconds
+from hwpass.tables import ROWS, print_line, print_table
+
+
+def show(report: Report, console: Console) -> None:
+    """Print it."""
+    against = f" for {report.target}" if report.target else ""
+    width = f" (channels {report.budget['channels']})" if "channels" in report.budget else ""
+    print_line(console, f"{short_path(report.model.path)}{against}{width}", "bold")
+    rows = report.cost_rows()
+    if any(row[-1] for row in rows):
+        print_table(console, ("", "before", "after", "ratio", "asked"), rows, "lrrrl")
+    else:
+        print_table(console, ("", "before", "after", "ratio"), [row[:-1] for row in rows], "lrrl")
+    for name, passed, figures in report.verdicts.rows():
+        outcome = Text("passed", "green") if passed else Text("FAILED", "bold red")
+        console.print(Text(f"{name} ") + outcome + Text(f": {figures}" if figures else ""), soft_wrap=True)
+    _show_groups(report, console)
+    _show_frozen(report, console)
+    for warning in report.warnings:
+        console.print(Text("warning: ", "yellow") + Text(warning), soft_wrap=True)
+    print_line(console, f"{human_seconds(report.seconds)} in all", "dim")
+
+
+def _show_groups(report: Report, console: Console) -> None:
+    changed = report.changed_groups()
+    if not changed:
+        print_line(console, "no group was changed")
+        return
+    shown = _most_telling(changed)
+    names = shortened([group.name for group in shown], max(20, console.width * 2 // 5))
+    rows = []
+    for group in shown:
+        others = [short(layer) for layer in group.layers if layer != group.name]
+        rows.append((
+            names[group.name], f"{group.before} -> {group.after}", figure(group.loss),
+            milliseconds(group.latency_gain_ms), ", ".join(others),
+        ))  # fmt: skip
+    print_line(console, "")
+    print_table(console, ("group", "channels", "loss", "gain", "together with"), rows, "lrrrl")
+    more = len(changed) - len(shown)
+    print_line(
+        console,
+        (f"and {more} more that gain less (see --json); " if more else "")
+        + f"{len(changed)} of {len(report.groups)} groups changed",
+        "dim",
+    )
+
+
+def _most_telling(changed: list[GroupChange]) -> list[GroupChange]:
+    """The ROWS groups that gain most latency (or, where that is unknown, lost most), in the report's order."""
+
+    def worth(place: int) -> tuple[float, float]:
+        group = changed[place]
+        return (group.latency_gain_ms or 0.0, 1 - group.after / group.before)
+
+    places = sorted(range(len(changed)), key=worth, reverse=True)[:ROWS]
+    return [changed[place] for place in sorted(places)]
+
+
+def _show_frozen(report: Report, console: Console) -> None:
+    if not report.frozen:
+        return
+    rows = []
+    for reason, nodes in frozen_by_reason(report.frozen):
+        rows.append((str(len(nodes)), reason, abbreviated([short(node) for node in nodes], 4)))
+    print_line(console, "")
+    print_table(console, ("frozen", "because", "layers"), rows, "rll")
