@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +30,6 @@ from scipy.stats import kendalltau, spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hwpass.bench import bench
 from hwpass.cost_models import CostModel, cost_model, load_target
 from hwpass.coupling import couple
 from hwpass.ir import Model
@@ -53,7 +55,7 @@ class Net:
         self.weights.append(numpy_helper.from_array(values.astype(np.float32), name))
         return name
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"{kind.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs or (self.x,)), [name], name, **attributes))
         self.x = name
@@ -61,13 +63,8 @@ class Net:
 
     def conv(self, channels: int, window: int = 1, stride: int = 1, group: int = 1, act: str = "Relu") -> str:
         kernel = self.weight(channels, self.c // group, window, window)
-        attributes = {
-            "kernel_shape": [window] * 2,
-            "strides": [stride] * 2,
-            "pads": [window // 2] * 4,
-            "group": group,
-        }
-        self.op("Conv", self.x, kernel, self.weight(channels), **attributes)
+        shape = {"kernel_shape": [window] * 2, "strides": [stride] * 2, "pads": [window // 2] * 4}
+        self.op("Conv", self.x, kernel, self.weight(channels), group=group, **shape)
         self.c = channels
         return self.act(act)
 
@@ -140,20 +137,12 @@ def gemm(w: Widths) -> Net:
 def mobilenet(w: Widths) -> Net:
     net = Net(3, 224)
     net.conv(w(32), 3, 2, act="Relu6")
-    plan = [
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ]
-    for expand, out, repeats, first in plan:
+    stages = zip((16, 24, 32, 64, 96, 160, 320), (1, 2, 3, 4, 3, 3, 1), (1, 2, 2, 2, 1, 2, 1), strict=True)
+    for stage, (out, repeats, first) in enumerate(stages):
         for i in range(repeats):
             skip, same = net.x, net.c == w(out) and i > 0
-            hidden = w(expand * {24: 24, 16: 32}.get(out, out)) if expand > 1 else net.c
-            if expand > 1:
+            hidden = w(6 * out) if stage else net.c
+            if stage:
                 net.conv(hidden, act="Relu6")
             net.conv(hidden, 3, first if i == 0 else 1, group=hidden, act="Relu6")
             net.conv(w(out), act="")
@@ -204,19 +193,13 @@ def vgg(w: Widths) -> Net:
 def efficientnet(w: Widths) -> Net:
     net = Net(3, 224)
     net.conv(w(32), 3, 2, act="SiLU")
-    plan = [
-        (1, 16, 1, 3, 1),
-        (6, 24, 2, 3, 2),
-        (6, 40, 2, 5, 2),
-        (6, 80, 3, 3, 2),
-        (6, 112, 3, 5, 1),
-        (6, 192, 4, 5, 2),
-    ]
-    for expand, out, repeats, window, first in plan:
+    depths, windows, strides = (1, 2, 2, 3, 3, 4), (3, 3, 5, 3, 5, 5), (1, 2, 2, 2, 1, 2)
+    for stage, out in enumerate((16, 24, 40, 80, 112, 192)):
+        repeats, window, first = depths[stage], windows[stage], strides[stage]
         for i in range(repeats):
             skip, before = net.x, net.c
-            hidden = w(expand * out) if expand > 1 else net.c
-            if expand > 1:
+            hidden = w(6 * out) if stage else net.c
+            if stage:
                 net.conv(hidden, act="SiLU")
             net.conv(hidden, window, first if i == 0 else 1, group=hidden, act="SiLU")
             net.squeeze(max(w(out) // 4, 4))
@@ -264,6 +247,7 @@ def densenet(w: Widths) -> Net:
     return net
 
 
+COLUMNS = ("variant", "measured ms", "low", "high", "predicted", "ratio", "predicted", "error")
 STAIRS = (64, 63, 60, 56, 52, 48, 47, 40, 33, 32)
 SCALES = ((0.9, 1), (0.75, 1), (0.7, 1), (0.7, 4), (0.75, 8), (0.7, 16), (0.5, 1), (0.5, 16))
 FAMILIES: dict[str, tuple[Callable[[Widths], Net], bool]] = {
@@ -318,18 +302,32 @@ def predict(model: onnx.ModelProto, cost: CostModel) -> float:
     return float(cost.latency(kernels.work(kernels.dense[None, :])).sum() * 1e3)
 
 
-def measure(family: str, cost: CostModel, sessions: int, runs: int, best: bool) -> list[Row]:
-    """Measure and predict all variants of a family; `best` compares the fastest sessions, not the medians."""
+def session_ms(model: onnx.ModelProto, runs: int, clock: Callable[[], float]) -> float:
+    """Median milliseconds of the warm runs of one fresh session, denormals flushed."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {
+        i.name: np.random.default_rng(0).standard_normal(i.shape, np.float32) for i in session.get_inputs()
+    }
+    times = []
+    for _ in range(runs + 2):
+        start = clock()
+        session.run(None, feed)
+        times.append(clock() - start)
+    return float(np.median(times[2:]) * 1e3)
+
+
+def measure(family: str, cost: CostModel, sessions: int, runs: int, clock: Callable[[], float]) -> list[Row]:
+    """Measure all variants of a family in interleaved rounds, and predict them."""
     labels, models = zip(*variants(family), strict=True)
-    timings = bench(models, sessions=sessions, runs=runs)
-    predicted = [predict(model, cost) for model in models]
-    first = timings[0].low_ms
-    return [
-        Row(family, label, t.low_ms, t.low_ms, t.high_ms, p, t.low_ms / first, p / predicted[0])
-        if best
-        else Row(family, label, t.median_ms, t.low_ms, t.high_ms, p, t.ratio, p / predicted[0])
-        for label, t, p in zip(labels, timings, predicted, strict=True)
-    ]
+    rounds = np.array([[session_ms(model, runs, clock) for model in models] for _ in range(sessions)])
+    ratios = np.median(rounds / rounds[:, :1], axis=0)
+    predicted = np.array([predict(model, cost) for model in models])
+    columns = (np.median(rounds, axis=0), rounds.min(axis=0), rounds.max(axis=0), predicted, ratios)
+    table = np.stack([*columns, predicted / predicted[0]], axis=1)
+    return [Row(family, label, *map(float, row)) for label, row in zip(labels, table, strict=True)]
 
 
 def host_target() -> str:
@@ -343,66 +341,57 @@ def summary(rows: list[Row], margin: float) -> dict[str, float]:
     """Errors over all rows; ratios leave out the dense variants, which are 1 by definition."""
     measured, predicted = np.array([r.measured_ms for r in rows]), np.array([r.predicted_ms for r in rows])
     pruned = [r for r in rows if (r.measured_ratio, r.predicted_ratio) != (1.0, 1.0)]
+    ratio_predicted = [r.predicted_ratio for r in pruned]
     ratio = np.array([r.predicted_ratio / r.measured_ratio - 1 for r in pruned])
     error = np.abs(predicted / measured - 1)
     return {
         "variants": len(rows),
         "latency_median_abs_error": float(np.median(error)),
         "latency_spearman": float(spearmanr(measured, predicted)[0]),
-        "latency_kendall": float(kendalltau(measured, predicted)[0]),
         "ratio_median_abs_error": float(np.median(np.abs(ratio))),
         "ratio_mean_abs_error": float(np.mean(np.abs(ratio))),
         "ratio_within_15_percent": float(np.mean(np.abs(ratio) <= 0.15)),
-        "ratio_kendall": float(
-            kendalltau([r.measured_ratio for r in pruned], [r.predicted_ratio for r in pruned])[0]
-        ),
+        "ratio_kendall": float(kendalltau([r.measured_ratio for r in pruned], ratio_predicted)[0]),
         "sign_errors": sum(r.sign_error(margin) for r in pruned),
     }
 
 
 @click.command()
 @click.option("--target", default=host_target, help="Target to compare with (default: this machine's kind).")
-@click.option(
-    "--only", multiple=True, type=click.Choice(list(FAMILIES)), help="Measure these families alone."
-)
-@click.option("--sessions", default=5, show_default=True, help="Fresh processes per variant.")
-@click.option("--runs", default=20, show_default=True, help="Warm runs per process.")
-@click.option("--best", is_flag=True, help="Compare the fastest sessions: on a machine others use too.")
-@click.option(
-    "--margin", default=0.03, show_default=True, help="Differences below this share are no sign error."
-)
+@click.option("--only", multiple=True, type=click.Choice(list(FAMILIES)), help="These families alone.")
+@click.option("--sessions", default=5, show_default=True, help="Fresh sessions per variant.")
+@click.option("--runs", default=20, show_default=True, help="Warm runs per session.")
+@click.option("--cpu-time", is_flag=True, help="Count the thread's CPU time: on a machine others use too.")
+@click.option("--margin", default=0.03, show_default=True, help="Smaller differences are no sign error.")
 @click.option("--json", "path", type=click.Path(dir_okay=False), help="Write the rows here too.")
 def main(
-    target: str, only: tuple[str, ...], sessions: int, runs: int, best: bool, margin: float, path: str | None
+    target: str,
+    only: tuple[str, ...],
+    sessions: int,
+    runs: int,
+    cpu_time: bool,
+    margin: float,
+    path: str | None,
 ) -> None:
     """Measure kernels and networks in ONNX Runtime and compare with a target's predictions."""
     console, cost = Console(), cost_model(load_target(target))
+    clock = time.thread_time if cpu_time else time.perf_counter
     rows: list[Row] = []
     for family in only or FAMILIES:
-        table = Table(
-            "variant", "measured ms", "low", "high", "predicted", "ratio", "predicted", "error", title=family
-        )
-        for row in measure(family, cost, sessions, runs, best):
+        table = Table(*COLUMNS, title=family)
+        for row in measure(family, cost, sessions, runs, clock):
             rows.append(row)
             error = row.predicted_ratio / row.measured_ratio - 1
             mark = " SIGN" if row.sign_error(margin) else ""
-            numbers = (
-                row.measured_ms,
-                row.low_ms,
-                row.high_ms,
-                row.predicted_ms,
-                row.measured_ratio,
-                row.predicted_ratio,
-            )
-            table.add_row(row.variant, *(f"{n:.3f}" for n in numbers), f"{error:+.0%}{mark}")
+            numbers = [f"{number:.3f}" for number in astuple(row)[2:]]
+            table.add_row(row.variant, *numbers, f"{error:+.0%}{mark}")
         console.print(table)
     figures = summary(rows, margin)
     for key, value in figures.items():
         console.print(f"{key:26} {value:.3f}" if isinstance(value, float) else f"{key:26} {value}")
     if path:
-        Path(path).write_text(
-            json.dumps({"target": target, "summary": figures, "rows": [asdict(r) for r in rows]}, indent=1)
-        )
+        content = {"target": target, "summary": figures, "rows": [asdict(row) for row in rows]}
+        Path(path).write_text(json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":

@@ -54,8 +54,10 @@ class Work:
     channels: Floats  # [P, E], extent of the activation's channel axis (axis 1)
     bytes: Floats  # [P, E], size of the activation
     # Two fields that some runtimes' layout rules depend on; left empty ([0]) where nobody knows.
-    op: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))  # [K], fused ONNX types, anchor first: Conv+Relu
-    axes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [K], spatial axes (Conv2D: 2)
+    # [K], the fused ONNX operator types, anchor first, joined by a plus: "Conv+Relu"
+    op: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))
+    # [K], spatial axes of a window (2 for images)
+    axes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def macs(self) -> Floats:
