@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,23 @@ from hwpass.api import verdicts_of
 from hwpass.calibration import load_calibration
 from hwpass.coupling import Coupling
 from hwpass.describe import coupled
-from hwpass.errors import VerdictError
+from hwpass.errors import InputError, VerdictError
 from hwpass.inputs import input_specs
 from hwpass.ir import Model, Source
 from hwpass.manager import Context, PassManager
+from hwpass.naming import short_path
 from hwpass.plan import Plan
 from hwpass.report import Verdicts
 from hwpass.rewrite import Surgery, dense_twin, prune
 from hwpass.tables import print_line
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The verdicts on two models, and what should be known about them besides."""
+
+    verdicts: Verdicts
+    warnings: tuple[str, ...] = ()
 
 
 def verify_models(
@@ -33,7 +43,7 @@ def verify_models(
     seed: int = 0,
     threads: int = 1,
     progress: Callable[[str], None] = lambda text: None,
-) -> Verdicts:
+) -> Comparison:
     """The verdicts on two models: validity, fidelity, the metric, and with a plan exactness.
 
     With a plan the dense twin is made from ORIGINAL and PRUNED's own weights, so that it proves the surgery also
@@ -42,6 +52,7 @@ def verify_models(
     """
     progress("loading")
     first, second = Model.load(original), Model.load(pruned)
+    _check_interfaces(first, second)
     reference = Path(original) if isinstance(original, str | Path) else first.proto()
     context = Context(original=reference, threads=threads, seed=seed, progress=progress)
     if calib is not None:
@@ -59,8 +70,22 @@ def verify_models(
         context.found.update(
             coupling=coupling, surgery=theirs, prepared=True, twin=lambda: _twin(coupling, surgery, second)
         )
-    PassManager.parse(steps).run(second, context)
-    return verdicts_of(context)
+    try:
+        PassManager.parse(steps).run(second, context)
+    except VerdictError as error:
+        # The pass speaks for a run, which would have written a file.
+        raise VerdictError(str(error).replace(", nothing was written", "").replace("; nothing was written", "")) from None
+    return Comparison(verdicts_of(context), tuple(context.warnings))
+
+
+def _check_interfaces(first: Model, second: Model) -> None:
+    for side in ("inputs", "outputs"):
+        wanted, given = ([tensor.name for tensor in getattr(model.graph, side)] for model in (first, second))
+        if wanted != given:
+            raise InputError(
+                f"the models cannot be compared: {side} {', '.join(wanted)} of {short_path(first.path or 'the original')}"
+                f" and {', '.join(given)} of {short_path(second.path or 'the pruned model')}"
+            )
 
 
 def _check_weights(surgery: Surgery, theirs: Model) -> None:
@@ -90,7 +115,9 @@ def _twin(coupling: Coupling, surgery: Surgery, theirs: Model) -> Model:
     return twin
 
 
-def render_verdicts(verdicts: Verdicts, console: Console) -> None:
-    """Print one line per verdict."""
-    for name, passed, figures in verdicts.rows():
+def render_verdicts(found: Comparison, console: Console) -> None:
+    """Print one line per verdict and warning."""
+    for name, passed, figures in found.verdicts.rows():
         print_line(console, f"{name} {'passed' if passed else 'FAILED'}" + (f": {figures}" if figures else ""))
+    for warning in found.warnings:
+        print_line(console, f"warning: {warning}")

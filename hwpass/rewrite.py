@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,6 +72,9 @@ class _Cutter:
         self.slices: list[SlicedConstant] = []
         self.values: dict[str, Array | None] = {}
         self._made: dict[tuple[str, bytes], gs.Constant] = {}
+        self._uses = Counter(t.name for n in model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant))
+        self._uses.update(t.name for body in model.graph.subgraphs(recursive=True) for n in body.nodes for t in n.inputs)
+        self._taken = set(model.graph.tensors())
         self._inserted: dict[int, list[gs.Node]] = {}
         self._masks: dict[int, Mask] = {}
 
@@ -130,8 +136,8 @@ class _Cutter:
         # Computed from extents that may be dynamic: scale what it evaluates to.
         scaled: gs.Tensor = tensor
         for op, factor in (("Mul", wanted), ("Div", flat)):
-            constant = gs.Constant(f"{tensor.name}_{op}_{node.index}_{position}", factor.reshape(actual.shape))
-            output = gs.Variable(f"{tensor.name}_{op}_{node.index}_{position}_out", dtype=np.int64)
+            constant = gs.Constant(self._name(f"{tensor.name}_{op}"), factor.reshape(actual.shape))
+            output = gs.Variable(self._name(f"{tensor.name}_scaled"), dtype=np.int64)
             self._inserted.setdefault(node.index, []).append(
                 gs.Node(op, name=f"{node.name}_width_{op}", inputs=[scaled, constant], outputs=[output])
             )
@@ -152,7 +158,7 @@ class _Cutter:
         """Give a node an integer input that it did not have."""
         while len(node.gs.inputs) < position:
             node.gs.inputs.append(gs.Variable.empty())
-        constant = gs.Constant(f"{node.gs.outputs[0].name}_operand_{position}", np.asarray(value, np.int64))
+        constant = gs.Constant(self._name(f"{node.gs.outputs[0].name}_operand"), np.asarray(value, np.int64))
         if position < len(node.gs.inputs):
             node.gs.inputs[position] = constant
         else:
@@ -161,22 +167,31 @@ class _Cutter:
     def set_constant(self, node: Node, position: int, value: Array) -> None:
         """Replace a constant input at this node alone."""
         old = node.gs.inputs[position]
-        node.gs.inputs[position] = self._constant(old.name, value)
+        key = hashlib.sha256(value.tobytes() + repr((value.shape, value.dtype)).encode()).digest()
+        node.gs.inputs[position] = self._constant(old.name, key, lambda: value)
 
     def replace(self, node: Node, op: str, attributes: dict[str, Any], operand: Array) -> None:
         """Turn a node into `op` of its first input and a constant."""
         node.gs.op = op
         node.gs.attrs = dict(attributes)
         data = node.gs.inputs[0]
-        node.gs.inputs = [data, gs.Constant(f"{node.gs.outputs[0].name}_indices", operand)]
+        node.gs.inputs = [data, gs.Constant(self._name(f"{node.gs.outputs[0].name}_indices"), operand)]
 
-    def _constant(self, name: str, value: Array) -> gs.Constant:
-        """A constant of a new value; the same value for the same name is shared again."""
-        key = (name, value.tobytes() + repr(value.shape).encode() if value.nbytes < 1 << 16 else _mask_key(value))
-        if key not in self._made:
-            number = sum(1 for n, _ in self._made if n == name)
-            self._made[key] = gs.Constant(name if number == 0 else f"{name}_{number}", value)
-        return self._made[key]
+    def _constant(self, name: str, key: bytes, make: Callable[[], Array]) -> gs.Constant:
+        """A new value for a constant; uses that want the same value (the same key) share it again."""
+        if (name, key) not in self._made:
+            self._made[name, key] = gs.Constant(self._name(name), np.ascontiguousarray(make()))
+        return self._made[name, key]
+
+    def _name(self, name: str) -> str:
+        """The old name where its only use is the one that is replaced, else one that nothing has."""
+        if self._uses.get(name) == 1:
+            return name
+        number = 1
+        while f"{name}_{number}" in self._taken:
+            number += 1
+        self._taken.add(f"{name}_{number}")
+        return f"{name}_{number}"
 
     def _slice_constants(self, node: Node) -> None:
         for position, tensor in enumerate(node.gs.inputs):
@@ -186,24 +201,10 @@ class _Cutter:
             masks = tuple(self.kept(axis) for axis in use.axes)
             if all(mask.all() for mask in masks):
                 continue
-            key = (tensor.name, b"".join(np.packbits(m).tobytes() for m in masks))
-            if key not in self._made:
-                values = tensor.values
-                for place, mask in enumerate(masks):
-                    if not mask.all():
-                        values = np.compress(mask, values, axis=place)
-                taken = sum(1 for name, _ in self._made if name == tensor.name)
-                whole = taken or self._also_whole(tensor)
-                name = tensor.name if not whole else f"{tensor.name}_{taken + 1}"
-                self._made[key] = gs.Constant(name, np.ascontiguousarray(values))
-            node.gs.inputs[position] = self._made[key]
-            self.slices.append(
-                SlicedConstant(node.index, position, masks, self._made[key].name, node.fill.get(position, 0.0))
-            )
-
-    def _also_whole(self, tensor: gs.Constant) -> bool:
-        """Whether another use of the same constant may keep it whole, so that the name is taken."""
-        return len(tensor.outputs) > 1
+            key = b"".join(np.packbits(m).tobytes() for m in masks)
+            sliced = self._constant(tensor.name, key, partial(_compress, tensor, masks))
+            node.gs.inputs[position] = sliced
+            self.slices.append(SlicedConstant(node.index, position, masks, sliced.name, node.fill.get(position, 0.0)))
 
     def _value(self, tensor: gs.Tensor) -> Array | None:
         if isinstance(tensor, gs.Constant):
@@ -219,10 +220,13 @@ class _Cutter:
         self.values[node.gs.outputs[0].name] = value
 
 
-def _mask_key(value: Array) -> bytes:
-    import hashlib
-
-    return hashlib.sha256(value.tobytes() + repr(value.shape).encode()).digest()
+def _compress(tensor: gs.Constant, masks: tuple[Mask, ...]) -> Array:
+    values = tensor.values
+    # The axis that loses most goes first, so that less is moved.
+    for place in sorted(range(len(masks)), key=lambda p: masks[p].mean()):
+        if not masks[place].all():
+            values = np.compress(masks[place], values, axis=place)
+    return np.asarray(values)
 
 
 def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
