@@ -81,7 +81,7 @@ def groups_report(coupling: Coupling) -> GroupsReport:
     macs = {kernel.name: round(float(m)) for kernel, m in zip(kernels.kernels, work, strict=True)}
     model = coupling.build.model
     return GroupsReport(
-        schema_version=1,
+        schema=1,
         model=model.path or "model",
         sha256=model.sha256,
         reach=Reach(
@@ -128,6 +128,6 @@ def render_groups(coupling: Coupling, console: Console) -> None:
     if found.frozen:
         print_line(console, "")
         names = shortened([f.node for f in found.frozen], max(20, console.width // 2))
-        rows = [(names[f.node], human_count(f.macs), f.reason) for f in found.frozen]
-        print_table(console, ("frozen layer", "MACs", "because"), rows, "lrl")
+        frozen = [(names[f.node], human_count(f.macs), f.reason) for f in found.frozen]
+        print_table(console, ("frozen layer", "MACs", "because"), frozen, "lrl")
     print_line(console, "--why NODE shows what ties a layer to others, or what freezes it", "dim")

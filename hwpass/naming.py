@@ -76,8 +76,9 @@ def find(wanted: str, names: Sequence[str], what: str = "node", hint: str = "") 
     if wanted in names:
         return wanted
     tail = wanted.removeprefix("…")
-    for holds in (lambda n: short(n) == wanted, lambda n: tail in n or tail in short(n)):
-        found = [name for name in names if tail and holds(name)]
+    same = [name for name in names if short(name) == wanted]
+    part = [name for name in names if tail and (tail in name or tail in short(name))]
+    for found in (same, part):
         if len(found) == 1:
             return found[0]
         if found:

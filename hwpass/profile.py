@@ -88,18 +88,30 @@ def profile_model(
     total = float(seconds.sum())
     kernels = [
         KernelCost(
-            name=kernel.name, ops=kernel.ops, kind=kernel.kind, macs=round(float(work.macs[0][i])),
-            latency_ms=float(seconds[i]) * 1e3, share=round(float(seconds[i]) / total, 6) if total else 0.0,
-            energy_mj=float(joules[i]) * 1e3, traffic_bytes=round(float(traffic[i])),
+            name=kernel.name,
+            ops=kernel.ops,
+            kind=kernel.kind,
+            macs=round(float(work.macs[0][i])),
+            latency_ms=float(seconds[i]) * 1e3,
+            share=round(float(seconds[i]) / total, 6) if total else 0.0,
+            energy_mj=float(joules[i]) * 1e3,
+            traffic_bytes=round(float(traffic[i])),
         )
         for i, kernel in enumerate(cost.kernels.kernels)
-    ]  # fmt: skip
+    ]
     return Profile(
-        schema_version=1, model=model.path or "model", sha256=model.sha256, target=chosen.name, latency_ms=total * 1e3,
-        energy_mj=float(joules.sum()) * 1e3, macs=round(cost.base["macs"]), size_bytes=round(cost.base["size"]),
-        peak_memory_bytes=round(cost.base["memory"]), kernels=kernels,
+        schema=1,
+        model=model.path or "model",
+        sha256=model.sha256,
+        target=chosen.name,
+        latency_ms=total * 1e3,
+        energy_mj=float(joules.sum()) * 1e3,
+        macs=round(cost.base["macs"]),
+        size_bytes=round(cost.base["size"]),
+        peak_memory_bytes=round(cost.base["memory"]),
+        kernels=kernels,
         measured=_measured(model, threads, progress) if measure else None,
-    )  # fmt: skip
+    )
 
 
 def _measured(model: Model, threads: int, progress: Callable[[str], None]) -> Measured:
@@ -110,7 +122,9 @@ def _measured(model: Model, threads: int, progress: Callable[[str], None]) -> Me
         if not path.is_file():
             path = Path(folder) / "model.onnx"
             model.save(path)
-        timing = bench([path], threads=threads, progress=lambda done, of: progress(f"measuring, session {done} of {of}"))[0]
+        timing = bench(
+            [path], threads=threads, progress=lambda done, of: progress(f"measuring, session {done} of {of}")
+        )[0]
     return Measured(median_ms=timing.median_ms, low_ms=timing.low_ms, high_ms=timing.high_ms, threads=threads)
 
 
@@ -128,7 +142,10 @@ def render_profile(profile: Profile, console: Console) -> None:
         low, middle, high = (human_seconds(ms / 1e3) for ms in (found.low_ms, found.median_ms, found.high_ms))
         ratio = profile.latency_ms / found.median_ms
         threads = f"{found.threads} thread{'' if found.threads == 1 else 's'}"
-        print_line(console, f"measured {middle} (sessions {low} to {high}) in ONNX Runtime on this machine, {threads}")
+        print_line(
+            console,
+            f"measured {middle} (sessions {low} to {high}) in ONNX Runtime on this machine, {threads}",
+        )
         print_line(
             console,
             f"predicted over measured: {ratio:.2f}; this compares two machines unless this one is a {profile.target}",
@@ -147,7 +164,9 @@ def render_profile(profile: Profile, console: Console) -> None:
     print_table(console, headings, rows, "lrrrrrl")
     if len(costly) > len(rows):
         rest = sum(k.share for k in costly) - sum(k.share for k in _dearest(costly))
-        print_line(console, f"and {len(costly) - len(rows)} cheaper ones, {rest:.1%} together (see --json)", "dim")
+        print_line(
+            console, f"and {len(costly) - len(rows)} cheaper ones, {rest:.1%} together (see --json)", "dim"
+        )
 
 
 def _dearest(kernels: list[KernelCost]) -> list[KernelCost]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from hwpass.api import verdicts_of
@@ -15,7 +14,7 @@ from hwpass.calibration import load_calibration
 from hwpass.coupling import Coupling
 from hwpass.describe import coupled
 from hwpass.errors import InputError, VerdictError
-from hwpass.inputs import input_specs
+from hwpass.inputs import input_specs, is_float
 from hwpass.ir import Model, Source
 from hwpass.manager import Context, PassManager
 from hwpass.naming import short_path
@@ -46,9 +45,9 @@ def verify_models(
 ) -> Comparison:
     """The verdicts on two models: validity, fidelity, the metric, and with a plan exactness.
 
-    With a plan the dense twin is made from ORIGINAL and PRUNED's own weights, so that it proves the surgery also
-    of a model whose weights were changed afterwards. Raises InputError for models or plans that cannot be used,
-    VerdictError when a verdict fails.
+    With a plan the dense twin is made from ORIGINAL and PRUNED's own weights, so that it proves the surgery
+    also of a model whose weights were changed afterwards. Raises InputError for models or plans that cannot
+    be used, VerdictError when a verdict fails.
     """
     progress("loading")
     first, second = Model.load(original), Model.load(pruned)
@@ -62,7 +61,9 @@ def verify_models(
         steps = steps.replace("verify{", "verify{exact=false,", 1)
     else:
         if plan.model_sha256 != first.sha256:
-            context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was used")
+            context.warn(
+                "the plan was made for a model of other bytes; it fits this one's groups, and was used"
+            )
         coupling = coupled(first, progress)
         surgery = prune(coupling, plan.keep(coupling))
         _check_weights(surgery, second)
@@ -74,7 +75,9 @@ def verify_models(
         PassManager.parse(steps).run(second, context)
     except VerdictError as error:
         # The pass speaks for a run, which would have written a file.
-        raise VerdictError(str(error).replace(", nothing was written", "").replace("; nothing was written", "")) from None
+        raise VerdictError(
+            str(error).replace(", nothing was written", "").replace("; nothing was written", "")
+        ) from None
     return Comparison(verdicts_of(context), tuple(context.warnings))
 
 
@@ -82,21 +85,22 @@ def _check_interfaces(first: Model, second: Model) -> None:
     for side in ("inputs", "outputs"):
         wanted, given = ([tensor.name for tensor in getattr(model.graph, side)] for model in (first, second))
         if wanted != given:
+            names = [short_path(model.path or "model") for model in (first, second)]
             raise InputError(
-                f"the models cannot be compared: {side} {', '.join(wanted)} of {short_path(first.path or 'the original')}"
-                f" and {', '.join(given)} of {short_path(second.path or 'the pruned model')}"
+                f"the models cannot be compared: {names[0]} has the {side} {', '.join(wanted)},"
+                f" {names[1]} has {', '.join(given)}"
             )
 
 
 def _check_weights(surgery: Surgery, theirs: Model) -> None:
-    """The weights that the plan leaves are the pruned model's, by name and shape; their values are its own."""
+    """The plan's weights are the pruned model's, by name and shape; their values are its own."""
     given = theirs.constants()
     sliced = {piece.name for piece in surgery.slices}
     for name, tensor in surgery.model.constants().items():
-        if name not in sliced and np.dtype(tensor.dtype).kind != "f":
+        if name not in sliced and not is_float(tensor.values.dtype):
             continue
         if name not in given:
-            raise VerdictError(f"exactness cannot be proved: the pruned model has no weight {name}, which the plan leaves")
+            raise VerdictError(f"exactness cannot be proved: the pruned model has no weight {name}")
         if tuple(given[name].shape) != tuple(tensor.shape):
             raise VerdictError(
                 f"exactness failed: the plan gives weight {name} the shape {list(tensor.shape)},"
@@ -109,7 +113,7 @@ def _twin(coupling: Coupling, surgery: Surgery, theirs: Model) -> Model:
     twin = dense_twin(coupling, Surgery(theirs, surgery.slices, surgery.keep))
     ours, given = surgery.model.constants(), theirs.constants()
     for name, tensor in twin.constants().items():
-        # Copies share arrays, so this is a constant that the surgery left alone (unlike the targets of reshapes).
+        # Copies share arrays, so this constant was left alone by the surgery (unlike targets of reshapes).
         if name in ours and name in given and ours[name].values is tensor.values:
             tensor.values = given[name].values
     return twin
@@ -118,6 +122,8 @@ def _twin(coupling: Coupling, surgery: Surgery, theirs: Model) -> Model:
 def render_verdicts(found: Comparison, console: Console) -> None:
     """Print one line per verdict and warning."""
     for name, passed, figures in found.verdicts.rows():
-        print_line(console, f"{name} {'passed' if passed else 'FAILED'}" + (f": {figures}" if figures else ""))
+        print_line(
+            console, f"{name} {'passed' if passed else 'FAILED'}" + (f": {figures}" if figures else "")
+        )
     for warning in found.warnings:
         print_line(console, f"warning: {warning}")

@@ -216,7 +216,13 @@ class Report(_Part):
         before, after, ratio = self.before, self.after, self.ratio
         peaks = (before.peak_memory_bytes, after.peak_memory_bytes)
         rows = [
-            ("latency", milliseconds(before.latency_ms), milliseconds(after.latency_ms), ratio.latency, "latency"),
+            (
+                "latency",
+                milliseconds(before.latency_ms),
+                milliseconds(after.latency_ms),
+                ratio.latency,
+                "latency",
+            ),
             ("energy", human_energy(before.energy_mj), human_energy(after.energy_mj), ratio.energy, "energy"),
             ("MACs", human_count(before.macs), human_count(after.macs), ratio.macs, "macs"),
             ("parameters", human_count(before.params), human_count(after.params), ratio.params, ""),

@@ -15,10 +15,13 @@ ROWS = 25
 LEAST = 12
 
 
-def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, right: str = "") -> list[str]:
-    """The heading and the rows as text; `right` has an `r` for each column whose cells stand at its right edge.
+def table_lines(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, right: str = ""
+) -> list[str]:
+    """The heading and the rows as text; `right` has an `r` for each column that is set flush right.
 
-    >>> table_lines(("name", "n", "more"), [("conv", "8", "a long text that is cut"), ("x", "16", "y")], 26, "lrl")
+    >>> rows = [("conv", "8", "a long text that is cut"), ("x", "16", "y")]
+    >>> table_lines(("name", "n", "more"), rows, 26, "lrl")
     ['name   n  more', 'conv   8  a long text tha…', 'x     16  y']
     """
     table = [tuple(headings), *map(tuple, rows)]
@@ -26,16 +29,23 @@ def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]], width: i
     rest = max(LEAST, width - sum(inner) - 2 * len(inner))
     lines = []
     for row in table:
-        cells = [_justified(cell, size, right[i : i + 1]) for i, (cell, size) in enumerate(zip(row, inner, strict=False))]
+        cells = [
+            _justified(cell, size, right[i : i + 1])
+            for i, (cell, size) in enumerate(zip(row, inner, strict=False))
+        ]
         last = row[-1] if cell_len(row[-1]) <= rest else set_cell_size(row[-1], rest - 1) + "…"
         lines.append("  ".join([*cells, last]).rstrip())
     return lines
 
 
 def print_table(
-    console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]], right: str = "", more: str = "--json"
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: str = "",
+    more: str = "--json",
 ) -> None:
-    """Print the first ROWS rows, and how many more there are. Names are never taken for markup, nor wrapped."""
+    """Print the first ROWS rows, and how many more there are. Names are neither markup nor wrapped."""
     heading, *lines = table_lines(headings, rows[:ROWS], console.width, right)
     print_line(console, heading, "bold")
     for line in lines:

@@ -57,7 +57,7 @@ def _show_groups(report: Report, console: Console) -> None:
 
 
 def _most_telling(changed: list[GroupChange]) -> list[GroupChange]:
-    """The ROWS groups that gain most latency (or, where that is unknown, lost most), in the report's order."""
+    """The ROWS groups that gain most latency (or else lost most channels), in the report's order."""
 
     def worth(place: int) -> tuple[float, float]:
         group = changed[place]
