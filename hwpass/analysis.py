@@ -12,7 +12,7 @@ from onnx import TypeProto, defs, helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
 
 from hwpass.axes import Axis, Relations, axis_size, opaque
-from hwpass.ir import Model
+from hwpass.ir import Model, bodies
 from hwpass.ops import Node, Tensor, rule_for
 from hwpass.ops.base import Array, Freeze
 
@@ -37,36 +37,72 @@ class Builder(Relations):
             self.tensors[tensor.name] = self._input(tensor)
 
     def run(self) -> Builder:
-        """Walk the graph."""
-        for index, gs_node in enumerate(self.model.graph.nodes):
-            self.node = index
-            node = Node(index, gs_node, [self._operand(index, p, t) for p, t in enumerate(gs_node.inputs)])
-            self._freeze_captured(gs_node)
-            rule = rule_for(gs_node)
-            node.kind = rule.kind
-            try:
-                outputs = rule.couple(node, self)
-            except Freeze as freeze:
-                node.frozen = str(freeze)
-                node.extent = node.product = None
-                node.memo.clear()
-                if any(word in node.frozen for word in ("different extents", "cannot be seen", "not broadcast")):
-                    self.inconsistencies += 1
-                for operand in node.inputs:
-                    if operand is not None and operand.axes is not None:
-                        self.freeze(operand.axes, node.frozen)
-                outputs = self.inferred(node)
-            self._evaluate(node, outputs, rule)
-            node.outputs = outputs
-            for tensor, output in zip(gs_node.outputs, outputs, strict=False):
-                self.tensors[tensor.name] = output
-            self.nodes.append(node)
+        """Walk the graph, bodies included, in the order of `Model.walk`."""
+        self._visit(self.model.graph)
         self.node = -1
-        for tensor in self.model.graph.outputs:
+        self._freeze_outputs(self.model.graph, "an output of the model")
+        return self
+
+    def _visit(self, graph: gs.Graph) -> None:
+        for gs_node in graph.nodes:
+            inner = [self._enter(gs_node, body) for body in bodies(gs_node)]
+            self._couple(gs_node, inner)
+
+    def _enter(self, gs_node: gs.Node, body: gs.Graph) -> list[Tensor]:
+        """Walk a body in a scope of its own; what it hands out keeps its width."""
+        names = {t.name for t in body.inputs} | {t.name for n in body.nodes for t in n.outputs}
+        hidden = {name: self.tensors[name] for name in names if name in self.tensors}
+        for position, tensor in enumerate(body.inputs):
+            self.tensors[tensor.name] = self._carried(gs_node, position)
+        self._visit(body)
+        self.node = len(self.nodes)
+        self._freeze_outputs(body, f"handed out of the body of {gs_node.op}")
+        outputs = [self._outer(t) for t in body.outputs]
+        for name in names:
+            self.tensors.pop(name, None)
+        self.tensors.update(hidden)
+        return outputs
+
+    def _carried(self, gs_node: gs.Node, position: int) -> Tensor:
+        """The input of a body: of a Loop, the state, whose extents may change as it goes round."""
+        if gs_node.op == "Loop" and position < 2:
+            return Tensor((), np.dtype(np.int64) if position == 0 else np.dtype(bool))
+        return Tensor(None)
+
+    def _outer(self, tensor: gs.Tensor) -> Tensor:
+        if isinstance(tensor, gs.Constant):
+            return Tensor(tuple(opaque(s) for s in tensor.shape), tensor.values.dtype)
+        return self.tensors.get(tensor.name, Tensor(None))
+
+    def _freeze_outputs(self, graph: gs.Graph, reason: str) -> None:
+        for tensor in graph.outputs:
             found = self.tensors.get(tensor.name)
             if found is not None and found.axes is not None:
-                self.freeze(found.axes, "an output of the model")
-        return self
+                self.freeze(found.axes, reason)
+
+    def _couple(self, gs_node: gs.Node, inner: list[list[Tensor]]) -> None:
+        index = self.node = len(self.nodes)
+        node = Node(index, gs_node, [self._operand(index, p, t) for p, t in enumerate(gs_node.inputs)])
+        node.bodies = inner
+        rule = rule_for(gs_node)
+        node.kind = rule.kind
+        try:
+            outputs = rule.couple(node, self)
+        except Freeze as freeze:
+            node.frozen = str(freeze)
+            node.extent = node.product = None
+            node.memo.clear()
+            if any(word in node.frozen for word in ("different extents", "cannot be seen", "not broadcast")):
+                self.inconsistencies += 1
+            for operand in node.inputs:
+                if operand is not None and operand.axes is not None:
+                    self.freeze(operand.axes, node.frozen)
+            outputs = self.inferred(node)
+        self._evaluate(node, outputs, rule)
+        node.outputs = outputs
+        for tensor, output in zip(gs_node.outputs, outputs, strict=False):
+            self.tensors[tensor.name] = output
+        self.nodes.append(node)
 
     def _input(self, tensor: gs.Variable) -> Tensor:
         if tensor.shape is None or tensor.dtype is None:
@@ -90,15 +126,6 @@ class Builder(Relations):
         if not tensor.name:
             return None
         return self.tensors.get(tensor.name, Tensor(None))
-
-    def _freeze_captured(self, gs_node: gs.Node) -> None:
-        """What the body of an If, Loop or Scan captures keeps its width."""
-        for value in gs_node.attrs.values():
-            if isinstance(value, gs.Graph):
-                for name in captured(value):
-                    tensor = self.tensors.get(name)
-                    if tensor is not None and tensor.axes is not None:
-                        self.freeze(tensor.axes, f"used inside the body of {gs_node.op}")
 
     def _evaluate(self, node: Node, outputs: list[Tensor], rule: Any) -> None:
         if not outputs or outputs[0].data is not None:
@@ -156,17 +183,6 @@ def small_value(node: Node, rule: Any, values: list[Array | None], shapes: list[
     except (ValueError, IndexError, TypeError, Freeze, ZeroDivisionError):
         return None
     return value if value is not None and value.size <= SMALL else None
-
-
-def captured(graph: gs.Graph) -> set[str]:
-    """Names of the outer tensors that a subgraph reads, its own subgraphs included."""
-    inner = {t.name for t in graph.inputs} | {t.name for node in graph.nodes for t in node.outputs}
-    read = {t.name for node in graph.nodes for t in node.inputs} | {t.name for t in graph.outputs}
-    for node in graph.nodes:
-        for value in node.attrs.values():
-            if isinstance(value, gs.Graph):
-                read |= captured(value)
-    return {name for name in read - inner if name}
 
 
 def _type(tensor: Tensor) -> TypeProto:

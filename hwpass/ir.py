@@ -7,6 +7,7 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from hwpass.errors import InputError
 
@@ -63,7 +65,8 @@ class Model:
         proto = _inlined(proto, name)
         if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
             raise InputError(f"{name}: no opset_import for the standard ONNX operators; not a usable model")
-        graph = gs.import_onnx(proto)
+        with quiet():
+            graph = gs.import_onnx(proto)
         # The imported entries are views that would keep the whole protobuf, weights included, alive.
         graph.import_domains = [helper.make_opsetid(entry.domain, entry.version) for entry in proto.opset_import]
         model = cls(
@@ -79,6 +82,10 @@ class Model:
             _materialise_constants(scope, folder, name)
         return model
 
+    def walk(self) -> Iterator[gs.Node]:
+        """Every node in execution order; those of a body come before the node that has the body."""
+        return _walk(self.graph)
+
     def scopes(self) -> Iterator[gs.Graph]:
         """The main graph and then every subgraph inside it."""
         yield self.graph
@@ -92,9 +99,9 @@ class Model:
         )  # fmt: skip
 
     def constants(self) -> dict[str, gs.Constant]:
-        """The constants of the main graph that some node or output uses, by name."""
+        """The constants that some node or output uses, bodies included, by name."""
         found: dict[str, gs.Constant] = {}
-        for node in self.graph.nodes:
+        for node in self.walk():
             for tensor in node.inputs:
                 if isinstance(tensor, gs.Constant):
                     found[tensor.name] = tensor
@@ -117,7 +124,8 @@ class Model:
 
     def proto(self) -> onnx.ModelProto:
         """The model as a protobuf: the same model gives the same bytes."""
-        proto = gs.export_onnx(self.graph, do_type_check=False)
+        with quiet():
+            proto = gs.export_onnx(self.graph, do_type_check=False)
         proto.domain, proto.model_version, proto.doc_string = self.domain, self.model_version, self.doc_string
         for key, value in sorted(self.metadata.items()):
             entry = proto.metadata_props.add()
@@ -160,6 +168,29 @@ class Model:
                     if isinstance(tensor, gs.Variable) and id(tensor) not in kept:
                         tensor.shape = None
                         tensor.dtype = None
+
+
+def _walk(graph: gs.Graph) -> Iterator[gs.Node]:
+    for node in graph.nodes:
+        for body in bodies(node):
+            yield from _walk(body)
+        yield node
+
+
+def bodies(node: gs.Node) -> list[gs.Graph]:
+    """The subgraphs of an If, Loop or Scan, in a fixed order."""
+    return [value for _, value in sorted(node.attrs.items()) if isinstance(value, gs.Graph)]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Graphsurgeon reports what it meets on standard output; what matters of it is reported by us."""
+    severity = G_LOGGER.severity
+    G_LOGGER.severity = G_LOGGER.CRITICAL
+    try:
+        yield
+    finally:
+        G_LOGGER.severity = severity
 
 
 def constant_bytes(tensor: gs.Constant) -> int:
@@ -323,7 +354,9 @@ def _mapped(proto: TensorProto, folder: Path | None, name: str) -> NDArray[Any]:
 
 def _write_external(model: Model, scratch: Path, name: str, data: str) -> Path:
     """Write the proto and its weights as two files, streaming the weights one by one."""
-    constants = model.constants()
+    # Weights of bodies stay in the proto: not every runtime looks for them elsewhere.
+    inner = {t.name for body in model.graph.subgraphs(recursive=True) for t in body.tensors().values()}
+    constants = {key: tensor for key, tensor in model.constants().items() if key not in inner}
     small = {key: tensor for key, tensor in constants.items() if constant_bytes(tensor) < 1024}
     held = {key: tensor._values for key, tensor in constants.items() if key not in small}
     places: dict[str, tuple[int, int]] = {}

@@ -72,26 +72,27 @@ class _Cutter:
         self.slices: list[SlicedConstant] = []
         self.values: dict[str, Array | None] = {}
         self._made: dict[tuple[str, bytes], gs.Constant] = {}
-        self._uses = Counter(t.name for n in model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant))
-        self._uses.update(t.name for body in model.graph.subgraphs(recursive=True) for n in body.nodes for t in n.inputs)
-        self._taken = set(model.graph.tensors())
+        self._uses = Counter(t.name for node in model.walk() for t in node.inputs if isinstance(t, gs.Constant))
+        self._taken = {t.name for node in model.walk() for t in (*node.inputs, *node.outputs)}
         self._inserted: dict[int, list[gs.Node]] = {}
         self._masks: dict[int, Mask] = {}
 
     def run(self) -> None:
         """Rewrite every node."""
-        nodes = list(self.model.graph.nodes)
+        nodes = list(self.model.walk())
         for original, target in zip(self.coupling.nodes, nodes, strict=True):
             node = Node(
                 original.index, target, original.inputs, original.outputs, original.kind, original.extent,
-                original.product, original.scale, original.fill, original.memo, original.frozen,
+                original.product, original.scale, original.fill, original.memo, original.bodies, original.frozen,
             )  # fmt: skip
             self._slice_constants(node)
             rule = rule_for(target)
             if not node.frozen:
                 rule.shrink(node, self)
             self._evaluate(node, rule)
-        self.model.graph.nodes = [n for i, node in enumerate(nodes) for n in (*self._inserted.get(i, ()), node)]
+        before = {id(nodes[index]): inserted for index, inserted in self._inserted.items()}
+        for scope in self.model.scopes():
+            scope.nodes = [n for node in scope.nodes for n in (*before.get(id(node), ()), node)]
 
     # What rules may ask.
 
@@ -236,7 +237,7 @@ def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
     are filled with one instead (see `Node.fill`).
     """
     twin = coupling.build.model.copy()
-    nodes = list(twin.graph.nodes)
+    nodes = list(twin.walk())
     pruned = surgery.model.constants()
     made: dict[tuple[str, bytes], gs.Constant] = {}
     for piece in surgery.slices:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.logger import G_LOGGER
+import onnxruntime as ort  # type: ignore[import-untyped]
 
-from hwpass.ir import Model
+from hwpass.ir import Model, quiet
 from hwpass.manager import Context, Pass, PassResult, register
 
 
 @register
 @dataclass(frozen=True)
 class Fold(Pass):
-    """Nodes of constants -> constants; Identity of x -> x; nodes and constants that nothing reads -> nothing.
+    """Nodes of constants -> constants; If of a constant -> its branch; Identity of x -> x; nodes and constants that nothing reads -> nothing.
 
     Does not fire when the result would be larger than `limit` bytes (a table that is cheap to compute and dear to
     store), on dequantised weights, on random generators, or inside subgraphs.
@@ -25,12 +25,14 @@ class Fold(Pass):
 
     def run(self, model: Model, context: Context) -> PassResult:
         before = _signature(model)
-        severity = G_LOGGER.severity
-        G_LOGGER.severity = G_LOGGER.CRITICAL
-        try:
-            model.graph.fold_constants(size_threshold=self.limit, should_exclude_node=_kept, recurse_subgraphs=False)
-        finally:
-            G_LOGGER.severity = severity
+        ort.set_default_logger_severity(4)
+        with quiet():
+            while True:
+                model.graph.fold_constants(
+                    size_threshold=self.limit, should_exclude_node=_kept, recurse_subgraphs=True, flatten_subgraphs=False
+                )
+                if not _flatten_conditionals(model.graph):
+                    break
         _bypass_identities(model.graph)
         model.graph.cleanup(remove_unused_node_outputs=False)
         return PassResult(model, _signature(model) != before)
@@ -38,6 +40,40 @@ class Fold(Pass):
 
 def _kept(node: gs.Node) -> bool:
     return node.op in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+
+
+def _flatten_conditionals(graph: gs.Graph) -> bool:
+    """Put the taken branch of every If with a constant condition in its place; whether there was one."""
+    nodes: list[gs.Node] = []
+    found = False
+    taken = {t.name for node in graph.nodes for t in (*node.inputs, *node.outputs)}
+    for node in graph.nodes:
+        if node.op != "If" or not node.outputs or not isinstance(node.inputs[0], gs.Constant):
+            nodes.append(node)
+            continue
+        found = True
+        outer = {id(t) for n in graph.nodes for t in n.inputs}
+        body = node.attrs["then_branch" if bool(node.inputs[0].values.reshape(-1)[0]) else "else_branch"]
+        made = {id(t) for inner in body.nodes for t in inner.outputs}
+        for inner in body.nodes:
+            own = [t for t in inner.inputs if isinstance(t, gs.Constant) and id(t) not in outer]
+            for tensor in (*own, *inner.outputs):
+                while tensor.name in taken:
+                    tensor.name += "_"
+                taken.add(tensor.name)
+            outer |= {id(t) for t in own}
+        nodes.extend(body.nodes)
+        results = list(node.outputs)
+        node.outputs.clear()
+        for source, result in zip(body.outputs, results, strict=True):
+            # Given by name to the outer readers; a captured tensor or a constant has no maker inside.
+            copy = gs.Node("Identity", name=f"{result.name}_taken", inputs=[source], outputs=[result])
+            nodes.append(copy)
+            assert id(source) in made or source.name in taken or isinstance(source, gs.Constant)
+        node.inputs.clear()
+    if found:
+        graph.nodes = nodes
+    return found
 
 
 def _bypass_identities(graph: gs.Graph) -> None:

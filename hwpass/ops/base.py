@@ -84,6 +84,7 @@ class Node:
     scale: tuple[int, ...] = ()  # inputs that scale or shift channels: the parameters of a batch norm
     fill: dict[int, float] = field(default_factory=dict)  # value of removed entries in the twin, where not 0
     memo: dict[str, Any] = field(default_factory=dict)  # what `shrink` needs to know from `couple`
+    bodies: list[list[Tensor]] = field(default_factory=list)  # the outputs of each subgraph
     frozen: str = ""
 
     @property

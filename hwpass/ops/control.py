@@ -1,0 +1,43 @@
+"""Control flow and containers: what crosses a body's boundary keeps its width; inside, rules apply as anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwpass.axes import opaque
+from hwpass.ops.base import Freeze, Node, Rule, Tensor, register
+
+if TYPE_CHECKING:
+    from hwpass.coupling import Builder
+
+
+@register
+class If(Rule):
+    """Either body's outputs: frozen inside, and of the extents on which the bodies agree."""
+
+    ops = ("If",)
+    kind = "free"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        return [self._merged(pair, build) for pair in zip(*node.bodies, strict=True)]
+
+    @staticmethod
+    def _merged(pair: tuple[Tensor, ...], build: Builder) -> Tensor:
+        one, other = pair[0], pair[-1]
+        if one.axes is None or other.axes is None or one.rank != other.rank:
+            return Tensor(None, one.dtype)
+        sizes = [a if a == b else build.unknown_size() for a, b in zip(one.shape, other.shape, strict=True)]
+        return Tensor(tuple(opaque(s) for s in sizes), one.dtype)
+
+
+@register
+class Boundary(Rule):
+    """Loops and containers: the state and the elements keep their width."""
+
+    ops = ("Loop", "Scan", "SequenceMap", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
+           "SequenceInsert", "SequenceLength", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement",
+           "OptionalHasElement")  # fmt: skip
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        raise Freeze(f"what passes through {node.op} keeps its width")
+
