@@ -28,9 +28,7 @@ class CpuLayout(Figures):
     block: int = Field(gt=0)
     entry: int = Field(gt=0)
     exit: int = Field(gt=0)
-    set_blocks: int = Field(
-        gt=0
-    )  #: output blocks that one pass of the blocked convolution holds in registers
+    set_blocks: int = Field(gt=0)  #: output blocks that a pass of the blocked convolution keeps in registers
     tile_rows: int = Field(gt=0)  #: rows of the matrix product's register tile
     tile_columns: int = Field(gt=0)  #: columns of it
 
@@ -41,16 +39,12 @@ class CpuConstants(Figures):
     set_floor: float = Field(ge=0)  #: blocks' worth of time that even a one-block pass takes (FMA latency)
     exposed: float = Field(ge=0, le=1)  #: share of memory time that arithmetic does not hide
     weight_exposed: float = Field(ge=0, le=1)  #: the same for constants
-    output_macs: float = Field(
-        ge=0
-    )  #: multiply-accumulates' worth of storing one output of a blocked convolution
+    output_macs: float = Field(ge=0)  #: MACs' worth of storing one output of a blocked convolution
     direct_macs: float = Field(ge=0)  #: the same when the input is read in the plain layout
     pack_ns: float = Field(ge=0)  #: pack one element of an operand into tile order
     im2col_ns: float = Field(ge=0)  #: gather one element of a window, stride 1
     im2col_strided_ns: float = Field(ge=0)  #: the same when the stride is more than 1
-    im2col_row_ns: float = Field(
-        ge=0
-    )  #: start one row of gathered elements (a square output has sqrt(m) rows)
+    im2col_row_ns: float = Field(ge=0)  #: start one row of gathered elements; an output has sqrt(m) rows
     plain_output_ns: float = Field(ge=0)  #: finish one output (bias, activation) outside the blocked layout
     group_ns: float = Field(ge=0)  #: start the product of one group
     depthwise_mac_ns: float = Field(ge=0)  #: one multiply-accumulate of a blocked depthwise convolution
@@ -82,12 +76,13 @@ class CachedSimdCpu(CostModel):
         return self.kernel_seconds(work, reads, writes) + self.conversion_seconds(work, reads, writes)
 
     def kernel_seconds(self, work: Work, reads: Bools, writes: Bools) -> Floats:
-        """Seconds per kernel without conversions, given which kernels read and write the blocked layout, [P,
-        K]."""
-        compute = self.compute_seconds(work, reads, writes) + self.fused_seconds(work)
-        traffic = work.read + work.written
+        """Seconds per kernel without conversions, [P, K], given which read and write the blocked layout."""
+        into, out = self._padding(work.in_channels, reads), self._padding(work.out_channels, writes)
+        compute = self.compute_seconds(work, reads, writes) + self.fused_seconds(work) * out
+        traffic = work.read * into + work.written * out
         activations = self.memory_seconds(traffic, traffic)
-        weights = self.memory_seconds(work.weights, self.resident_set(work))
+        constants = work.weights * out * np.where(work.kind == "depthwise", 1.0, into)
+        weights = self.memory_seconds(constants, self.resident_set(work))
         c = self._constants
         product = work.macs > 0
         hidden = np.maximum(
@@ -97,17 +92,20 @@ class CachedSimdCpu(CostModel):
         busy = (work.kind != "free") * self.target.overhead_us * 1e-6
         return np.asarray(np.where(work.kind == "free", 0.0, seconds) + busy)
 
+    def _padding(self, channels: Floats, inside: Bools) -> Floats:
+        """Stored channels over channels, [P, K]: whole blocks inside the layout; 1 without a product."""
+        real = np.maximum(channels, 1.0)
+        return np.asarray(np.where(inside & (channels > 0), self.blocked.padded(real) / real, 1.0))
+
     def conversion_seconds(self, work: Work, reads: Bools, writes: Bools) -> Floats:
-        """Seconds each kernel pays to convert layouts: read the tensor, write it, shuffle its elements, [P,
-        K]."""
+        """Seconds each kernel pays to convert layouts, [P, K]: read a tensor, shuffle it, write it."""
         count, moved = self.blocked.conversions(work, reads, writes)
         each = self._constants.conversion_ns * 1e-9 / work.itemsize
         memory = self.memory_seconds(2 * moved, 2 * moved)
         return np.asarray(count * self.target.overhead_us * 1e-6 + moved * each + memory)
 
     def compute_seconds(self, work: Work, reads: Bools, writes: Bools) -> Floats:
-        """Seconds of arithmetic, [P, K]: the formula of the implementation that runs, chosen per plan and
-        kernel."""
+        """Seconds of arithmetic, [P, K], by the formula of the implementation that runs each kernel."""
         peak = self.peak(work)
         kind = work.kind
         dense = (kind == "conv") | (kind == "grouped")

@@ -71,14 +71,15 @@ class Target(_Table):
     fused_ns: dict[str, NotNegative] = {}  #: ns per output that an operator adds when fused behind a product
     energy: Energy
     limits: dict[str, Positive] = {}  #: hard limits, e.g. memory_bytes
+    validation: dict[str, Text] = {}  #: what predictions were checked against, and the errors found
     sources: dict[str, Any]  #: where each figure comes from; mirrors the keys above
 
     @model_validator(mode="after")
     def _consistent(self) -> Target:
-        for table in (self.peak, self.energy.mac_pj):
+        for key, table in (("peak", self.peak), ("energy.mac_pj", self.energy.mac_pj)):
             unknown = sorted(set(table) - set(DTYPE_BYTES))
             if unknown:
-                raise ValueError(f"peak.{unknown[0]}: expected a dtype of {', '.join(DTYPE_BYTES)}")
+                raise ValueError(f"{key}.{unknown[0]}: expected a dtype of {', '.join(DTYPE_BYTES)}")
         if not self.peak:
             raise ValueError("peak: expected at least one dtype")
         if not self.energy.mac_pj:

@@ -141,7 +141,7 @@ def test_unaligned_channels_are_slower(name: str, taps: int, make_work: MakeWork
     assert chain(62) > chain(64)
     assert chain(47) > chain(48)
     assert chain(32) < chain(48) < chain(64)
-    assert chain(60) == pytest.approx(chain(64), rel=0.02)  # padded to the same blocks
+    assert chain(60) == pytest.approx(chain(64), rel=1e-3)  # stored and computed as the same blocks: no gain
 
 
 @pytest.mark.parametrize("name", SHIPPED)

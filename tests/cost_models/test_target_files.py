@@ -60,6 +60,11 @@ CASES = {
     "negative": ("overhead_us = 1", "overhead_us = -1", "overhead_us: .*greater than or equal to 0"),
     "nan": ("overhead_us = 1", "overhead_us = nan", "overhead_us"),
     "dtype": ("fp32 = 10", "fp99 = 10", r"peak\.fp99: expected a dtype of fp32, fp16, int8"),
+    "energy dtype": (
+        "[energy.mac_pj]\nfp32",
+        "[energy.mac_pj]\nbf16",
+        r"energy\.mac_pj\.bf16: expected a dtype",
+    ),
     "zero peak": ("fp32 = 10", "fp32 = 0", r"peak\.fp32"),
     "source": ('overhead_us = "test"\n', "", r"sources\.overhead_us: missing"),
     "stray source": (
