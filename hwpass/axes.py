@@ -122,9 +122,9 @@ class Relations:
         if one.ids is other.ids:
             return
         if one.ids is None:
-            self.freeze([(other,)], reason)
+            self.freeze([(other,)], f"{reason}, one of which is no channel axis")
         elif other.ids is None:
-            self.freeze([(one,)], reason)
+            self.freeze([(one,)], f"{reason}, one of which is no channel axis")
         else:
             self._relate(one.ids, other.ids, reason)
 

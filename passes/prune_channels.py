@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from hwpass import scores
 from hwpass.allocate import Allocation, Allocator, choices, steps
+from hwpass.analysis import dynamic_dimensions
 from hwpass.budget import Budget, parse_budgets
 from hwpass.cost import Cost
 from hwpass.coupling import Coupling, couple
@@ -50,7 +52,7 @@ class PruneChannels(Pass):
         budgets = parse_budgets(given)
         check_finite(model)
         context.progress("coupling channels")
-        coupling = couple(model)
+        coupling = couple(model, sample_dims(model, context))
         fixed = self._fixed(coupling)
         cost = Cost(coupling, context.target)
         importance = self._importance(model, coupling, context)
@@ -120,13 +122,31 @@ class PruneChannels(Pass):
             least = allocation.costs[worst.metric] / cost.base[worst.metric]
             text = (
                 f"--{worst.metric} {worst.text} cannot be met: with every group at its narrowest the model still takes"
-                f" {least:.3f}x; ask for more, or keep the best effort with --force"
+                f" {least:.3f}x{_frozen(coupling)}; ask for more, or keep the best effort with --force"
             )
             if not context.force:
                 raise BudgetError(text)
             context.warn(text)
             context.found["unmet"] = text
         return allocation
+
+
+def sample_dims(model: Model, context: Context) -> dict[str, int]:
+    """The sizes of dynamic axes in the user's own data, one sample at a time; empty without data."""
+    if context.calibration is None:
+        return {}
+    feed = next(iter(context.calibration.batches(1, limit=1)))
+    found = {}
+    for name, (tensor, place) in dynamic_dimensions(model.graph).items():
+        if tensor.name in feed and place < feed[tensor.name].ndim:
+            found[name] = int(feed[tensor.name].shape[place])
+    return found
+
+
+def _frozen(coupling: Coupling) -> str:
+    """Why layers are frozen, the commonest reason first."""
+    reasons = Counter(reason for _, reason in coupling.frozen).most_common(2)
+    return " (frozen: " + "; ".join(f"{count} x {reason}" for reason, count in reasons) + ")" if reasons else ""
 
 
 def operate(coupling: Coupling, plan: Plan, context: Context) -> Surgery:

@@ -1,0 +1,58 @@
+"""What the benchmark programs share: the zoo of weightless graphs, fresh processes, and tables."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from rich.console import Console
+from rich.table import Table
+
+
+def zoo_module(folder: Path) -> Any:
+    """The `load.py` beside a folder of graphs: it fills a graph with reproducible weights."""
+    spec = importlib.util.spec_from_file_location("zoo_load", folder / "load.py")
+    if spec is None or spec.loader is None or not (folder / "load.py").is_file():
+        raise SystemExit(f"{folder}: no load.py there; name the folder that has graphs/ and load.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def save_zoo(folder: Path, name: str, target: Path) -> Path:
+    """Write one filled graph as an ONNX file."""
+    model = zoo_module(folder).load_zoo(name)
+    data = target / f"{name}.onnx"
+    if model.ByteSize() < 1_900_000_000:
+        onnx.save(model, data)
+    else:
+        onnx.save(model, data, save_as_external_data=True, location=data.name + ".data")
+    return data
+
+
+def fresh(program: Path, *arguments: str, timeout: float = 600) -> dict[str, Any]:
+    """Run a benchmark's worker in a process of its own; its last line is JSON."""
+    done = subprocess.run(
+        [sys.executable, str(program), *arguments], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    try:
+        return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    except (IndexError, json.JSONDecodeError):
+        return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300]}
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table that can be pasted into Markdown."""
+    console = Console(width=max(120, Console().width), highlight=False)
+    table = Table(title=title, title_justify="left", box=None)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row])
+    console.print(table)

@@ -1,0 +1,45 @@
+"""Real trained models from packages through `hwpass run --target mobile-cpu --latency 0.8x --score l2`.
+
+    pip install --no-deps rapidocr-onnxruntime==1.4.4 --target A
+    pip install --no-deps rapidocr==3.10.0 silero-vad==6.2.3 --target B
+    python benchmarks/real_models.py A B
+
+The packages are only unpacked (`--no-deps`): their models are read, their code is not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from common import show
+
+import hwpass
+
+
+def main() -> None:
+    """Prune every ONNX file below the folders and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--target", default="mobile-cpu")
+    parser.add_argument("--latency", default="0.8x")
+    options = parser.parse_args()
+    rows = []
+    for path in sorted(p for folder in options.folders for p in folder.rglob("*.onnx")):
+        start = time.perf_counter()
+        try:
+            report = hwpass.run(path, options.target, latency=options.latency, score="l2").report
+        except hwpass.HwpassError as error:
+            rows.append([path.name, "-", "-", "-", f"{time.perf_counter() - start:.1f}", str(error)[:110]])
+            continue
+        exact = report.verdicts.exactness
+        frozen = "; ".join(dict.fromkeys(f.reason for f in report.frozen))[:110]
+        rows.append([path.name, f"{report.ratio.latency:.3f}", f"{report.ratio.macs:.3f}",
+                     f"{exact.max_rel:.1e}" if exact else "-", f"{time.perf_counter() - start:.1f}", frozen])  # fmt: skip
+    show(f"--target {options.target} --latency {options.latency} --score l2",
+         ["model", "latency", "MACs", "exactness", "seconds", "frozen, or why not"], rows)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
