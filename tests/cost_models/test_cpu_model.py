@@ -133,7 +133,7 @@ def test_unaligned_channels_are_slower(name: str, taps: int, make_work: MakeWork
             "written": size,
         }
         inner = {**layer, "weights": 4 * taps * c * c}
-        edges = [(-1, 0, c), *((i, i + 1, c) for i in range(3))]
+        edges = [(-1, 0, 64), *((i, i + 1, c) for i in range(3))]
         work = make_work([{**inner, "k": 64}, inner, inner, {**inner, "n": 64}], edges)
         return float(model.latency(work).sum())
 
@@ -141,7 +141,7 @@ def test_unaligned_channels_are_slower(name: str, taps: int, make_work: MakeWork
     assert chain(62) > chain(64)
     assert chain(47) > chain(48)
     assert chain(32) < chain(48) < chain(64)
-    assert chain(60) == pytest.approx(chain(64), rel=1e-3)  # stored and computed as the same blocks: no gain
+    assert chain(60) == pytest.approx(chain(64), rel=5e-3)  # stored and computed as the same blocks: no gain
 
 
 @pytest.mark.parametrize("name", SHIPPED)
