@@ -15,6 +15,7 @@ from hwpass.calibration import load_calibration
 from hwpass.cost import Cost
 from hwpass.cost_models import Target, load_target
 from hwpass.coupling import Coupling, couple
+from hwpass.describe import frozen_by_macs
 from hwpass.errors import UsageError
 from hwpass.inputs import input_specs
 from hwpass.ir import Model, Source
@@ -130,7 +131,7 @@ def execute(
     model = source if isinstance(source, Model) else Model.load(source)
     original = _original(source, model)
     context = Context(target=chosen, original=original, threads=threads, seed=seed, force=force, progress=progress)
-    context.found["prepare"] = PREPARE
+    context.found["prepare"] = preparation(manager)
     if plan is not None:
         context.found["given_plan"] = plan
     if calib is not None:
@@ -143,6 +144,13 @@ def execute(
     report = _report(info, params, size, result, manager, context, dict(budget or {}))
     report = report.model_copy(update={"seconds": round(time.perf_counter() - start, 3)})
     return Result(result, context.found.get("plan"), report, context.found.get("unmet"))
+
+
+def preparation(manager: PassManager) -> str:
+    """The passes of a pipeline before channels are pruned: group names in the plan refer to what they leave."""
+    names = [step.name for step in manager.steps]
+    place = names.index("prune-channels") if "prune-channels" in names else len(names)
+    return ",".join(map(str, manager.steps[:place]))
 
 
 def verify_step(
@@ -195,7 +203,7 @@ def _report(
         ratio=Ratios.of(before, after),
         verdicts=verdicts_of(context),
         groups=_changes(coupling, plan, context) if coupling is not None and plan is not None else [],
-        frozen=[Frozen(node=n, reason=r) for n, r in coupling.frozen] if coupling is not None else [],
+        frozen=[Frozen(node=n, reason=r) for n, r in frozen_by_macs(coupling)] if coupling is not None else [],
         passes=[PassRecord(name=r.name, seconds=round(r.seconds, 4), changed=r.changed) for r in manager.records],
         warnings=context.warnings,
     )

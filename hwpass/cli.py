@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from hwpass import __version__
-from hwpass.errors import HwpassError, InputError, UsageError
+from hwpass.errors import BudgetError, UsageError
+from hwpass.shell import (
+    ShellGroup,
+    check_outputs,
+    console,
+    fail,
+    read_plan,
+    source,
+    status_line,
+    write_model,
+    write_text,
+)
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-class _Group(click.Group):
-    """Turns the project's errors into one line and the contract's exit status."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except HwpassError as error:
-            fail(error)
-        except KeyboardInterrupt:
-            click.echo("hwpass: interrupted, nothing was written", err=True)
-            ctx.exit(130)
-        except BrokenPipeError:
-            # The reader went away: not an error of ours, and nothing more can be said.
-            sys.stderr.close()
-            ctx.exit(0)
-        except MemoryError:
-            fail(InputError("out of memory; close other programs, or use a machine with more"))
-
-
-def fail(error: HwpassError) -> None:
-    """Print the error's one line and exit with its status."""
-    click.echo(f"hwpass: {' '.join(str(error).split())}", err=True)
-    sys.exit(error.exit_code)
-
-
-@click.group(cls=_Group, context_settings=CONTEXT)
+@click.group(cls=ShellGroup, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="hwpass")
 def main() -> None:
     """Prune ONNX models for a hardware target within a budget, and prove the result.
@@ -74,6 +57,7 @@ BUDGETS = _stack(
     click.option("--macs", multiple=True, metavar="0.5x|300M", help="At most these multiply-accumulates."),
     click.option("--channels", multiple=True, metavar="0.7x", help="Uniform width, for comparison."),
 )
+NOT_NEGATIVE = click.FloatRange(min=0)
 MODEL = click.argument("model")
 TARGET = click.option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
 THREADS = click.option(
@@ -81,14 +65,16 @@ THREADS = click.option(
 )
 OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
 TOLERANCES = _stack(
-    click.option("--rtol", type=float, default=1e-4, show_default=True,
+    click.option("--rtol", type=NOT_NEGATIVE, default=1e-4, show_default=True,
                  help="Exactness: largest difference over the output's largest magnitude."),
-    click.option("--atol", type=float, default=1e-9, show_default=True, help="Exactness: difference always allowed."),
+    click.option("--atol", type=NOT_NEGATIVE, default=1e-9, show_default=True,
+                 help="Exactness: difference always allowed."),
     click.option("--fidelity", multiple=True, metavar="METRIC>=X",
                  help="Tolerance against the original, such as cosine>=0.99. Repeatable."),
     click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score channels and measure fidelity on."),
-    click.option("--metric", metavar="PKG.MOD:FN", help="A figure of merit: a function of predict, larger is better."),
-    click.option("--max-drop", type=float, metavar="X", help="Largest drop of the metric that passes."),
+    click.option("--metric", metavar="PKG.MOD:FN",
+                 help="A figure of merit: a function of predict, larger is better."),
+    click.option("--max-drop", type=NOT_NEGATIVE, metavar="X", help="Largest drop of the metric allowed."),
 )  # fmt: skip
 
 
@@ -123,7 +109,6 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
         plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
     from hwpass import api, report
-    from hwpass.errors import BudgetError
 
     for name in ("latency", "energy", "memory", "size", "macs", "channels"):
         given = options[name]
@@ -132,20 +117,18 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
                 f"--{name} is given {len(given)} times ({', '.join(given)}), which conflict; give it once"
             )
         options[name] = given[0] if given else None
-    _check_outputs(output, json_path, report_path, plan_path)
-    with _progress() as progress:
-        result = api.run(_source(model), target, progress=progress, **options)
+    check_outputs(output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path)
+    with status_line() as progress:
+        result = api.run(source(model)[0], target, progress=progress, **options)
     if output is not None and not dry_run:
-        _write_model(result.model, output)
-    from hwpass.ir import write_text
-
+        write_model(result.model, output)
     if plan_path is not None and result.plan is not None:
         write_text(plan_path, result.plan.to_json())
     if report_path is not None:
         write_text(report_path, report.html(result.report))
     if json_path is not None:
-        _write_text(json_path, result.report.to_json())
-    report.render(result.report, _console(output, json_path))
+        write_text(json_path, result.report.to_json())
+    report.render(result.report, console(output, json_path, report_path, plan_path))
     if output is None or dry_run:
         click.echo(
             "no model was written: " + ("this was a dry run" if dry_run else "give -o OUT to keep it"),
@@ -167,11 +150,11 @@ def profile(model: str, target: str, measure: bool, threads: int, json_path: str
     """Predicted latency, energy and memory of MODEL on a target, kernel by kernel."""
     from hwpass.profile import profile_model, render_profile
 
-    with _progress() as progress:
-        found = profile_model(_source(model), target, measure=measure, threads=threads, progress=progress)
+    with status_line() as progress:
+        found = profile_model(source(model)[0], target, measure=measure, threads=threads, progress=progress)
     if json_path is not None:
-        _write_text(json_path, found.model_dump_json(indent=2) + "\n")
-    render_profile(found, _console(None, json_path))
+        write_text(json_path, found.model_dump_json(indent=2) + "\n")
+    render_profile(found, console(json_path))
 
 
 @main.command(context_settings=CONTEXT)
@@ -180,11 +163,10 @@ def targets(name: str | None) -> None:
     """List the targets, or show one with its figures and their sources."""
     from hwpass.listing import render_target, render_targets
 
-    console = Console(highlight=False, soft_wrap=True)
     if name is None:
-        render_targets(console)
+        render_targets(console())
     else:
-        render_target(name, console)
+        render_target(name, console())
 
 
 @main.command(context_settings=CONTEXT)
@@ -198,15 +180,14 @@ def groups(model: str, why: str | None, json_path: str | None) -> None:
     from hwpass.describe import coupled, groups_json, render_groups
     from hwpass.why import render_why
 
-    with _progress() as progress:
-        coupling = coupled(_source(model), progress)
+    with status_line() as progress:
+        coupling = coupled(source(model)[0], progress)
     if json_path is not None:
-        _write_text(json_path, groups_json(coupling))
-    console = _console(None, json_path)
+        write_text(json_path, groups_json(coupling))
     if why is not None:
-        render_why(coupling, why, console)
+        render_why(coupling, why, console(json_path))
     else:
-        render_groups(coupling, console)
+        render_groups(coupling, console(json_path))
 
 
 @main.command(context_settings=CONTEXT)
@@ -222,21 +203,30 @@ def groups(model: str, why: str | None, json_path: str | None) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
-def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int, threads: int,
-          **options: Any) -> None:  # fmt: skip
+def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int,
+          threads: int, **options: Any) -> None:  # fmt: skip
     """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
     from hwpass import api, report
 
-    _check_outputs(output, json_path)
-    given = _read_plan(plan)
-    pipeline = f"{given.prepare or api.PREPARE},apply-plan,{_verify_text(options)}"
-    with _progress() as progress:
-        result = api.execute(_source(model), pipeline, target=target, calib=options["calib"], seed=seed, threads=threads,
-                             progress=progress, plan=given)  # fmt: skip
-    _write_model(result.model, output)
+    check_outputs(output=output, json=json_path)
+    _one_stream(plan, model)
+    given = read_plan(plan)
+    pipeline = ",".join(filter(None, (given.prepare, "apply-plan", _verify_text(options))))
+    with status_line() as progress:
+        result = api.execute(
+            source(model)[0],
+            pipeline,
+            target=target,
+            calib=options["calib"],
+            seed=seed,
+            threads=threads,
+            progress=progress,
+            plan=given,
+        )
+    write_model(result.model, output)
     if json_path is not None:
-        _write_text(json_path, result.report.to_json())
-    report.render(result.report, _console(output, json_path))
+        write_text(json_path, result.report.to_json())
+    report.render(result.report, console(output, json_path))
 
 
 @main.command(context_settings=CONTEXT)
@@ -254,11 +244,21 @@ def verify(
     """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
     from hwpass.recheck import render_verdicts, verify_models
 
-    plan = None if plan_path is None else _read_plan(plan_path)
-    with _progress() as progress:
-        outcome = verify_models(_source(original), _source(pruned), plan, _verify_text(options), calib=options["calib"],
-                                seed=seed, threads=threads, progress=progress)  # fmt: skip
-    render_verdicts(outcome, Console(highlight=False, soft_wrap=True))
+    _one_stream(*filter(None, (plan_path, original, pruned)))
+    plan = None if plan_path is None else read_plan(plan_path)
+    with status_line() as progress:
+        first, second = source(original, pruned)
+        outcome = verify_models(
+            first,
+            second,
+            plan,
+            _verify_text(options),
+            calib=options["calib"],
+            seed=seed,
+            threads=threads,
+            progress=progress,
+        )
+    render_verdicts(outcome, console())
 
 
 @main.command(context_settings=CONTEXT)
@@ -282,12 +282,12 @@ def bench(
     from hwpass.bench import bench as measure
     from hwpass.listing import render_timings
 
-    with _progress() as progress:
+    with status_line() as progress:
         timings = measure([Path(m) for m in models], sessions=sessions, runs=runs, threads=threads, seed=seed,
                           progress=lambda done, total: progress(f"session {done} of {total}"))  # fmt: skip
     if json_path is not None:
-        _write_text(json_path, json.dumps([asdict(t) for t in timings], indent=2) + "\n")
-    render_timings(timings, _console(None, json_path))
+        write_text(json_path, json.dumps([asdict(t) for t in timings], indent=2) + "\n")
+    render_timings(timings, console(json_path))
 
 
 @main.command("passes", context_settings=CONTEXT)
@@ -295,28 +295,7 @@ def list_passes() -> None:
     """The passes and their options."""
     from hwpass.listing import render_passes
 
-    render_passes(Console(highlight=False, soft_wrap=True))
-
-
-def _source(model: str) -> Any:
-    if model != "-":
-        return model
-    data = sys.stdin.buffer.read()
-    if not data:
-        raise InputError("standard input: the file is empty")
-    return data
-
-
-def _read_plan(path: str) -> Any:
-    from hwpass.plan import Plan
-
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a plan: it is not text") from None
-    return Plan.from_json(text, path)
+    render_passes(console())
 
 
 def _verify_text(options: dict[str, Any]) -> str:
@@ -327,43 +306,6 @@ def _verify_text(options: dict[str, Any]) -> str:
     )
 
 
-def _check_outputs(*paths: str | None) -> None:
-    """Find out before the work that a file cannot be written."""
-    from hwpass.ir import check_writable
-
-    for path in paths:
-        if path is not None and path != "-":
-            check_writable(Path(path))
-
-
-def _write_model(model: Any, output: str) -> None:
-    if output == "-":
-        sys.stdout.buffer.write(model.proto().SerializeToString(deterministic=True))
-        sys.stdout.buffer.flush()
-    else:
-        model.save(output)
-
-
-def _write_text(path: str, text: str) -> None:
-    from hwpass.ir import write_text
-
-    if path == "-":
-        click.echo(text, nl=False)
-    else:
-        write_text(path, text)
-
-
-def _console(*taken: str | None) -> Console:
-    """Standard output, or standard error when something else goes there."""
-    return Console(stderr="-" in taken, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A status line on a terminal's standard error; silence elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: None
-        return
-    with console.status("starting") as status:
-        yield lambda text: status.update(text)
+def _one_stream(*paths: str) -> None:
+    if paths.count("-") > 1:
+        raise UsageError("standard input (-) can be only one of the plan and the models")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from hwpass.ir import Model, Source
 from hwpass.kernels import Kernels
 from hwpass.naming import short, short_path, shortened
 from hwpass.tables import print_line, print_table
+from hwpass.work import Floats
 
 __all__ = ["GroupsReport", "coupled", "groups_json", "groups_report", "render_groups"]
 
@@ -59,14 +60,19 @@ class GroupsReport(_Part):
     frozen: list[FrozenEntry]
 
 
-def coupled(source: Source | Model, progress: Callable[[str], None] = lambda text: None) -> Coupling:
-    """Load a model, prepare it as a run would, and solve which channels go together."""
+def coupled(
+    source: Source | Model,
+    progress: Callable[[str], None] = lambda text: None,
+    prepare: str | None = None,
+) -> Coupling:
+    """Load a model, prepare it as a run would (or by other passes), and solve which channels go together."""
     from hwpass.api import PREPARE
     from hwpass.manager import Context, PassManager
 
     progress("loading")
     model = source if isinstance(source, Model) else Model.load(source)
-    prepared = PassManager.parse(PREPARE).run(model, Context(progress=progress))
+    passes = PassManager.parse(PREPARE if prepare is None else prepare)
+    prepared = passes.run(model, Context(progress=progress))
     progress("coupling channels")
     return couple(prepared)
 
@@ -78,7 +84,7 @@ def groups_report(coupling: Coupling) -> GroupsReport:
     none = np.zeros(len(coupling.groups))
     dense, rest = (kernels.values(widths[None, :].astype(np.float64)) for widths in (kernels.dense, none))
     work = kernels.work_of(dense).macs[0]
-    macs = {kernel.name: round(float(m)) for kernel, m in zip(kernels.kernels, work, strict=True)}
+    macs = _macs(kernels, work)
     model = coupling.build.model
     return GroupsReport(
         schema=1,
@@ -89,13 +95,24 @@ def groups_report(coupling: Coupling) -> GroupsReport:
             macs=_gone(float(work.sum()), float(kernels.work_of(rest).macs.sum())),
         ),
         groups=[GroupEntry(name=g.name, width=g.width, layers=list(g.layers)) for g in coupling.groups],
-        frozen=[FrozenEntry(node=n, reason=r, macs=macs.get(n, 0)) for n, r in by_macs(coupling, macs)],
+        frozen=[
+            FrozenEntry(node=node, reason=reason, macs=macs.get(node, 0))
+            for node, reason in frozen_by_macs(coupling, macs)
+        ],
     )
 
 
-def by_macs(coupling: Coupling, macs: dict[str, int]) -> list[tuple[str, str]]:
-    """The frozen nodes and their reasons, those that take most multiply-accumulates first."""
+def frozen_by_macs(coupling: Coupling, macs: Mapping[str, int] | None = None) -> list[tuple[str, str]]:
+    """The frozen layers and their reasons, those that take most multiply-accumulates first."""
+    if macs is None:
+        kernels = Kernels(coupling, ())
+        macs = _macs(kernels, kernels.work(kernels.dense[None, :]).macs[0])
     return sorted(coupling.frozen, key=lambda item: -macs.get(item[0], 0))
+
+
+def _macs(kernels: Kernels, work: Floats) -> dict[str, int]:
+    """Multiply-accumulates by node, of kernels of one node each."""
+    return {kernel.name: round(float(m)) for kernel, m in zip(kernels.kernels, work, strict=True)}
 
 
 def _gone(dense: float, rest: float) -> float:

@@ -64,7 +64,7 @@ def verify_models(
             context.warn(
                 "the plan was made for a model of other bytes; it fits this one's groups, and was used"
             )
-        coupling = coupled(first, progress)
+        coupling = coupled(first, progress, plan.prepare)
         surgery = prune(coupling, plan.keep(coupling))
         _check_weights(surgery, second)
         theirs = Surgery(second, surgery.slices, surgery.keep)
