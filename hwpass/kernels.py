@@ -285,7 +285,8 @@ class Kernels:
     def values(self, widths: Floats) -> Floats:
         """All products at widths [P, G]."""
         if len(self.coupling.groups):
-            extents = self._base[None, :] + (self._slope @ widths.T).T
+            # Whole numbers by construction; rounded so that no staircase sees 95.9999.
+            extents = np.rint(self._base[None, :] + (self._slope @ widths.T).T)
         else:
             extents = np.repeat(self._base[None, :], len(widths), axis=0)
         result = np.repeat(self._constant[None, :], len(widths), axis=0)

@@ -140,7 +140,7 @@ class _Cutter:
             constant = gs.Constant(self._name(f"{tensor.name}_{op}"), factor.reshape(actual.shape))
             output = gs.Variable(self._name(f"{tensor.name}_scaled"), dtype=np.int64)
             self._inserted.setdefault(node.index, []).append(
-                gs.Node(op, name=f"{node.name}_width_{op}", inputs=[scaled, constant], outputs=[output])
+                gs.Node(op, name=f"{output.name}_{op}", inputs=[scaled, constant], outputs=[output])
             )
             scaled = output
         node.gs.inputs[position] = scaled
