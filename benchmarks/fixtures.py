@@ -38,17 +38,32 @@ def main() -> None:
         results = []
         for budget in options.budgets:
             try:
-                results.append((budget, hwpass.run(path, options.target, latency=budget, calib=calibration, score=options.score)))
+                results.append(
+                    (budget, hwpass.run(path, options.target, latency=budget, calib=calibration, score=options.score))
+                )
             except hwpass.HwpassError as error:
                 rows.append([path.stem, f"{budget:g}x", "-", "-", "-", str(error)[:80]])
         timings = bench([path, *(r.model.proto() for _, r in results)], sessions=options.sessions, runs=options.runs)
-        rows.append([path.stem, "dense", f"{evaluate_metric(accuracy, path):.4f}", "1", "1", f"{timings[0].median_ms:.3f} ms"])
+        rows.append(
+            [path.stem, "dense", f"{evaluate_metric(accuracy, path):.4f}", "1", "1", f"{timings[0].median_ms:.3f} ms"]
+        )
         for (budget, result), t in zip(results, timings[1:], strict=True):
             score = evaluate_metric(accuracy, result.model.proto())
-            rows.append([path.stem, f"{budget:g}x", f"{score:.4f}", f"{result.report.ratio.latency:.3f}", f"{t.ratio:.3f}",
-                         f"[{t.ratio_low:.3f}-{t.ratio_high:.3f}]"])  # fmt: skip
-    show(f"target {options.target}, score {options.score}",
-         ["network", "budget", "accuracy", "predicted latency", "measured latency", "rounds"], rows)  # fmt: skip
+            rows.append(
+                [
+                    path.stem,
+                    f"{budget:g}x",
+                    f"{score:.4f}",
+                    f"{result.report.ratio.latency:.3f}",
+                    f"{t.ratio:.3f}",
+                    f"[{t.ratio_low:.3f}-{t.ratio_high:.3f}]",
+                ]
+            )
+    show(
+        f"target {options.target}, score {options.score}",
+        ["network", "budget", "accuracy", "predicted latency", "measured latency", "rounds"],
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -35,10 +35,21 @@ def main() -> None:
             continue
         exact = report.verdicts.exactness
         frozen = "; ".join(dict.fromkeys(f.reason for f in report.frozen))[:110]
-        rows.append([path.name, f"{report.ratio.latency:.3f}", f"{report.ratio.macs:.3f}",
-                     f"{exact.max_rel:.1e}" if exact else "-", f"{time.perf_counter() - start:.1f}", frozen])  # fmt: skip
-    show(f"--target {options.target} --latency {options.latency} --score l2",
-         ["model", "latency", "MACs", "exactness", "seconds", "frozen, or why not"], rows)  # fmt: skip
+        rows.append(
+            [
+                path.name,
+                f"{report.ratio.latency:.3f}",
+                f"{report.ratio.macs:.3f}",
+                f"{exact.max_rel:.1e}" if exact else "-",
+                f"{time.perf_counter() - start:.1f}",
+                frozen,
+            ]
+        )
+    show(
+        f"--target {options.target} --latency {options.latency} --score l2",
+        ["model", "latency", "MACs", "exactness", "seconds", "frozen, or why not"],
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Seconds and memory of hwpass itself: coupling, the prune pass, a whole run, each in fresh processes.
 
-    python benchmarks/speed.py ZOO [--sessions 3]
+python benchmarks/speed.py ZOO [--sessions 3]
 """
 
 from __future__ import annotations

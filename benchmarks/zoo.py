@@ -112,7 +112,10 @@ def main() -> None:
     todo = [n for n in wanted if n not in done]
     with ThreadPoolExecutor(options.jobs) as pool, open(options.output, "a") as stream:
         arguments = ["--peer"] if options.peer else []
-        jobs = {pool.submit(fresh, Path(__file__), "--worker", str(options.zoo), n, *arguments, timeout=1200): n for n in todo}
+        jobs = {
+            pool.submit(fresh, Path(__file__), "--worker", str(options.zoo), n, *arguments, timeout=1200): n
+            for n in todo
+        }
         for job in as_completed(jobs):
             try:
                 row = {"name": jobs[job], **job.result()}
@@ -129,10 +132,23 @@ def main() -> None:
 def summary(rows: list[dict[str, Any]]) -> None:
     """The table, worst first, and the counts that matter."""
     ordered = sorted(rows, key=lambda r: (r.get("status") == "ok", -r.get("macs", 9), r["name"]))
-    show("zoo", ["graph", "status", "MACs left", "exactness", "couple s", "run s", "why"],
-         [[r["name"], r["status"], r.get("macs", "-"), r.get("exact", "-"), r.get("couple_seconds", "-"), r.get("seconds", "-"),
-           r.get("message") or "; ".join(f"{s:.2f} {t}" for s, t in r.get("reasons", [])[:2] if r.get("macs", 1) > 0.55)]
-          for r in ordered])  # fmt: skip
+    show(
+        "zoo",
+        ["graph", "status", "MACs left", "exactness", "couple s", "run s", "why"],
+        [
+            [
+                r["name"],
+                r["status"],
+                r.get("macs", "-"),
+                r.get("exact", "-"),
+                r.get("couple_seconds", "-"),
+                r.get("seconds", "-"),
+                r.get("message")
+                or "; ".join(f"{s:.2f} {t}" for s, t in r.get("reasons", [])[:2] if r.get("macs", 1) > 0.55),
+            ]
+            for r in ordered
+        ],
+    )
     fine = [r for r in rows if r["status"] == "ok"]
     reached = [r for r in fine if r["macs"] <= 0.55]
     print(f"{len(rows)} graphs, {len(fine)} done and exact, {len(reached)} at 0.55x of the MACs or less")

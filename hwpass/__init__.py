@@ -14,15 +14,39 @@ if TYPE_CHECKING:
     from hwpass.plan import Plan
 
 _HOMES = {
-    "Result": "api", "load": "api", "run": "api", "Model": "ir", "Plan": "plan",
-    "Context": "manager", "Pass": "manager", "PassManager": "manager", "PassResult": "manager",
-    "HwpassError": "errors", "BudgetError": "errors", "InputError": "errors", "UsageError": "errors", "VerdictError": "errors",
-}  # fmt: skip
+    "Result": "api",
+    "load": "api",
+    "run": "api",
+    "Model": "ir",
+    "Plan": "plan",
+    "Context": "manager",
+    "Pass": "manager",
+    "PassManager": "manager",
+    "PassResult": "manager",
+    "HwpassError": "errors",
+    "BudgetError": "errors",
+    "InputError": "errors",
+    "UsageError": "errors",
+    "VerdictError": "errors",
+}
 
 __all__ = [
-    "BudgetError", "Context", "HwpassError", "InputError", "Model", "Pass", "PassManager", "PassResult", "Plan", "Result",
-    "UsageError", "VerdictError", "__version__", "load", "run",
-]  # fmt: skip
+    "BudgetError",
+    "Context",
+    "HwpassError",
+    "InputError",
+    "Model",
+    "Pass",
+    "PassManager",
+    "PassResult",
+    "Plan",
+    "Result",
+    "UsageError",
+    "VerdictError",
+    "__version__",
+    "load",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -58,7 +58,7 @@ def steps(coupling: Coupling, align: int) -> list[int]:
         for axis in coupling.weight_axes(node):
             found = owner[coupling.components_of(axis)]
             counts = np.bincount(found[found >= 0], minlength=len(multiples))
-            for number in np.flatnonzero(counts):
+            for number in np.flatnonzero(counts).tolist():
                 multiples[number] = gcd(multiples[number], int(counts[number] // coupling.groups[number].width))
     return [max(1, align // gcd(align, max(m, 1))) for m in multiples]
 
@@ -66,7 +66,7 @@ def steps(coupling: Coupling, align: int) -> list[int]:
 def choices(width: int, step: int, least: int) -> NDArray[np.int64]:
     """Widths worth having, ascending: multiples of the step, finer ones where the group is narrow, and the whole."""
     while step > 1 and width < 2 * step:
-        step //= 2
+        step = step // 2
     found = {width, *range(step, width, step)}
     if width < 4 * step:
         found |= set(range(max(step // 2, 1), width, max(step // 2, 1)))
@@ -200,7 +200,9 @@ class Allocator:
             if not len(trials):
                 break
             gain = self._pressure(costs, self.costs(trials))
-            price = np.asarray([self.loss(g, int(t[g])) - self.loss(g, int(widths[g])) for g, t in zip(moved, trials, strict=True)])
+            price = np.asarray(
+                [self.loss(g, int(t[g])) - self.loss(g, int(widths[g])) for g, t in zip(moved, trials, strict=True)]
+            )
             ratio = np.where(gain > 0, price / np.maximum(gain, 1e-15), np.inf)
             if not np.isfinite(ratio).any():
                 # No single step helps (a staircase): take the one that hurts least.
@@ -212,7 +214,9 @@ class Allocator:
             if not len(trials):
                 break
             fits = self.excess(self.costs(trials)) <= 1
-            relief = np.asarray([self.loss(g, int(widths[g])) - self.loss(g, int(t[g])) for g, t in zip(moved, trials, strict=True)])
+            relief = np.asarray(
+                [self.loss(g, int(widths[g])) - self.loss(g, int(t[g])) for g, t in zip(moved, trials, strict=True)]
+            )
             relief = np.where(fits, relief, -1)
             if relief.max() <= 0:
                 exchanged = self._exchange(widths) if exchanges < EXCHANGES else None
@@ -249,8 +253,12 @@ class Allocator:
         down, losses = self._moves(widths, -1)
         if not len(up) or not len(down):
             return None
-        relief = np.asarray([self.loss(g, int(widths[g])) - self.loss(g, int(t[g])) for g, t in zip(gains, up, strict=True)])
-        price = np.asarray([self.loss(g, int(t[g])) - self.loss(g, int(widths[g])) for g, t in zip(losses, down, strict=True)])
+        relief = np.asarray(
+            [self.loss(g, int(widths[g])) - self.loss(g, int(t[g])) for g, t in zip(gains, up, strict=True)]
+        )
+        price = np.asarray(
+            [self.loss(g, int(t[g])) - self.loss(g, int(widths[g])) for g, t in zip(losses, down, strict=True)]
+        )
         net = relief[:, None] - price[None, :]
         order = np.argsort(-net, axis=None)[:64]
         pairs = [divmod(int(i), len(down)) for i in order if net.flat[i] > 1e-9]

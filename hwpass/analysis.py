@@ -130,8 +130,12 @@ class Builder(Relations):
     def _evaluate(self, node: Node, outputs: list[Tensor], rule: Any) -> None:
         if not outputs or outputs[0].data is not None:
             return
-        outputs[0].data = small_value(node, rule, [t.data if t is not None else None for t in node.inputs],
-                                      [t.shape if t is not None and t.axes is not None else None for t in node.inputs])  # fmt: skip
+        outputs[0].data = small_value(
+            node,
+            rule,
+            [t.data if t is not None else None for t in node.inputs],
+            [t.shape if t is not None and t.axes is not None else None for t in node.inputs],
+        )
 
     def inferred(self, node: Node) -> list[Tensor]:
         """The outputs as ONNX's own shape inference sees them, opaque; unknown extents get a stand-in."""
@@ -175,8 +179,11 @@ def small_value(node: Node, rule: Any, values: list[Array | None], shapes: list[
     known = [v for v in values if v is not None]
     if node.op not in ("Shape", "Size") and (not known or any(v.size > SMALL for v in known)):
         return None
-    if known and known[0].dtype.kind not in "iub" and node.op not in ("Cast", "Ceil", "Floor", "Mul", "Div", "Range",
-                                                                        "Constant", "Identity"):  # fmt: skip
+    if (
+        known
+        and known[0].dtype.kind not in "iub"
+        and node.op not in ("Cast", "Ceil", "Floor", "Mul", "Div", "Range", "Constant", "Identity")
+    ):
         return None
     try:
         value = rule.value(node, values, shapes)

@@ -187,7 +187,13 @@ def _original(source: Source | Model, model: Model) -> ModelLike:
 
 
 def _report(
-    info: ModelInfo, params: int, size: int, result: Model, manager: PassManager, context: Context, budget: dict[str, str]
+    info: ModelInfo,
+    params: int,
+    size: int,
+    result: Model,
+    manager: PassManager,
+    context: Context,
+    budget: dict[str, str],
 ) -> Report:
     coupling: Coupling | None = context.found.get("coupling")
     plan: Plan | None = context.found.get("plan")
@@ -216,7 +222,9 @@ def _costs(params: int, size: int, result: Model, context: Context) -> tuple[Cos
     after_params, after_size = result.parameter_count(), result.size_bytes()
     if target is None:
         empty = {"macs": 0}
-        return Costs(params=params, size_bytes=size, **empty), Costs(params=after_params, size_bytes=after_size, **empty)
+        return Costs(params=params, size_bytes=size, **empty), Costs(
+            params=after_params, size_bytes=after_size, **empty
+        )
     if coupling is None or plan is None:
         cost = Cost(couple(result), target)
         rows = [cost.base, cost.base]
@@ -268,10 +276,17 @@ def verdicts_of(context: Context) -> Verdicts:
         bound = allowed if allowed >= 0 else None
         drop = before - after
         task = MetricVerdict(
-            passed=bound is None or drop <= bound + 1e-12, name=name, before=before, after=after, drop=drop, max_drop=bound
+            passed=bound is None or drop <= bound + 1e-12,
+            name=name,
+            before=before,
+            after=after,
+            drop=drop,
+            max_drop=bound,
         )
     return Verdicts(
-        exactness=ExactnessVerdict(passed=exact.passed, max_abs=exact.max_abs, max_rel=exact.max_rel) if exact else None,
+        exactness=ExactnessVerdict(passed=exact.passed, max_abs=exact.max_abs, max_rel=exact.max_rel)
+        if exact
+        else None,
         fidelity=FidelityVerdict(
             passed=faithful.passed, outputs={name: output.figures() for name, output in faithful.outputs.items()}
         )

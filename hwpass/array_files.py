@@ -92,9 +92,7 @@ def _open_npz(path: Path, source: str) -> dict[str, Rows]:
                         stream.seek(0)
                         arrays[name] = Held(np.lib.format.read_array(stream, allow_pickle=False))
                         continue
-                with open(
-                    path, "rb"
-                ) as raw:  # the local header repeats the name and an extra field of its own
+                with open(path, "rb") as raw:  # the local header repeats the name and an extra field of its own
                     raw.seek(member.header_offset + 26)
                     name_bytes, extra_bytes = np.frombuffer(raw.read(4), "<u2").tolist()
                 offset = member.header_offset + 30 + name_bytes + extra_bytes + start

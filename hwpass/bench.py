@@ -70,9 +70,7 @@ def bench(
     if sessions < 1 or runs < 1:
         raise UsageError("bench: at least one session and one run are needed")
     with ExitStack() as stack:
-        folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True))
-        )
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)))
         names = _names(models)
         jobs = []
         sizes = dict(dims or {})
@@ -83,9 +81,7 @@ def bench(
             jobs.append((name, path, feed))
         medians: list[list[float]] = [[] for _ in jobs]
         for session in range(sessions):
-            order = (
-                range(len(jobs)) if session % 2 == 0 else reversed(range(len(jobs)))
-            )  # a drift cancels out
+            order = range(len(jobs)) if session % 2 == 0 else reversed(range(len(jobs)))  # a drift cancels out
             for done, index in enumerate(order):
                 medians[index].append(statistics.median(_session(*jobs[index], runs, threads)))
                 if progress is not None:
@@ -127,9 +123,7 @@ def _typical(path: Path, proto: onnx.ModelProto, threads: int, seed: int) -> dic
 
 
 def _save_feed(path: Path, feed: Mapping[str, np.ndarray]) -> None:
-    arrays: list[
-        np.ndarray
-    ] = []  # names and values in turn: an input may be called like an argument of savez
+    arrays: list[np.ndarray] = []  # names and values in turn: an input may be called like an argument of savez
     for name, value in feed.items():
         if value.dtype.kind == "V":
             raise InputError(f"bench: input {name!r} is {value.dtype.name}, which cannot be timed here")

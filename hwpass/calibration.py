@@ -116,13 +116,9 @@ def _from_python(data: Any, source: str, specs: Sequence[InputSpec]) -> list[dic
                 raise InputError(f"{source}: item {number} is a {type(item).__name__}, not a dict of arrays")
             arrays = {str(name): Held(np.asarray(value)) for name, value in item.items()}
             single = all(len(array.shape) == ranks.get(name, -1) - 1 for name, array in arrays.items())
-            segments.append(
-                {name: as_batch(array, ranks[name]) if single else array for name, array in arrays.items()}
-            )
+            segments.append({name: as_batch(array, ranks[name]) if single else array for name, array in arrays.items()})
     except TypeError as error:
-        raise InputError(
-            f"{source}: a {type(data).__name__} is not an iterable of dicts of arrays"
-        ) from error
+        raise InputError(f"{source}: a {type(data).__name__} is not an iterable of dicts of arrays") from error
     return segments
 
 
@@ -134,9 +130,7 @@ def _checked(source: str, segments: list[dict[str, Rows]], specs: Sequence[Input
     for segment in segments:
         for name in segment:
             if name not in {spec.name for spec in specs}:
-                raise InputError(
-                    f"{source}: {name!r} is no input of the model; the inputs are {input_names(specs)}"
-                )
+                raise InputError(f"{source}: {name!r} is no input of the model; the inputs are {input_names(specs)}")
         dims: dict[str, tuple[int, str]] = {}
         counts: dict[str, int] = {}
         rows_of: dict[str, Rows] = {}
@@ -234,9 +228,7 @@ def _check_type(source: str, spec: InputSpec, dtype: np.dtype) -> None:
     mend = f"convert it to {spec.dtype.name}"
     if spec.is_float and dtype.kind in "iub":
         mend += " and scale it as the model was trained"
-    raise InputError(
-        f"{source}: input {spec.name!r} is {dtype.name}, the model wants {spec.dtype.name}; {mend}"
-    )
+    raise InputError(f"{source}: input {spec.name!r} is {dtype.name}, the model wants {spec.dtype.name}; {mend}")
 
 
 def _check_values(source: str, spec: InputSpec, rows: Rows) -> None:

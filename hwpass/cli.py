@@ -47,12 +47,8 @@ def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 BUDGETS = _stack(
     click.option("--latency", multiple=True, metavar="0.6x|12ms", help="At most this predicted latency."),
-    click.option(
-        "--energy", multiple=True, metavar="0.7x|5mJ", help="At most this predicted energy per inference."
-    ),
-    click.option(
-        "--memory", multiple=True, metavar="0.8x|2MiB", help="At most this peak memory, weights included."
-    ),
+    click.option("--energy", multiple=True, metavar="0.7x|5mJ", help="At most this predicted energy per inference."),
+    click.option("--memory", multiple=True, metavar="0.8x|2MiB", help="At most this peak memory, weights included."),
     click.option("--size", multiple=True, metavar="0.5x|4MiB", help="At most these bytes of weights."),
     click.option("--macs", multiple=True, metavar="0.5x|300M", help="At most these multiply-accumulates."),
     click.option("--channels", multiple=True, metavar="0.7x", help="Uniform width, for comparison."),
@@ -87,24 +83,16 @@ TOLERANCES = _stack(
 @click.option("--score", default="auto", show_default=True, metavar="auto|l1|l2|bn|activation|random",
               help="What makes a channel matter; auto is activation with --calib, else l2.")  # fmt: skip
 @click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable.")
-@click.option(
-    "--min-channels", type=click.IntRange(1), default=1, show_default=True, help="Fewest of a group."
-)
+@click.option("--min-channels", type=click.IntRange(1), default=1, show_default=True, help="Fewest of a group.")
 @click.option("--align", type=click.IntRange(1), default=None, help="Channel step; the target's by default.")
-@click.option(
-    "--pipeline", metavar="TEXT", help="Run these passes instead of the usual ones; see `hwpass passes`."
-)
+@click.option("--pipeline", metavar="TEXT", help="Run these passes instead of the usual ones; see `hwpass passes`.")
 @click.option("--report", "report_path", metavar="OUT.html", help="Write the report as a web page.")
-@click.option(
-    "--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output."
-)
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
 @click.option("--plan", "plan_path", metavar="OUT.json", help="Write the plan.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs and scores.")
 @THREADS
 @click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
-@click.option(
-    "--force", is_flag=True, help="Keep the best effort when the budget cannot be met (status stays 4)."
-)
+@click.option("--force", is_flag=True, help="Keep the best effort when the budget cannot be met (status stays 4).")
 def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
         plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
@@ -113,9 +101,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
     for name in ("latency", "energy", "memory", "size", "macs", "channels"):
         given = options[name]
         if len(given) > 1:
-            raise UsageError(
-                f"--{name} is given {len(given)} times ({', '.join(given)}), which conflict; give it once"
-            )
+            raise UsageError(f"--{name} is given {len(given)} times ({', '.join(given)}), which conflict; give it once")
         options[name] = given[0] if given else None
     check_outputs(output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path)
     with status_line() as progress:
@@ -143,9 +129,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
 @TARGET
 @click.option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
 @THREADS
-@click.option(
-    "--json", "json_path", metavar="OUT.json", help="Write the table as JSON; - is standard output."
-)
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the table as JSON; - is standard output.")
 def profile(model: str, target: str, measure: bool, threads: int, json_path: str | None) -> None:
     """Predicted latency, energy and memory of MODEL on a target, kernel by kernel."""
     from hwpass.profile import profile_model, render_profile
@@ -172,9 +156,7 @@ def targets(name: str | None) -> None:
 @main.command(context_settings=CONTEXT)
 @MODEL
 @click.option("--why", metavar="NODE", help="Explain what NODE is tied to, or what freezes it.")
-@click.option(
-    "--json", "json_path", metavar="OUT.json", help="Write the groups as JSON; - is standard output."
-)
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the groups as JSON; - is standard output.")
 def groups(model: str, why: str | None, json_path: str | None) -> None:
     """What of MODEL is coupled, what is frozen, and why."""
     from hwpass.describe import coupled, groups_json, render_groups
@@ -193,14 +175,10 @@ def groups(model: str, why: str | None, json_path: str | None) -> None:
 @main.command(context_settings=CONTEXT)
 @click.argument("plan")
 @MODEL
-@click.option(
-    "-o", "--output", required=True, metavar="OUT", help="Where to write the model; - is standard output."
-)
+@click.option("-o", "--output", required=True, metavar="OUT", help="Where to write the model; - is standard output.")
 @click.option("--target", default=None, metavar="NAME|FILE.toml", help="Also report costs on a target.")
 @TOLERANCES
-@click.option(
-    "--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output."
-)
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
 def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int,
@@ -232,15 +210,11 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
 @main.command(context_settings=CONTEXT)
 @click.argument("original")
 @click.argument("pruned")
-@click.option(
-    "--plan", "plan_path", metavar="PLAN.json", help="The plan: exactness is then proved by the dense twin."
-)
+@click.option("--plan", "plan_path", metavar="PLAN.json", help="The plan: exactness is then proved by the dense twin.")
 @TOLERANCES
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
-def verify(
-    original: str, pruned: str, plan_path: str | None, seed: int, threads: int, **options: Any
-) -> None:
+def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, **options: Any) -> None:
     """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
     from hwpass.recheck import render_verdicts, verify_models
 
@@ -263,18 +237,12 @@ def verify(
 
 @main.command(context_settings=CONTEXT)
 @click.argument("models", nargs=-1, required=True)
-@click.option(
-    "--sessions", type=click.IntRange(1), default=5, show_default=True, help="Fresh sessions per model."
-)
+@click.option("--sessions", type=click.IntRange(1), default=5, show_default=True, help="Fresh sessions per model.")
 @click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Timed runs per session.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
-@click.option(
-    "--json", "json_path", metavar="OUT.json", help="Write the timings as JSON; - is standard output."
-)
-def bench(
-    models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, json_path: str | None
-) -> None:
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the timings as JSON; - is standard output.")
+def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, json_path: str | None) -> None:
     """Time MODELS in ONNX Runtime: fresh sessions, interleaved, denormals flushed, spread shown."""
     import json
     from dataclasses import asdict
@@ -301,9 +269,7 @@ def list_passes() -> None:
 def _verify_text(options: dict[str, Any]) -> str:
     from hwpass.api import verify_step
 
-    return verify_step(
-        options["rtol"], options["atol"], options["fidelity"], options["metric"], options["max_drop"]
-    )
+    return verify_step(options["rtol"], options["atol"], options["fidelity"], options["metric"], options["max_drop"])
 
 
 def _one_stream(*paths: str) -> None:

@@ -64,9 +64,7 @@ def compare_arrays(name: str, wanted: np.ndarray, given: np.ndarray, *, atol: fl
     wanted, given = np.asarray(wanted), np.asarray(given)
     kind = str(wanted.dtype)
     if wanted.shape != given.shape:
-        return Difference(
-            name, dtype=kind, problem=f"shape {list(given.shape)} instead of {list(wanted.shape)}"
-        )
+        return Difference(name, dtype=kind, problem=f"shape {list(given.shape)} instead of {list(wanted.shape)}")
     if wanted.dtype != given.dtype:
         return Difference(name, dtype=kind, problem=f"type {given.dtype} instead of {wanted.dtype}")
     if not wanted.size:

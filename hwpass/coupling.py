@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hwpass.analysis import Builder, analyse
-from hwpass.axes import FROZEN, Axis, Ids, axis_size
+from hwpass.axes import FROZEN, Axis, Ids
 from hwpass.factoring import decide
 from hwpass.ir import Model
 from hwpass.ops import Node
@@ -125,7 +125,7 @@ def solve(count: int, left: list[Ids], right: list[Ids]) -> Ids:
         zero = labels == 0
         labels[labels == first] = 0
         labels[zero] = first
-    return labels
+    return np.asarray(labels)
 
 
 def _groups(coupling: Coupling) -> list[Group]:
@@ -201,5 +201,3 @@ def _first_seen(coupling: Coupling, count: int) -> Ids:
                 order[found[new][::-1]] = places[new][::-1]
                 position += len(found)
     return order
-
-

@@ -217,9 +217,7 @@ def write_reproducer(
             _save_feed(whole, feed)
             if plan_json is not None:
                 (whole / "plan.json").write_text(plan_json, encoding="utf-8")
-            (whole / "README.txt").write_text(
-                f"{text.rstrip()}\n\nReplay: python replay.py\n", encoding="utf-8"
-            )
+            (whole / "README.txt").write_text(f"{text.rstrip()}\n\nReplay: python replay.py\n", encoding="utf-8")
             (whole / "replay.py").write_text(REPLAY, encoding="utf-8")
             whole.rename(target)
     except OSError as error:

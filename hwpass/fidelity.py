@@ -264,9 +264,7 @@ def _check_names(tolerances: Sequence[FidelityTolerance], names: Sequence[str]) 
             raise UsageError(f"fidelity {tolerance}: no output {tolerance.output!r}; there are {there}")
 
 
-def _judge(
-    outputs: dict[str, OutputFidelity], tolerances: Sequence[FidelityTolerance], batches: int
-) -> Fidelity:
+def _judge(outputs: dict[str, OutputFidelity], tolerances: Sequence[FidelityTolerance], batches: int) -> Fidelity:
     failures: list[str] = []
     warnings: list[str] = []
     for name, item in outputs.items():

@@ -100,9 +100,7 @@ def _bar(group: GroupChange, widest: int) -> str:
 def _frozen(report: Report) -> str:
     if not report.frozen:
         return ""
-    rows = [
-        (str(len(nodes)), reason, abbreviated(nodes, 5)) for reason, nodes in frozen_by_reason(report.frozen)
-    ]
+    rows = [(str(len(nodes)), reason, abbreviated(nodes, 5)) for reason, nodes in frozen_by_reason(report.frozen)]
     return "<h2>Frozen</h2>\n" + _table(("nodes", "reason", "which"), rows, numbers=(0,))
 
 
@@ -115,9 +113,7 @@ def _warnings(warnings: Sequence[str]) -> str:
 def _passes(report: Report) -> str:
     if not report.passes:
         return ""
-    rows = [
-        (item.name, human_seconds(item.seconds), "yes" if item.changed else "no") for item in report.passes
-    ]
+    rows = [(item.name, human_seconds(item.seconds), "yes" if item.changed else "no") for item in report.passes]
     return "<h2>Passes</h2>\n" + _table(("pass", "time", "changed"), rows, numbers=(1,))
 
 

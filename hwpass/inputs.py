@@ -256,9 +256,7 @@ def _base_sizes(roles: set[Role], size: str) -> Iterator[dict[Role, int]]:
         yield {name: ladders[name][rank] for name, rank in zip(names, chosen, strict=True)}
 
 
-def _assign(
-    roles: Mapping[str, Role], base: Mapping[Role, int], step: int, *, distinct: bool
-) -> dict[str, int]:
+def _assign(roles: Mapping[str, Role], base: Mapping[Role, int], step: int, *, distinct: bool) -> dict[str, int]:
     """Sizes at `step` steps above the base; with `distinct`, axes of one role differ from each other."""
     seen: dict[Role, int] = {}
     dims = {}
@@ -311,7 +309,4 @@ def _unusable(specs: Sequence[InputSpec], failure: str) -> str:
     if spec is None:
         return f"the model has no inputs and does not run: {failure}"
     shape = ", ".join(map(str, spec.shape))
-    return (
-        f"input {spec.name!r} [{shape}]: no size that was tried runs ({failure}); "
-        "pass calibration data (--calib)"
-    )
+    return f"input {spec.name!r} [{shape}]: no size that was tried runs ({failure}); pass calibration data (--calib)"

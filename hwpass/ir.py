@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from onnx import TensorProto, external_data_helper, helper, inliner, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.logger import G_LOGGER
 
@@ -111,7 +111,7 @@ class Model:
         return found
 
     def parameter_count(self) -> int:
-        """Elements of all floating-point or quantised weights: constants of more than one element that are not int64."""
+        """Elements of all constants that are neither int64 nor bool: weights, quantised ones included."""
         total = 0
         for tensor in self.constants().values():
             if np.dtype(tensor.dtype) not in (np.dtype(np.int64), np.dtype(bool)):
@@ -136,7 +136,8 @@ class Model:
         """A proto of the inputs and outputs alone, without nodes or weights."""
         inputs = [OnnxExporter.export_value_info_proto(t, False) for t in self.graph.inputs]
         outputs = [OnnxExporter.export_value_info_proto(t, False) for t in self.graph.outputs]
-        return helper.make_model(helper.make_graph([], "interface", inputs, outputs))
+        made: onnx.ModelProto = helper.make_model(helper.make_graph([], "interface", inputs, outputs))
+        return made
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model whole or not at all; weights go to `<name>.data` beside it above 2 GB.
@@ -156,7 +157,7 @@ class Model:
             os.replace(draft, target)
 
     def store(self, folder: Path, name: str = "model.onnx") -> Path:
-        """Write the graph and, beside it, its weights one by one: a form that a session opens without a copy in memory."""
+        """Write the graph and its weights as two files: a form that a session opens without a copy in memory."""
         return _write_external(self, folder, name, name + ".data")
 
     def invalidate_shapes(self) -> None:
@@ -271,7 +272,8 @@ def _inlined(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     if not proto.functions:
         return proto
     try:
-        return onnx.inliner.inline_local_functions(proto)
+        inlined: onnx.ModelProto = inliner.inline_local_functions(proto)
+        return inlined
     except Exception as error:
         raise InputError(f"{name}: its local functions cannot be inlined: {str(error).splitlines()[0]}") from None
 

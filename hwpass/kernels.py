@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from hwpass.axes import Axis, Factor
+from hwpass.axes import Factor
 from hwpass.coupling import Coupling
 from hwpass.ops import Node, Tensor
 from hwpass.work import Floats, Work
@@ -155,14 +155,23 @@ class Kernels:
 
     def _build(self) -> None:
         count = len(self.kernels)
-        self._groups, self._m, self._n, self._k = ([] for _ in range(4))  # type: ignore[var-annotated]
-        self._read, self._written, self._weights, self._elements = ([[] for _ in range(count)] for _ in range(4))
+        # Numbers of products: one per kernel for the extents of its GEMM, a list to be summed for its bytes.
+        self._groups: list[int] = []
+        self._m: list[int] = []
+        self._n: list[int] = []
+        self._k: list[int] = []
+        self._read: list[list[int]] = [[] for _ in range(count)]
+        self._written: list[list[int]] = [[] for _ in range(count)]
+        self._weights: list[list[int]] = [[] for _ in range(count)]
+        self._elements: list[list[int]] = [[] for _ in range(count)]
         self.kind = np.asarray([k.kind for k in self.kernels])
         self.op = np.asarray([k.ops for k in self.kernels])
         self.axes = np.asarray([_spatial_axes(k.nodes[0]) for k in self.kernels], np.int64)
         self.taps, self.stride, self.itemsize = np.ones(count), np.ones(count), np.full(count, 4.0)
         producer: dict[str, int] = {t.name: -1 for t in self.model.graph.inputs}
-        size: dict[str, int] = {t.name: self._bytes(self.coupling.build.tensors[t.name]) for t in self.model.graph.inputs}
+        size: dict[str, int] = {
+            t.name: self._bytes(self.coupling.build.tensors[t.name]) for t in self.model.graph.inputs
+        }
         sources, sinks, edge_channels, edge_bytes = [], [], [], []
         last_read: dict[str, int] = {}
         self._constants: dict[str, tuple[int, float]] = {}
@@ -279,7 +288,9 @@ class Kernels:
         """Sums of products per kernel, [P, K]."""
         flat = [i for part in lists for i in part]
         where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
-        select = csr_array((np.ones(len(flat)), (np.asarray(flat, np.int64), where)), shape=(values.shape[1], len(lists)))
+        select = csr_array(
+            (np.ones(len(flat)), (np.asarray(flat, np.int64), where)), shape=(values.shape[1], len(lists))
+        )
         return np.asarray(values @ select)
 
     def values(self, widths: Floats) -> Floats:
@@ -341,5 +352,3 @@ def _spatial_axes(node: Node) -> int:
 
 def _constant_only(node: Node) -> bool:
     return all(t is None or t.constant for t in node.inputs) and bool(node.inputs)
-
-

@@ -122,18 +122,14 @@ def render_passes(console: Console) -> None:
             default = f" (default {option.default})" if option.default else ""
             print_line(console, f"  {option.name}: {option.help}{default}")
     print_line(console, "")
-    print_line(
-        console, "A pipeline: --pipeline 'fold,fuse-bn,prune-channels{latency=0.6x,score=l2},verify'", "dim"
-    )
+    print_line(console, "A pipeline: --pipeline 'fold,fuse-bn,prune-channels{latency=0.6x,score=l2},verify'", "dim")
 
 
 def render_timings(timings: Sequence[Timing], console: Console) -> None:
     """Print measured latencies, and each against the first: the ratio and the speed-up."""
     rows = []
     for timing in timings:
-        low, middle, high = (
-            human_seconds(ms / 1e3) for ms in (timing.low_ms, timing.median_ms, timing.high_ms)
-        )
+        low, middle, high = (human_seconds(ms / 1e3) for ms in (timing.low_ms, timing.median_ms, timing.high_ms))
         spread = f"{timing.ratio_low:.3f} to {timing.ratio_high:.3f}"
         rows.append(
             (

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
-
 from hwpass.calibration import Calibration
 from hwpass.cost_models import Target
 from hwpass.errors import HwpassError, UsageError
@@ -201,5 +200,3 @@ def _written(value: Any) -> str:
     if isinstance(value, tuple):
         return "|".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-

@@ -35,12 +35,8 @@ def task_metric(spec: str) -> TaskMetric:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise UsageError(
-                f"metric {spec!r}: there is no module {error.name!r} here or installed"
-            ) from error
-        raise UsageError(
-            f"metric {spec!r}: {module_name} needs {error.name!r}, which is not installed"
-        ) from error
+            raise UsageError(f"metric {spec!r}: there is no module {error.name!r} here or installed") from error
+        raise UsageError(f"metric {spec!r}: {module_name} needs {error.name!r}, which is not installed") from error
     except Exception as error:  # whatever the user's module does
         raise UsageError(f"metric {spec!r}: importing {module_name} raised {_said(error)}") from error
     found: object = module

@@ -164,9 +164,7 @@ def render_profile(profile: Profile, console: Console) -> None:
     print_table(console, headings, rows, "lrrrrrl")
     if len(costly) > len(rows):
         rest = sum(k.share for k in costly) - sum(k.share for k in _dearest(costly))
-        print_line(
-            console, f"and {len(costly) - len(rows)} cheaper ones, {rest:.1%} together (see --json)", "dim"
-        )
+        print_line(console, f"and {len(costly) - len(rows)} cheaper ones, {rest:.1%} together (see --json)", "dim")
 
 
 def _dearest(kernels: list[KernelCost]) -> list[KernelCost]:

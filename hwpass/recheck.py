@@ -61,9 +61,7 @@ def verify_models(
         steps = steps.replace("verify{", "verify{exact=false,", 1)
     else:
         if plan.model_sha256 != first.sha256:
-            context.warn(
-                "the plan was made for a model of other bytes; it fits this one's groups, and was used"
-            )
+            context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was used")
         coupling = coupled(first, progress, plan.prepare)
         surgery = prune(coupling, plan.keep(coupling))
         _check_weights(surgery, second)
@@ -122,8 +120,6 @@ def _twin(coupling: Coupling, surgery: Surgery, theirs: Model) -> Model:
 def render_verdicts(found: Comparison, console: Console) -> None:
     """Print one line per verdict and warning."""
     for name, passed, figures in found.verdicts.rows():
-        print_line(
-            console, f"{name} {'passed' if passed else 'FAILED'}" + (f": {figures}" if figures else "")
-        )
+        print_line(console, f"{name} {'passed' if passed else 'FAILED'}" + (f": {figures}" if figures else ""))
     for warning in found.warnings:
         print_line(console, f"warning: {warning}")

@@ -168,7 +168,7 @@ def loss_curves(coupling: Coupling, scores: Importance) -> list[Floats]:
 
 
 def consumers(coupling: Coupling) -> Floats:
-    """Per group, the number of layers it feeds, each counted by the share of its input that the group is; at least 1/4."""
+    """Per group, how many layers it feeds, each counted by the group's share of its input; at least 1/4."""
     count = int(coupling.component.max()) + 1
     owner = np.full(count, -1, np.int64)
     for number, group in enumerate(coupling.groups):

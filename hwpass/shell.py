@@ -66,11 +66,7 @@ class ShellGroup(click.Group):
         except Exception as error:
             if os.environ.get(DEBUG):
                 raise
-            fail(
-                HwpassError(
-                    f"unexpected {_described(error)}; please report it ({DEBUG}=1 shows the traceback)"
-                )
-            )
+            fail(HwpassError(f"unexpected {_described(error)}; please report it ({DEBUG}=1 shows the traceback)"))
 
 
 def _described(error: Exception) -> str:
@@ -142,16 +138,12 @@ def check_outputs(**paths: str | None) -> None:
             continue
         place = path if path == "-" else str(Path(path).absolute())
         if place in seen:
-            raise UsageError(
-                f"--{option} and --{seen[place]} both go to {path}; give each a place of its own"
-            )
+            raise UsageError(f"--{option} and --{seen[place]} both go to {path}; give each a place of its own")
         seen[place] = option
         if path != "-":
             check_writable(Path(path))
         elif option == "output" and sys.stdout.isatty():
-            raise UsageError(
-                "--output -: standard output is a terminal; name a file, or send it on by a pipe"
-            )
+            raise UsageError("--output -: standard output is a terminal; name a file, or send it on by a pipe")
 
 
 def write_model(model: Model, output: str) -> None:

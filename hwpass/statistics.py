@@ -31,17 +31,15 @@ def mean_squares(
     try:
         with StoredModel(model.proto()) as stored:
             session = stored.open_session(outputs=names, threads=threads)
-            seen = 0
-            for feed in calibration.batches(BATCH):
+            for number, feed in enumerate(calibration.batches(BATCH), 1):
                 outputs = run_session(session, feed)
                 for name, axis in taps.items():
                     value = np.asarray(outputs[name] if name in outputs else feed[name], np.float32)
                     others = tuple(a for a in range(value.ndim) if a != axis % value.ndim)
                     sums[name] = sums.get(name, 0.0) + np.square(value).sum(axis=others, dtype=np.float64)
                     counts[name] = counts.get(name, 0.0) + value.size / value.shape[axis]
-                seen += 1
                 if progress is not None:
-                    progress(f"statistics, batch {seen}")
+                    progress(f"statistics, batch {number}")
             del session
     finally:
         release_memory()

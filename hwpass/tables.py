@@ -15,9 +15,7 @@ ROWS = 25
 LEAST = 12
 
 
-def table_lines(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, right: str = ""
-) -> list[str]:
+def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, right: str = "") -> list[str]:
     """The heading and the rows as text; `right` has an `r` for each column that is set flush right.
 
     >>> rows = [("conv", "8", "a long text that is cut"), ("x", "16", "y")]
@@ -30,8 +28,7 @@ def table_lines(
     lines = []
     for row in table:
         cells = [
-            _justified(cell, size, right[i : i + 1])
-            for i, (cell, size) in enumerate(zip(row, inner, strict=False))
+            _justified(cell, size, right[i : i + 1]) for i, (cell, size) in enumerate(zip(row, inner, strict=False))
         ]
         last = row[-1] if cell_len(row[-1]) <= rest else set_cell_size(row[-1], rest - 1) + "…"
         lines.append("  ".join([*cells, last]).rstrip())

@@ -112,9 +112,7 @@ def exactness(
     if verdict.passed or index_map is None or not any(map(_differs, differences.values())):
         return verdict
     for feed in feeds:
-        found = first_divergence(
-            twin, pruned, feed, index_map, rtol=verdict.tolerance, atol=atol, threads=threads
-        )
+        found = first_divergence(twin, pruned, feed, index_map, rtol=verdict.tolerance, atol=atol, threads=threads)
         if found is not None:
             return replace(verdict, first_divergence=str(found))
     return verdict
@@ -196,18 +194,14 @@ def _sizes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, 
     return sizes
 
 
-def judge(
-    differences: Mapping[str, Difference], rtol: float | None, cases: list[dict[str, int]]
-) -> Exactness:
+def judge(differences: Mapping[str, Difference], rtol: float | None, cases: list[dict[str, int]]) -> Exactness:
     """The verdict on differences that `compare_outputs` found."""
     limits = {
         name: RELATIVE_TOLERANCE.get(item.dtype, DEFAULT_RTOL) if rtol is None else rtol
         for name, item in differences.items()
     }
     floats = {name: item for name, item in differences.items() if not item.problem}
-    worst = max(
-        differences, key=lambda name: (_differs(differences[name]), differences[name].needed), default=None
-    )
+    worst = max(differences, key=lambda name: (_differs(differences[name]), differences[name].needed), default=None)
     failed = [name for name, item in differences.items() if item.problem or item.needed > limits[name]]
     reason = None
     if failed:
@@ -232,9 +226,7 @@ def judge(
         cases=cases,
         reason=reason,
         outputs=dict(differences),
-        warnings=[
-            f"output {name!r} is empty, zero or NaN in every case and proves nothing" for name in empty
-        ],
+        warnings=[f"output {name!r} is empty, zero or NaN in every case and proves nothing" for name in empty],
     )
 
 

@@ -63,14 +63,8 @@ def _sides(coupling: Coupling, node: Node) -> Iterator[tuple[str, Axis]]:
 def _side(coupling: Coupling, node: Node, side: str, axis: Axis) -> Iterator[str]:
     count = axis_size(axis)
     ids = [factor.ids for factor in axis if factor.ids is not None]
-    found = {
-        c: int(i)
-        for part in ids
-        for c, i in zip(coupling.component[part].tolist(), part.tolist(), strict=True)
-    }
-    label = (
-        f"its {count} {side} channels" if side in ("output", "input") else f"its {count} channels on {side}"
-    )
+    found = {c: int(i) for part in ids for c, i in zip(coupling.component[part].tolist(), part.tolist(), strict=True)}
+    label = f"its {count} {side} channels" if side in ("output", "input") else f"its {count} channels on {side}"
     groups = [g for g in coupling.groups if not found.keys().isdisjoint(g.components.tolist())]
     if not groups:
         reason = chain(coupling, found[FROZEN]) if FROZEN in found else []
@@ -101,10 +95,7 @@ def _ties(coupling: Coupling, node: Node, group: Group, found: dict[int, int]) -
         goal = _id_of(coupling, axes[other.product.weight_out], own)
         if goal is not None:
             makers.append((other.name, goal))
-        elif (
-            other.product.weight_in is not None
-            and _id_of(coupling, axes[other.product.weight_in], own) is not None
-        ):
+        elif other.product.weight_in is not None and _id_of(coupling, axes[other.product.weight_in], own) is not None:
             readers.append(other.name)
     for name, goal in makers[:CHAINS]:
         yield f"    tied to {name} by"

@@ -14,14 +14,16 @@ from hwpass.manager import Context, Pass, PassResult, register
 @register
 @dataclass(frozen=True)
 class Fold(Pass):
-    """Nodes of constants -> constants; If of a constant -> its branch; Identity of x -> x; nodes and constants that nothing reads -> nothing.
+    """Nodes of constants -> constants; If of a constant -> its branch; Identity of x -> x; what nothing reads -> nothing.
 
     Does not fire when the result would be larger than `limit` bytes (a table that is cheap to compute and dear to
     store), on dequantised weights, on random generators, or inside subgraphs.
     """
 
     name = "fold"
-    limit: int = field(default=1 << 20, metadata={"help": "largest folded tensor that is larger than its inputs, in bytes"})
+    limit: int = field(
+        default=1 << 20, metadata={"help": "largest folded tensor that is larger than its inputs, in bytes"}
+    )
 
     def run(self, model: Model, context: Context) -> PassResult:
         before = _signature(model)
@@ -29,7 +31,10 @@ class Fold(Pass):
         with quiet():
             while True:
                 model.graph.fold_constants(
-                    size_threshold=self.limit, should_exclude_node=_kept, recurse_subgraphs=True, flatten_subgraphs=False
+                    size_threshold=self.limit,
+                    should_exclude_node=_kept,
+                    recurse_subgraphs=True,
+                    flatten_subgraphs=False,
                 )
                 if not _flatten_conditionals(model.graph):
                     break

@@ -178,6 +178,6 @@ def check_finite(model: Model) -> None:
     """Raise InputError when a weight has NaN or infinity: no score of it means anything."""
     for tensor in model.constants().values():
         values = tensor.values
-        # A masked fill of -inf is a constant of few distinct values, never a weight: only NaN and product weights count.
+        # Infinity is a mask's fill and means what it says; NaN never does.
         if values.dtype.kind == "f" and np.isnan(np.sum(values, dtype=np.float32)) and np.isnan(values).any():
             raise InputError(f"weight {tensor.name} has NaN in it; train or export the model again")

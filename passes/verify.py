@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -97,7 +96,7 @@ class Verify(Pass):
         return PassResult(model, False)
 
     def _reference(self, model: Model, context: Context) -> tuple[list[Feed], list[Feed]]:
-        """Random inputs at several sizes of every dynamic axis, the first of the user's own, and the original's outputs."""
+        """Random inputs at several sizes of each dynamic axis and some of the user's own; the original's outputs."""
         interface = model.interface()
         specs = input_specs(interface)
         assert context.original is not None
@@ -146,15 +145,15 @@ class Verify(Pass):
                 where = f"{worst.tensor} ({worst.problem or f'relative difference {worst.max_rel:.2g}'})"
                 return replace(found, first_divergence=where)
             context.warn(
-                f"outputs differ by {found.would_pass:.1g}, because the model amplifies rounding on these inputs; exactness"
-                f" was proved for each of {worst.compared} tensors by itself, on equal inputs"
+                f"outputs differ by {found.would_pass:.1g}, because the model amplifies rounding on these inputs;"
+                f" exactness was proved for each of {worst.compared} tensors by itself, on equal inputs"
             )
             return replace(found, passed=True, max_abs=worst.max_abs, max_rel=worst.max_rel, reason=None)
 
         given = Run(lambda: Model.load(context.original), feeds, threads, reference)  # type: ignore[arg-type]
         context.progress("running the pruned model")
         pruned = Run(lambda: model, feeds, threads)
-        if surgery is None or not surgery.modified:
+        if surgery is None or coupling is None or not surgery.modified:
             return verdict(given, pruned, _same), pruned.outputs
         prepared = None
         if context.found["prepared"]:
@@ -165,7 +164,10 @@ class Verify(Pass):
         context.progress("running the dense twin")
         twin = Run(lambda: dense_twin(coupling, surgery), feeds, threads)
         cut = verdict(twin, pruned, partial(_kept, coupling, surgery))
-        return prepared if prepared is not None and prepared.max_rel > cut.max_rel and cut.passed else cut, pruned.outputs
+        return (
+            prepared if prepared is not None and prepared.max_rel > cut.max_rel and cut.passed else cut,
+            pruned.outputs,
+        )
 
 
 def _same(name: str, value: np.ndarray) -> np.ndarray:

@@ -40,4 +40,3 @@ class Boundary(Rule):
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         raise Freeze(f"what passes through {node.op} keeps its width")
-

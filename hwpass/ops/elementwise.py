@@ -56,12 +56,33 @@ class Unary(Rule):
         " Neg Sqrt Erf Floor Ceil Round Sign Softsign Shrink QuickGelu FastGelu".split()
     )
     not_finite: ClassVar[frozenset[str]] = frozenset({"Log", "Reciprocal"})
-    ops = (*sorted(keeps_zero), "Log", "Reciprocal", "Sigmoid", "HardSigmoid", "Exp", "Softplus", "Cos", "Cosh", "Acos",
-           "Acosh", "Not", "IsNaN", "IsInf", "BitwiseNot")  # fmt: skip
+    ops = (
+        *sorted(keeps_zero),
+        "Log",
+        "Reciprocal",
+        "Sigmoid",
+        "HardSigmoid",
+        "Exp",
+        "Softplus",
+        "Cos",
+        "Cosh",
+        "Acos",
+        "Acosh",
+        "Not",
+        "IsNaN",
+        "IsInf",
+        "BitwiseNot",
+    )
     numeric: ClassVar[dict[str, Any]] = {
-        "Neg": np.negative, "Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Not": np.logical_not, "Sqrt": np.sqrt,
-        "Sign": np.sign, "Round": np.round,
-    }  # fmt: skip
+        "Neg": np.negative,
+        "Abs": np.abs,
+        "Floor": np.floor,
+        "Ceil": np.ceil,
+        "Not": np.logical_not,
+        "Sqrt": np.sqrt,
+        "Sign": np.sign,
+        "Round": np.round,
+    }
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.tensor(0)
@@ -123,13 +144,36 @@ class PRelu(Rule):
 class Nary(Rule):
     """Sums, maxima and their kind: zero where every operand is zero."""
 
-    ops = ("Add", "Sub", "Max", "Min", "Sum", "Mean", "BitwiseOr", "BitwiseXor", "Or", "Xor", "Mod")
+    ops: ClassVar[tuple[str, ...]] = (
+        "Add",
+        "Sub",
+        "Max",
+        "Min",
+        "Sum",
+        "Mean",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Or",
+        "Xor",
+        "Mod",
+    )
     kind = "elementwise"
     numeric: ClassVar[dict[str, Any]] = {
-        "Add": np.add, "Sub": np.subtract, "Max": np.maximum, "Min": np.minimum, "Or": np.logical_or, "Mod": np.mod,
-        "Mul": np.multiply, "And": np.logical_and, "Equal": np.equal, "Less": np.less, "Greater": np.greater,
-        "LessOrEqual": np.less_equal, "GreaterOrEqual": np.greater_equal, "Pow": np.power,
-    }  # fmt: skip
+        "Add": np.add,
+        "Sub": np.subtract,
+        "Max": np.maximum,
+        "Min": np.minimum,
+        "Or": np.logical_or,
+        "Mod": np.mod,
+        "Mul": np.multiply,
+        "And": np.logical_and,
+        "Equal": np.equal,
+        "Less": np.less,
+        "Greater": np.greater,
+        "LessOrEqual": np.less_equal,
+        "GreaterOrEqual": np.greater_equal,
+        "Pow": np.power,
+    }
 
     def zero(self, flags: list[bool]) -> bool:
         """Whether f is zero when these operands are."""

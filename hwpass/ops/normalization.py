@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from hwpass.axes import Factor, Mismatch, axis_size, opaque, with_zero
-from hwpass.ops.base import Freeze, Node, Rule, Shrink, Tensor, register
+import numpy as np
+
+from hwpass.axes import Axis, Factor, Mismatch, axis_size, opaque, with_zero
+from hwpass.ops.base import Array, Freeze, Node, Rule, Shrink, Tensor, register
 
 if TYPE_CHECKING:
     from hwpass.coupling import Builder
@@ -122,7 +125,9 @@ class Mixing(Rule):
             node.kind = "normalization"
         build.freeze([x[place] for place in mixed], f"{node.op} mixes along this axis")
         keeps = node.op in ("LRN", "CumSum")
-        axes = tuple(a if place in mixed else with_zero(a, keeps and all(f.zero for f in a)) for place, a in enumerate(x))
+        axes = tuple(
+            a if place in mixed else with_zero(a, keeps and all(f.zero for f in a)) for place, a in enumerate(x)
+        )
         return [Tensor(axes, node.tensor(0).dtype)]
 
 
@@ -131,12 +136,10 @@ class Reduce(Rule):
     """Reductions. A sum over zeros is the same sum; a mean counts them, and an extremum sees them: frozen."""
 
     ops = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
-           "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin")  # fmt: skip
+           "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin")
     kind = "reduce"
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
-        import numpy as np
-
         x = node.axes(0)
         rank = len(x)
         if node.op.startswith("Arg"):
@@ -161,13 +164,12 @@ class Reduce(Rule):
                 axes.append(())
         return [Tensor(tuple(axes), np.dtype(np.int64) if node.op.startswith("Arg") else node.tensor(0).dtype)]
 
-    def value(self, node: Node, inputs, shapes):  # type: ignore[no-untyped-def]
-        import numpy as np
-
-        function = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}.get(node.op)
+    def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
+        functions: dict[str, Callable[..., Any]] = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}
+        function = functions.get(node.op)
         if function is None or inputs[0] is None or (len(inputs) > 1 and inputs[1] is None):
             return None
-        axes = node.attr("axes") or (None if len(inputs) < 2 else [int(a) for a in inputs[1]])
+        axes = node.attr("axes") or (None if len(inputs) < 2 else [int(a) for a in np.atleast_1d(inputs[1])]  # type: ignore[arg-type])
         keep = bool(node.attr("keepdims", 1))
         return np.asarray(function(inputs[0], axis=tuple(axes) if axes else None, keepdims=keep), inputs[0].dtype)
 
@@ -183,7 +185,7 @@ class Pool(Rule):
         x = node.axes(0)
         build.freeze(x[2:], "positions of the image")
         if node.op.startswith("Global"):
-            spatial = tuple(() for _ in x[2:])
+            spatial: tuple[Axis, ...] = tuple(() for _ in x[2:])
         else:
             inferred = build.inferred(node)[0].axes
             if inferred is None:

@@ -56,7 +56,9 @@ class Concat(Rule):
         found = [build.flat(part) for part in parts]
         if all(f is None for f in found):
             return opaque(sum(axis_size(part) for part in parts))
-        ids = [np.full(axis_size(p), FROZEN, np.int64) if f is None else f[0] for p, f in zip(parts, found, strict=True)]
+        ids = [
+            np.full(axis_size(p), FROZEN, np.int64) if f is None else f[0] for p, f in zip(parts, found, strict=True)
+        ]
         return build.factor(np.concatenate(ids), all(f[1] for f in found if f is not None))
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
@@ -274,7 +276,7 @@ class Pad(Rule):
                 axes[place] = opaque(size + before + after)
                 continue
             ends = [build.fresh(n, zero).ids if n else np.zeros(0, np.int64) for n in (before, after)]
-            axes[place] = build.factor(np.concatenate([ends[0], found[0], ends[1]]), found[1] and zero)  # type: ignore[list-item]
+            axes[place] = build.factor(np.concatenate([ends[0], found[0], ends[1]]), found[1] and zero)
             padded[place] = (axes[place], before, after)
         return [Tensor(tuple(axes), node.tensor(0).dtype)]
 
