@@ -171,7 +171,7 @@ class Allocator:
         trials[np.arange(len(offered)), owner] = offered
         costs = self.costs(trials)
         current = {m: float(v[0]) for m, v in self.costs(widths[None, :]).items()}
-        losses = np.asarray([self.loss(g, int(w)) for g, w in zip(owner, offered, strict=True)])
+        losses = np.asarray([self.loss(int(g), int(w)) for g, w in zip(owner, offered, strict=True)])
         objective = losses + self.haste * costs["latency"] / self.cost.base["latency"]
         pick = csr_array((np.ones(len(offered)), (owner, np.arange(len(offered)))), shape=(len(near), len(offered)))
         rows = np.asarray([(costs[m] - current[m]) / limits[m] for m in self.metrics])

@@ -96,8 +96,12 @@ def run(
         if not given:
             raise UsageError("give a budget: --latency, --energy, --memory, --size, --macs or --channels")
         options = {
-            **given, "score": score, "keep": "|".join(keep), "min_channels": str(min_channels), "align": str(align or 0),
-        }  # fmt: skip
+            **given,
+            "score": score,
+            "keep": "|".join(keep),
+            "min_channels": str(min_channels),
+            "align": str(align or 0),
+        }
         checks = verify_step(rtol, atol, fidelity, metric, max_drop)
         pipeline = f"{PREPARE},prune-channels{_options(options)},{checks}"
     elif given:

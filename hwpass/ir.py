@@ -125,7 +125,7 @@ class Model:
     def proto(self) -> onnx.ModelProto:
         """The model as a protobuf: the same model gives the same bytes."""
         with quiet():
-            proto = gs.export_onnx(self.graph, do_type_check=False)
+            proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         proto.domain, proto.model_version, proto.doc_string = self.domain, self.model_version, self.doc_string
         for key, value in sorted(self.metadata.items()):
             entry = proto.metadata_props.add()

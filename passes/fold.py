@@ -14,7 +14,7 @@ from hwpass.manager import Context, Pass, PassResult, register
 @register
 @dataclass(frozen=True)
 class Fold(Pass):
-    """Nodes of constants -> constants; If of a constant -> its branch; Identity of x -> x; what nothing reads -> nothing.
+    """Nodes of constants -> constants; If of a constant -> its branch; Identity of x -> x; unread -> nothing.
 
     Does not fire when the result would be larger than `limit` bytes (a table that is cheap to compute and dear to
     store), on dequantised weights, on random generators, or inside subgraphs.

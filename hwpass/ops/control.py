@@ -34,9 +34,22 @@ class If(Rule):
 class Boundary(Rule):
     """Loops and containers: the state and the elements keep their width."""
 
-    ops = ("Loop", "Scan", "SequenceMap", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
-           "SequenceInsert", "SequenceLength", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement",
-           "OptionalHasElement")  # fmt: skip
+    ops = (
+        "Loop",
+        "Scan",
+        "SequenceMap",
+        "SequenceAt",
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceErase",
+        "SequenceInsert",
+        "SequenceLength",
+        "SplitToSequence",
+        "ConcatFromSequence",
+        "Optional",
+        "OptionalGetElement",
+        "OptionalHasElement",
+    )
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         raise Freeze(f"what passes through {node.op} keeps its width")

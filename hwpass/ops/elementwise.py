@@ -52,8 +52,8 @@ class Unary(Rule):
 
     kind = "elementwise"
     keeps_zero: ClassVar[frozenset[str]] = frozenset(
-        "Relu LeakyRelu Elu Selu Celu ThresholdedRelu Gelu HardSwish Mish Swish Tanh Sin Sinh Asin Asinh Atan Atanh Tan Abs"
-        " Neg Sqrt Erf Floor Ceil Round Sign Softsign Shrink QuickGelu FastGelu".split()
+        "Relu LeakyRelu Elu Selu Celu ThresholdedRelu Gelu HardSwish Mish Swish Tanh Sin Sinh Asin Asinh Atan Atanh Tan"
+        " Abs Neg Sqrt Erf Floor Ceil Round Sign Softsign Shrink QuickGelu FastGelu".split()
     )
     not_finite: ClassVar[frozenset[str]] = frozenset({"Log", "Reciprocal"})
     ops = (

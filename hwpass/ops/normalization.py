@@ -135,8 +135,20 @@ class Mixing(Rule):
 class Reduce(Rule):
     """Reductions. A sum over zeros is the same sum; a mean counts them, and an extremum sees them: frozen."""
 
-    ops = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
-           "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin")
+    ops = (
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ArgMax",
+        "ArgMin",
+    )
     kind = "reduce"
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
@@ -165,13 +177,19 @@ class Reduce(Rule):
         return [Tensor(tuple(axes), np.dtype(np.int64) if node.op.startswith("Arg") else node.tensor(0).dtype)]
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
-        functions: dict[str, Callable[..., Any]] = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}
+        functions: dict[str, Callable[..., Any]] = {
+            "ReduceProd": np.prod,
+            "ReduceSum": np.sum,
+            "ReduceMax": np.max,
+            "ReduceMin": np.min,
+        }
         function = functions.get(node.op)
-        if function is None or inputs[0] is None or (len(inputs) > 1 and inputs[1] is None):
+        given = inputs[1] if len(inputs) > 1 else np.asarray(node.attr("axes") or [])
+        if function is None or inputs[0] is None or given is None:
             return None
-        axes = node.attr("axes") or (None if len(inputs) < 2 else [int(a) for a in np.atleast_1d(inputs[1])]  # type: ignore[arg-type])
+        axes = tuple(int(a) for a in np.atleast_1d(given)) or None
         keep = bool(node.attr("keepdims", 1))
-        return np.asarray(function(inputs[0], axis=tuple(axes) if axes else None, keepdims=keep), inputs[0].dtype)
+        return np.asarray(function(inputs[0], axis=axes, keepdims=keep), inputs[0].dtype)
 
 
 @register
