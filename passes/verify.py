@@ -162,7 +162,9 @@ class Verify(Pass):
             if not prepared.passed:
                 return prepared, pruned.outputs
         context.progress("running the dense twin")
-        twin = Run(lambda: dense_twin(coupling, surgery), feeds, threads)
+        # `hwpass verify` brings a twin with the weights of a model that was changed after pruning.
+        build = context.found.get("twin") or (lambda: dense_twin(coupling, surgery))
+        twin = Run(build, feeds, threads)
         cut = verdict(twin, pruned, partial(_kept, coupling, surgery))
         return (
             prepared if prepared is not None and prepared.max_rel > cut.max_rel and cut.passed else cut,
