@@ -92,9 +92,7 @@ CASES = [
     Case("stdin of text", run(model="-"), INPUT, ["not an ONNX model"], stdin=b"hello\n"),
     Case("unknown target", run(target="mobil-cpu"), USAGE, ["mobil-cpu", "mobile-cpu", "hwpass targets"]),
     Case("missing target file", run(target="{dir}/no.toml"), INPUT, ["no.toml"]),
-    Case(
-        "target not TOML", run(target="{dir}/t.toml"), INPUT, ["t.toml", "TOML"], write("t.toml", "a = = b")
-    ),
+    Case("target not TOML", run(target="{dir}/t.toml"), INPUT, ["t.toml", "TOML"], write("t.toml", "a = = b")),
     Case(
         "target of a wrong type",
         run(target="{dir}/t.toml"),

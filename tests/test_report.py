@@ -65,9 +65,7 @@ def report(**changes: object) -> Report:
             metric=MetricVerdict(passed=True, name="a:b", before=0.9, after=0.89, drop=0.01, max_drop=0.02),
         ),
         "groups": [
-            GroupChange(
-                name="g1", before=64, after=48, loss=0.1, latency_gain_ms=1.5, layers=["a", "b", "c", "d"]
-            ),
+            GroupChange(name="g1", before=64, after=48, loss=0.1, latency_gain_ms=1.5, layers=["a", "b", "c", "d"]),
             GroupChange(name="g2", before=8, after=8),
         ],
         "frozen": [Frozen(node="out", reason="graph output"), Frozen(node="[bold]x", reason="graph output")],
@@ -120,9 +118,7 @@ def test_the_json_schema_describes_what_is_written() -> None:
 
 
 def test_only_finite_figures_are_written() -> None:
-    failed = report(
-        verdicts=Verdicts(exactness=ExactnessVerdict(passed=False, max_abs=math.inf, max_rel=math.nan))
-    )
+    failed = report(verdicts=Verdicts(exactness=ExactnessVerdict(passed=False, max_abs=math.inf, max_rel=math.nan)))
     assert json.loads(failed.to_json())["verdicts"]["exactness"] == {
         "passed": False,
         "max_abs": None,
