@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hwpass.bench import Timing
 
 #: Keys of a target that are no figures; they stand in the heading.
-WORDS = ("name", "description", "model", "runtime", "sources", "fusion")
+WORDS = ("name", "description", "model", "runtime", "sources", "fusion", "validation")
 
 
 def render_targets(console: Console) -> None:
@@ -40,15 +40,16 @@ def render_target(name: str, console: Console) -> None:
     figures = list(target_figures(target))
     # A source often covers many figures: it is printed once, and the figures carry its number.
     numbers = {text: number for number, text in enumerate(dict.fromkeys(s for _, _, s in figures if s), 1)}
-    for heading, part in (("figures", False), ("validation", True)):
-        chosen = [item for item in figures if item[0].startswith("validation.") == part]
-        if chosen:
-            print_line(console, "")
-            _render_figures(heading, chosen, numbers, console)
+    _render_figures(figures, numbers, console)
+    if target.validation:
+        print_line(console, "")
+        print_line(console, "checked against", "bold")
+        for key, text in target.validation.items():
+            print_line(console, f"  {key}: {text}")
     print_line(console, "")
     print_line(console, "fused into one kernel" if target.fusion else "nothing is fused", "bold")
-    for chain in target.fusion:
-        print_line(console, "  " + " + ".join(chain))
+    for start, ends in _by_start(target.fusion):
+        print_line(console, f"  {start} + {ends}")
     print_line(console, "")
     print_line(console, "sources", "bold")
     for text, number in numbers.items():
@@ -57,14 +58,22 @@ def render_target(name: str, console: Console) -> None:
         print_line(console, f"  fusion: {target.source('fusion')}")
 
 
-def _render_figures(
-    heading: str, figures: Sequence[tuple[str, str, str]], numbers: Mapping[str, int], console: Console
-) -> None:
+def _render_figures(figures: Sequence[tuple[str, str, str]], numbers: Mapping[str, int], console: Console) -> None:
     keys, values = (max(len(item[i]) for item in figures) for i in (0, 1))
-    print_line(console, heading, "bold")
+    print_line(console, "")
+    print_line(console, "figures", "bold")
     for key, value, source in figures:
         number = f"  [{numbers[source]}]" if source else ""
         print_line(console, f"  {key:<{keys}}  {value:>{values}}{number}")
+
+
+def _by_start(chains: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """Chains that differ in their last operator alone, as one line."""
+    ends: dict[str, list[str]] = {}
+    for chain in chains:
+        ends.setdefault(" + ".join(chain[:-1]), []).append(chain[-1])
+    for start, last in ends.items():
+        yield start, " or ".join(last)
 
 
 def target_figures(target: Target) -> Iterator[tuple[str, str, str]]:
