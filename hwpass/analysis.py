@@ -19,6 +19,9 @@ from hwpass.ops.base import Array, Freeze
 #: Values of more elements than this are never those of a shape.
 SMALL = 4096
 
+#: A shared constant of at least this many elements and two axes is a tied weight.
+TIED = 1024
+
 
 class Builder(Relations):
     """The walk and its results: abstract tensors by name, nodes, and what froze them."""
@@ -32,6 +35,7 @@ class Builder(Relations):
         self.nodes: list[Node] = []
         self.uses: dict[tuple[int, int], Tensor] = {}  # constants, one abstract tensor per (node, input)
         self.inconsistencies = 0
+        self._tied: dict[int, Tensor] = {}
         self._domains = [helper.make_opsetid(e.domain, e.version) for e in model.graph.import_domains]
         for tensor in model.graph.inputs:
             self.tensors[tensor.name] = self._input(tensor)
@@ -92,7 +96,9 @@ class Builder(Relations):
             node.frozen = str(freeze)
             node.extent = node.product = None
             node.memo.clear()
-            if any(word in node.frozen for word in ("different extents", "cannot be seen", "not broadcast")):
+            if any(
+                word in node.frozen for word in ("different extents", "cannot be seen", "not broadcast", "squeezes")
+            ):
                 self.inconsistencies += 1
             for operand in node.inputs:
                 if operand is not None and operand.axes is not None:
@@ -118,9 +124,14 @@ class Builder(Relations):
     def _operand(self, index: int, position: int, tensor: gs.Tensor) -> Tensor | None:
         if isinstance(tensor, gs.Constant):
             values = tensor.values
-            # Every use of a constant gets ids of its own, so sharing an array does not tie two layers.
-            axes: tuple[Axis, ...] = tuple((self.fresh(s, zero=True),) if s > 1 else opaque(s) for s in values.shape)
-            use = Tensor(axes, values.dtype, values, constant=True)
+            # Two uses of a weight are one weight: slicing them apart would store it twice. Small and flat arrays
+            # (normalisation parameters that an exporter found equal) get ids of their own for every use.
+            use = self._tied.get(id(tensor))
+            if use is None:
+                axes = tuple((self.fresh(s, zero=True),) if s > 1 else opaque(s) for s in values.shape)
+                use = Tensor(axes, values.dtype, values, constant=True)
+                if values.ndim > 1 and values.size >= TIED:
+                    self._tied[id(tensor)] = use
             self.uses[index, position] = use
             return use
         if not tensor.name:
@@ -217,7 +228,14 @@ def candidate_dims(graph: gs.Graph) -> Iterable[dict[str, int]]:
     """Extents to analyse a dynamic model at, likeliest first: batch 1, images of 224, sequences of 128."""
     dynamic = dynamic_dimensions(graph)
     for side, length in ((224, 128), (256, 64), (320, 16), (64, 32), (48, 256), (32, 8)):
-        yield {name: _extent(tensor, place, side, length) for name, (tensor, place) in dynamic.items()}
+        likely = {name: _extent(tensor, place, side, length) for name, (tensor, place) in dynamic.items()}
+        yield likely
+        for name, (_, place) in dynamic.items():
+            if "." in name and place:
+                yield {
+                    **likely,
+                    name: 1,
+                }  # an unnamed axis that is a batch all the same: the state of a recurrent layer
         if all(place == 0 for _, place in dynamic.values()):
             return
 

@@ -196,9 +196,12 @@ class _Trial:
 
 
 def _try_sizes(trial: _Trial, size: str, count: int) -> list[dict[str, int]]:
-    roles = axis_roles(trial.specs)
-    bases = _base_sizes(set(roles.values()), size)
-    base = next((base for base in bases if trial.runs(_assign(roles, base, 0, distinct=False))), None)
+    roles, base = axis_roles(trial.specs), None
+    for roles in _role_choices(roles):
+        bases = _base_sizes(set(roles.values()), size)
+        base = next((base for base in bases if trial.runs(_assign(roles, base, 0, distinct=False))), None)
+        if base is not None:
+            break
     if base is None:
         raise InputError(_unusable(trial.specs, trial.failure))
     found = [_assign(roles, base, 0, distinct=False)]
@@ -221,6 +224,14 @@ def axis_roles(specs: Sequence[InputSpec]) -> dict[str, Role]:
             if isinstance(symbol, str) and "+" not in symbol:
                 roles.setdefault(symbol, _role(symbol, axis, len(spec.shape)))
     return roles
+
+
+def _role_choices(roles: dict[str, Role]) -> Iterator[dict[str, Role]]:
+    """The likely roles, then each unnamed axis in turn as one more batch axis (the state of a recurrent layer)."""
+    yield roles
+    for symbol, role in roles.items():
+        if "." in symbol and role != "batch":
+            yield {**roles, symbol: "batch"}
 
 
 def _role(symbol: str, axis: int, rank: int) -> Role:

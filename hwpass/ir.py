@@ -126,11 +126,37 @@ class Model:
         """The model as a protobuf: the same model gives the same bytes."""
         with quiet():
             proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        self._hoist(proto)
         proto.domain, proto.model_version, proto.doc_string = self.domain, self.model_version, self.doc_string
         for key, value in sorted(self.metadata.items()):
             entry = proto.metadata_props.add()
             entry.key, entry.value = key, value
         return proto
+
+    def _hoist(self, proto: onnx.ModelProto) -> None:
+        """Store a constant that several bodies read once, in the main graph: the exporter gives each a copy."""
+        homes: dict[str, set[int]] = {}
+        tensors: dict[str, set[int]] = {}
+        for scope in self.scopes():
+            for node in scope.nodes:
+                for tensor in node.inputs:
+                    if isinstance(tensor, gs.Constant):
+                        homes.setdefault(tensor.name, set()).add(id(scope))
+                        tensors.setdefault(tensor.name, set()).add(id(tensor))
+        shared = {name for name, where in homes.items() if len(where) > 1 and len(tensors[name]) == 1}
+        if not shared:
+            return
+        kept = {t.name for t in proto.graph.initializer}
+        for body in _body_protos(proto.graph):
+            inner = [t for t in body.initializer if t.name not in shared]
+            for tensor in body.initializer:
+                if tensor.name in shared - kept:
+                    proto.graph.initializer.add().CopyFrom(tensor)
+                    kept.add(tensor.name)
+            if len(inner) < len(body.initializer):
+                copies = [TensorProto.FromString(t.SerializeToString()) for t in inner]
+                del body.initializer[:]
+                body.initializer.extend(copies)
 
     def interface(self) -> onnx.ModelProto:
         """A proto of the inputs and outputs alone, without nodes or weights."""
@@ -181,6 +207,14 @@ def _walk(graph: gs.Graph) -> Iterator[gs.Node]:
 def bodies(node: gs.Node) -> list[gs.Graph]:
     """The subgraphs of an If, Loop or Scan, in a fixed order."""
     return [value for _, value in sorted(node.attrs.items()) if isinstance(value, gs.Graph)]
+
+
+def _body_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield attribute.g
+                yield from _body_protos(attribute.g)
 
 
 @contextmanager

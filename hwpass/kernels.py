@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from hwpass.axes import Factor
 from hwpass.coupling import Coupling
 from hwpass.ops import Node, Tensor
+from hwpass.ops.base import Extent
 from hwpass.work import Floats, Work
 
 #: What the class words of a target's fusion chains stand for.
@@ -29,6 +30,12 @@ class Kernel:
     """Nodes that a runtime runs as one; `nodes[0]` gives the kernel its kind."""
 
     nodes: list[Node]
+    recurrent: bool = False  # the step by step part of its only node; bytes are counted with the other part
+
+    @property
+    def extent(self) -> Extent | None:
+        """The GEMM view of its work."""
+        return self.nodes[0].recurrence if self.recurrent else self.nodes[0].extent
 
     @property
     def name(self) -> str:
@@ -39,6 +46,8 @@ class Kernel:
     def kind(self) -> str:
         """The kind of its first node; shape arithmetic costs nothing worth modelling."""
         first = self.nodes[0]
+        if self.recurrent:
+            return "recurrent"
         shapes_only = all(t.data is not None for node in self.nodes for t in node.outputs[:1])
         return "free" if shapes_only else first.kind
 
@@ -83,6 +92,8 @@ def fuse(nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequenc
             best = run if len(run) > len(best) else best
         taken.update(n.index for n in best)
         kernels.append((best[-1].index, Kernel(best)))
+        if node.recurrence is not None:
+            kernels.append((best[-1].index, Kernel([node], recurrent=True)))
     return [kernel for _, kernel in sorted(kernels, key=lambda pair: pair[0])]
 
 
@@ -176,6 +187,9 @@ class Kernels:
         last_read: dict[str, int] = {}
         self._constants: dict[str, tuple[int, float]] = {}
         for number, kernel in enumerate(self.kernels):
+            if kernel.recurrent:
+                self._extent(number, kernel)
+                continue
             inside = {t.name for node in kernel.nodes for t in node.gs.outputs}
             seen: set[str] = set()
             for place, node in enumerate(kernel.nodes):
@@ -199,7 +213,7 @@ class Kernels:
                 output = node.outputs[0] if node.outputs else None
                 if (place or node.extent is None) and output is not None and output.axes is not None:
                     self._elements[number].append(self._product([f for axis in output.axes for f in axis]))
-            self._extent(number, kernel.nodes[0])
+            self._extent(number, kernel)
             for node in kernel.nodes:
                 for tensor, abstract in zip(node.gs.outputs, node.outputs, strict=False):
                     producer[tensor.name] = number
@@ -216,8 +230,8 @@ class Kernels:
             return self._products.add(1.0, [])
         return self._product(tensor.axes[1])
 
-    def _extent(self, number: int, node: Node) -> None:
-        extent = node.extent
+    def _extent(self, number: int, kernel: Kernel) -> None:
+        node, extent = kernel.nodes[0], kernel.extent
         zero = self._products.add(0.0, [])
         if extent is None:
             for column in (self._groups, self._m, self._n, self._k):

@@ -155,9 +155,11 @@ class GroupChange(_Part):
     name: str
     before: int
     after: int
-    loss: Figure = None
-    latency_gain_ms: Figure = None
-    layers: list[str] = Field(default_factory=list)
+    loss: Figure = Field(default=None, description="importance removed, in the unit of the score")
+    latency_gain_ms: Figure = Field(
+        default=None, description="predicted latency with this group alone left whole, minus the result's"
+    )
+    layers: list[str] = Field(default_factory=list, description="whose weights have these channels")
 
 
 class Frozen(_Part):

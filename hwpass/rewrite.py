@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -81,10 +81,7 @@ class _Cutter:
         """Rewrite every node."""
         nodes = list(self.model.walk())
         for original, target in zip(self.coupling.nodes, nodes, strict=True):
-            node = Node(
-                original.index, target, original.inputs, original.outputs, original.kind, original.extent,
-                original.product, original.scale, original.fill, original.memo, original.bodies, original.frozen,
-            )  # fmt: skip
+            node = replace(original, gs=target)
             self._slice_constants(node)
             rule = rule_for(target)
             if not node.frozen:

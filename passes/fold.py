@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort  # type: ignore[import-untyped]
 
 from hwpass.ir import Model, quiet
 from hwpass.manager import Context, Pass, PassResult, register
+
+
+#: Constants of at least this many bytes are compared; smaller ones are not worth it.
+MERGED = 4096
 
 
 @register
@@ -39,6 +44,7 @@ class Fold(Pass):
                 if not _flatten_conditionals(model.graph):
                     break
         _bypass_identities(model.graph)
+        _merge_equal(model)
         model.graph.cleanup(remove_unused_node_outputs=False)
         return PassResult(model, _signature(model) != before)
 
@@ -95,6 +101,25 @@ def _bypass_identities(graph: gs.Graph) -> None:
                 if tensor is result:
                     reader.inputs[position] = source
         node.outputs.clear()
+
+
+def _merge_equal(model: Model) -> None:
+    """Folding may compute one table several times: equal large constants become one again."""
+    seen: dict[tuple[object, ...], list[gs.Constant]] = {}
+    for node in model.walk():
+        for position, tensor in enumerate(node.inputs):
+            if not isinstance(tensor, gs.Constant) or tensor.values.nbytes < MERGED:
+                continue
+            values = tensor.values
+            flat = values.reshape(-1)
+            # A few entries tell nearly all constants apart; the rest is compared only when they agree.
+            key = (values.shape, values.dtype.str, flat[:8].tobytes(), flat[-8:].tobytes())
+            alike = seen.setdefault(key, [])
+            first = next((t for t in alike if t is tensor or np.array_equal(t.values, values)), None)
+            if first is None:
+                alike.append(tensor)
+            elif first is not tensor:
+                node.inputs[position] = first
 
 
 def _signature(model: Model) -> tuple[int, int]:

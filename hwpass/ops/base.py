@@ -80,6 +80,7 @@ class Node:
     outputs: list[Tensor] = field(default_factory=list)
     kind: str = "other"
     extent: Extent | None = None
+    recurrence: Extent | None = None  # the step by step part of a recurrent layer's work
     product: Product | None = None
     scale: tuple[int, ...] = ()  # inputs that scale or shift channels: the parameters of a batch norm
     fill: dict[int, float] = field(default_factory=dict)  # value of removed entries in the twin, where not 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hwpass.axes import opaque
 from hwpass.ops.base import Freeze, Node, Rule, Tensor, register
 
@@ -19,6 +21,11 @@ class If(Rule):
     kind = "free"
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        condition = node.value(0)
+        if condition is not None:
+            # Decided by extents alone: at these, the other branch may not even make sense.
+            taken = node.bodies[1 if bool(np.reshape(condition, -1)[0]) else 0]
+            return [Tensor(t.axes and tuple(opaque(s) for s in t.shape), t.dtype) for t in taken]
         return [self._merged(pair, build) for pair in zip(*node.bodies, strict=True)]
 
     @staticmethod

@@ -53,7 +53,9 @@ class Conv(Rule):
         spatial = build.inferred(node)[0].axes
         if spatial is None:
             raise Freeze("the extent of the output is unknown")
-        output = Tensor((x[0], channels, *spatial[2:]), node.tensor(0).dtype)
+        # A sample of zeros becomes the bias.
+        batch = with_zero(x[0], False) if node.has(2) else x[0]
+        output = Tensor((batch, channels, *spatial[2:]), node.tensor(0).dtype)
         window = prod(axis_size(axis) for axis in w[2:])
         per_group = axis_size(w[1])
         node.kind = "conv" if groups == 1 else "depthwise" if per_group == 1 else "grouped"
@@ -112,7 +114,8 @@ class ConvTranspose(Rule):
         )
         # With groups the weight has the group in its input axis alone: neither side is one channel axis.
         node.product = Product(0, 1, 1, 1, 0 if groups == 1 else None, 2 if node.has(2) else None)
-        return [Tensor((x[0], channels, *spatial[2:]), node.tensor(0).dtype)]
+        batch = with_zero(x[0], False) if node.has(2) else x[0]
+        return [Tensor((batch, channels, *spatial[2:]), node.tensor(0).dtype)]
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
         if "group" in node.memo:

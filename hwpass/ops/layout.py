@@ -85,7 +85,10 @@ class Transpose(Rule):
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.axes(0)
         order = node.attr("perm") or list(reversed(range(len(x))))
-        return [Tensor(tuple(x[i] for i in order), node.tensor(0).dtype)]
+        source = node.tensor(0)
+        # A weight stored the other way round is still a weight.
+        data = np.transpose(source.data, order) if source.constant and source.data is not None else None
+        return [Tensor(tuple(x[i] for i in order), source.dtype, data, source.constant)]
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
         return None if inputs[0] is None else np.transpose(inputs[0], node.attr("perm"))

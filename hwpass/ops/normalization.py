@@ -28,7 +28,9 @@ class BatchNormalization(Rule):
             channels, _ = build.unify(channels, node.axes(position)[0], "one normalisation per channel")
         node.scale = (1, 2)
         node.fill[4] = 1.0
-        output = Tensor((x[0], with_zero(channels, True), *x[2:]), node.tensor(0).dtype)
+        # Along the other axes zeros are shifted by the bias.
+        others = [with_zero(axis, False) for axis in x]
+        output = Tensor((others[0], with_zero(channels, True), *others[2:]), node.tensor(0).dtype)
         statistics = [Tensor((channels,), node.tensor(0).dtype) for _ in node.gs.outputs[1:]]
         return [output, *statistics]
 
@@ -47,7 +49,7 @@ class InstanceNormalization(Rule):
         for position in (1, 2):
             channels, _ = build.unify(channels, node.axes(position)[0], "one normalisation per channel")
         node.scale = (1, 2)
-        return [Tensor((x[0], with_zero(channels, True), *x[2:]), node.tensor(0).dtype)]
+        return [Tensor((with_zero(x[0], False), with_zero(channels, True), *x[2:]), node.tensor(0).dtype)]
 
 
 @register
@@ -73,7 +75,7 @@ class GroupNormalization(Rule):
             build.unify(channels if per_channel else group, node.axes(position)[0], "scale and bias")
         node.scale = (1, 2)
         node.memo["group"] = group
-        return [Tensor((x[0], with_zero(channels, True), *x[2:]), node.tensor(0).dtype)]
+        return [Tensor((with_zero(x[0], False), with_zero(channels, True), *x[2:]), node.tensor(0).dtype)]
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
         node.gs.attrs["num_groups"] = shrink.size(node.memo["group"])

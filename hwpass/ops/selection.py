@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwpass.axes import FROZEN, Axis, Ids, axis_size, opaque
+from hwpass.axes import FROZEN, Axis, Ids, axis_size, opaque, with_zero
 from hwpass.ops.base import Array, Freeze, Node, Rule, Shrink, Tensor, register
 
 if TYPE_CHECKING:
@@ -134,6 +134,10 @@ class Slice(Rule):
             if len(indices) == axis_size(x[place]) and (len(indices) == 0 or indices[0] == 0):
                 continue
             cut[place] = indices
+        for place, indices in cut.items():
+            if len(cut) > 1 and len(indices) > 1 and abs(indices[1] - indices[0]) > 1:
+                # What is left may be uneven, which takes a Gather in place of the Slice: of one axis only.
+                build.freeze([x[place]], "sliced by steps together with another axis")
             x[place] = picked(build, x[place], indices)
         node.memo["cut"] = cut
         return [Tensor(tuple(x), node.tensor(0).dtype)]
@@ -214,7 +218,8 @@ class Gather(Rule):
         live = any(f.ids is not None for f in x[place])
         if index.data is None or not live:
             build.freeze([x[place]], "rows are looked up by computed indices")
-            middle = node.axes(1)
+            # A removed entry of the twin's table of indices is 0, and picks the first row: not zero.
+            middle = tuple(with_zero(axis, False) for axis in node.axes(1))
         else:
             indices = np.asarray(index.data, np.int64).reshape(-1)
             indices = np.where(indices < 0, indices + axis_size(x[place]), indices)
@@ -278,6 +283,9 @@ class Pad(Rule):
             ends = [build.fresh(n, zero).ids if n else np.zeros(0, np.int64) for n in (before, after)]
             axes[place] = build.factor(np.concatenate([ends[0], found[0], ends[1]]), found[1] and zero)
             padded[place] = (axes[place], before, after)
+        if constant and not zero and any(pads):
+            # The new positions are not zero in any channel.
+            axes = [with_zero(axis, False) for axis in axes]
         return [Tensor(tuple(axes), node.tensor(0).dtype)]
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
