@@ -1,0 +1,217 @@
+"""Write the pages that are derived from the code: operators, passes, targets, commands and JSON.
+
+python docs/generate.py            # write them
+python docs/generate.py --check    # only say which are out of date; status 1 when one is
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from hwpass.cli import main as cli  # noqa: E402
+from hwpass.cost_models import load_target, target_names  # noqa: E402
+from hwpass.describe import GroupsReport  # noqa: E402
+from hwpass.listing import pass_options, summary, target_figures  # noqa: E402
+from hwpass.manager import passes  # noqa: E402
+from hwpass.ops import rules  # noqa: E402
+from hwpass.plan import Plan  # noqa: E402
+from hwpass.profile import Profile  # noqa: E402
+from hwpass.report import Report  # noqa: E402
+
+NOTE = "<!-- written by docs/generate.py; `make docs` writes it again -->\n"
+
+
+def operators() -> str:
+    """The rule table."""
+    lines = [
+        "# Operators",
+        "",
+        NOTE,
+        "How the channels of each operator's inputs and outputs are related: one rule, one class in `hwpass/ops/`.",
+        "An operator that is not in this table freezes the channels around it, and `hwpass groups` says so.",
+        "The kind is what cost models see.",
+        "",
+        "| operator | domain | kind | rule |",
+        "|---|---|---|---|",
+    ]
+    for (domain, op), rule in sorted(rules().items(), key=lambda item: (item[0][0], item[0][1])):
+        lines.append(f"| {op} | {domain or 'ai.onnx'} | {rule.kind} | {_cell(first_line(type(rule)))} |")
+    return "\n".join(lines) + "\n"
+
+
+def pass_pages() -> str:
+    """The pass registry."""
+    lines = [
+        "# Passes",
+        "",
+        NOTE,
+        "A pipeline is their names in order: `fold,fuse-bn,prune-channels{latency=0.6x,keep=head*|stem*},verify`.",
+        "Options stand in braces; several values of one option are joined by `|`.",
+    ]
+    for name, cls in passes().items():
+        lines += ["", f"## {name}", "", inspect.getdoc(cls) or ""]
+        options = pass_options(cls)
+        if options:
+            lines += ["", "| option | default | meaning |", "|---|---|---|"]
+            for option in options:
+                default = f"`{option.default}`" if option.default else ""
+                lines.append(f"| `{option.name}` | {default} | {_cell(option.help)} |")
+    return "\n".join(lines) + "\n"
+
+
+def targets() -> str:
+    """The targets that come with hwpass, with what they were checked against."""
+    lines = [
+        "# Targets",
+        "",
+        NOTE,
+        "A target is one TOML file in `cost_models/targets/`; `hwpass targets NAME` prints its figures and the source",
+        "of each. The validation figures say how far to trust it. A file of your own goes after `--target` as well.",
+    ]
+    for name in target_names():
+        target = load_target(name)
+        figures = list(target_figures(target))
+        unsure = [
+            key for key, _, source in figures if any(w in source for w in ("assumed", "recalled", "not measured"))
+        ]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            target.description + ".",
+            "",
+            f"- runtime: {target.runtime}",
+            f"- cost model: `{target.model}`; channels are kept to multiples of {target.align}",
+            f"- {len(figures)} figures, of which {len(unsure)} are assumed or recalled rather than measured or fitted",
+        ]
+        lines += [f"- checked against, {key}: {text}" for key, text in target.validation.items()]
+        if not target.validation:
+            lines.append("- not checked against measurements")
+    return "\n".join(lines) + "\n"
+
+
+def commands() -> str:
+    """Every command with its options."""
+    lines = ["# Commands", "", NOTE, (cli.help or "").replace("\b\n", "")]
+    for name in sorted(cli.commands):
+        command = cli.commands[name]
+        arguments = [p for p in command.params if isinstance(p, click.Argument)]
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        words = [_argument(argument) for argument in arguments]
+        lines += ["", f"## hwpass {name}", "", f"`{' '.join(['hwpass', name, '[OPTIONS]', *words])}`", ""]
+        lines.append(" ".join((command.help or "").split()))
+        if options:
+            lines += ["", "| option | default | meaning |", "|---|---|---|", *map(_option, options)]
+    return "\n".join(lines) + "\n"
+
+
+def _argument(argument: click.Argument) -> str:
+    name = (argument.name or "").upper()
+    name += "..." if argument.nargs == -1 else ""
+    return name if argument.required else f"[{name}]"
+
+
+def _option(option: click.Option) -> str:
+    value = "" if option.is_flag else " " + (option.metavar or option.type.name.removesuffix(" range").upper())
+    default = f"`{option.default}`" if option.show_default and option.default is not None else ""
+    return f"| `{_cell(', '.join(option.opts) + value)}` | {default} | {_cell(option.help or '')} |"
+
+
+def json() -> str:
+    """The JSON that hwpass reads and writes, from the classes that check it."""
+    lines = [
+        "# JSON",
+        "",
+        NOTE,
+        'Stable from `"schema": 1` on: keys may be added, none is renamed or removed without a new number. A figure',
+        "that is unknown is null. The same command gives the same text, apart from the keys named `seconds`.",
+    ]
+    pages: list[tuple[str, str, type[BaseModel]]] = [
+        ("The report", "`hwpass run --json`, `hwpass apply --json`", Report),
+        ("The plan", "`hwpass run --plan`; `hwpass apply` and `hwpass verify --plan` read it", Plan),
+        ("Groups", "`hwpass groups --json`", GroupsReport),
+        ("Profile", "`hwpass profile --json`", Profile),
+    ]
+    for title, where, model in pages:
+        lines += ["", f"## {title}", "", f"{where}. {summary(model)}", ""]
+        lines += ["| key | type | meaning |", "|---|---|---|"]
+        schema = model.model_json_schema()
+        lines += [f"| `{key}` | {kind} | {_cell(text)} |" for key, kind, text in _fields(schema, schema, "")]
+    return "\n".join(lines) + "\n"
+
+
+def _fields(schema: dict[str, Any], whole: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """Dotted key, type and description of every property, depth first."""
+    for key, value in schema.get("properties", {}).items():
+        kind, inner = _kind(value, whole)
+        text = value.get("description") or (inner or {}).get("description") or ""
+        yield prefix + key, kind, " ".join(text.split("\n\n")[0].split())
+        if inner is not None:
+            yield from _fields(inner, whole, f"{prefix}{key}{'[]' if kind.startswith('list') else ''}.")
+
+
+def _kind(value: dict[str, Any], whole: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+    """The type in words, and the object's schema where it is one (or a list of them)."""
+    if "$ref" in value:
+        return "object", whole["$defs"][value["$ref"].rpartition("/")[2]]
+    if "const" in value:
+        return f"always {value['const']}", None
+    if "anyOf" in value:
+        parts = [_kind(part, whole) for part in value["anyOf"]]
+        inner = next((found for _, found in parts if found is not None), None)
+        return " or ".join(kind for kind, _ in parts), inner
+    if value.get("type") == "array":
+        kind, inner = _kind(value.get("items", {}), whole)
+        return f"list of {kind}", inner
+    if value.get("type") == "object" and isinstance(value.get("additionalProperties"), dict):
+        return f"map of {_kind(value['additionalProperties'], whole)[0]}", None
+    return str(value.get("type", "any")), None
+
+
+def first_line(thing: object) -> str:
+    """The first line of a docstring."""
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "operators.md": operators,
+    "passes.md": pass_pages,
+    "targets.md": targets,
+    "commands.md": commands,
+    "json.md": json,
+}
+
+
+def stale() -> list[str]:
+    """The pages whose file is not what the code says."""
+    return [name for name, make in PAGES.items() if not (HERE / name).is_file() or _read(name) != make()]
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    if parser.parse_args().check:
+        old = stale()
+        print(f"out of date: {', '.join(old)}; run `make docs`" if old else "up to date")
+        sys.exit(bool(old))
+    for page, make in PAGES.items():
+        (HERE / page).write_text(make(), encoding="utf-8")
