@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx import TypeProto, defs, helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
 
-from hwpass.axes import Axis, Relations, axis_size, opaque
+from hwpass.axes import Relations, axis_size, opaque
 from hwpass.ir import Model, bodies
 from hwpass.ops import Node, Tensor, rule_for
 from hwpass.ops.base import Array, Freeze

@@ -197,7 +197,8 @@ class _Trial:
 
 def _try_sizes(trial: _Trial, size: str, count: int) -> list[dict[str, int]]:
     roles, base = axis_roles(trial.specs), None
-    for roles in _role_choices(roles):
+    for choice in _role_choices(roles):
+        roles = choice
         bases = _base_sizes(set(roles.values()), size)
         base = next((base for base in bases if trial.runs(_assign(roles, base, 0, distinct=False))), None)
         if base is not None:

@@ -11,7 +11,6 @@ import onnxruntime as ort  # type: ignore[import-untyped]
 from hwpass.ir import Model, quiet
 from hwpass.manager import Context, Pass, PassResult, register
 
-
 #: Constants of at least this many bytes are compared; smaller ones are not worth it.
 MERGED = 4096
 
