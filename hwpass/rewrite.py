@@ -230,20 +230,53 @@ def _compress(tensor: gs.Constant, masks: tuple[Mask, ...]) -> Array:
 def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
     """The original graph with the pruned model's weights scattered back into zeros of the original shapes.
 
-    Same inputs give the same outputs as the pruned model exactly when the surgery is exact. Entries that divide
-    are filled with one instead (see `Node.fill`).
+    Same inputs give the same outputs as the pruned model exactly when the surgery is exact. Entries that divide are
+    filled with one instead (see `Node.fill`). Nodes are matched by the names of their outputs, so weights that were
+    changed after the surgery, and biases that were added, are taken as they now are.
     """
     twin = coupling.build.model.copy()
-    nodes = list(twin.walk())
-    pruned = surgery.model.constants()
+    current: dict[str, list[gs.Node]] = {}
+    for node in surgery.model.walk():
+        current.setdefault(node.outputs[0].name if node.outputs else "", []).append(node)
     made: dict[tuple[str, bytes], gs.Constant] = {}
-    for piece in surgery.slices:
-        original = nodes[piece.node].inputs[piece.position]
-        key = (piece.name, np.float64(piece.fill).tobytes() + b"".join(np.packbits(m).tobytes() for m in piece.kept))
-        if key not in made:
-            values = np.full(original.values.shape, piece.fill, original.values.dtype)
-            values[np.ix_(*[np.flatnonzero(m) for m in piece.kept])] = pruned[piece.name].values
-            made[key] = gs.Constant(f"{original.name}_twin_{len(made)}", values)
-        nodes[piece.node].inputs[piece.position] = made[key]
+    for analysed, target in zip(coupling.nodes, list(twin.walk()), strict=True):
+        found = current.get(target.outputs[0].name if target.outputs else "")
+        if not found or len(found[0].inputs) < len(target.inputs):
+            continue
+        for position, tensor in enumerate(found.pop(0).inputs):
+            if not isinstance(tensor, gs.Constant):
+                continue
+            axes = _twin_axes(analysed, position, coupling)
+            if axes is None:
+                continue
+            before = target.inputs[position] if position < len(target.inputs) else None
+            if isinstance(before, gs.Constant) and before.values is tensor.values:
+                continue
+            masks = [coupling.kept(surgery.keep, axis) for axis in axes]
+            if tuple(int(m.sum()) for m in masks) != tensor.values.shape:
+                continue
+            if tensor.values.dtype.kind in "iu" and all(m.all() for m in masks):
+                continue  # a shape operand, rewritten for the pruned widths
+            fill = analysed.fill.get(position, 0.0)
+            key = (tensor.name, np.float64(fill).tobytes() + b"".join(np.packbits(m).tobytes() for m in masks))
+            if key not in made:
+                values = np.full([len(m) for m in masks], fill, tensor.values.dtype)
+                values[np.ix_(*[np.flatnonzero(m) for m in masks])] = tensor.values
+                made[key] = gs.Constant(f"{tensor.name}_twin_{len(made)}", values)
+            if position < len(target.inputs):
+                target.inputs[position] = made[key]
+            else:
+                target.inputs.append(made[key])
     twin.invalidate_shapes()
     return twin
+
+
+def _twin_axes(node: Node, position: int, coupling: Coupling) -> tuple[Axis, ...] | None:
+    """The axes of a constant of the original: one that was there, or a bias that was added to a product."""
+    use = coupling.build.uses.get((node.index, position))
+    if use is not None:
+        return use.axes
+    product = node.product
+    if product is None or product.bias is not None or position != len(node.inputs):
+        return None
+    return (coupling.weight_axes(node)[product.weight_out],)
