@@ -103,7 +103,7 @@ def targets() -> str:
 
 def commands() -> str:
     """Every command with its options."""
-    lines = ["# Commands", "", NOTE, (cli.help or "").replace("\b\n", "")]
+    lines = ["# Commands", "", NOTE, inspect.cleandoc(cli.help or "").replace("\b\n", "")]
     for name in sorted(cli.commands):
         command = cli.commands[name]
         arguments = [p for p in command.params if isinstance(p, click.Argument)]
