@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from hwpass.coupling import Builder
 
 
+#: Where a backward slice ends that goes through the first index; also as an int32.
+BEFORE_FIRST = -(2**31) + 1
+
+
 def picked(build: Builder, axis: Axis, indices: Ids) -> Axis:
     """The axis of the given indices of `axis`."""
     found = build.flat(axis)
@@ -166,7 +170,7 @@ class Slice(Rule):
         for place in places:
             window = old[place]
             step = window.step
-            start, end = window.start, -(2**63) + 1 if window.stop is None else window.stop
+            start, end = window.start, BEFORE_FIRST if window.stop is None else window.stop
             if place in cut:
                 new = positions(shrink.kept(node.axes(0)[place]), cut[place])
                 steps = np.diff(new)
@@ -176,7 +180,7 @@ class Slice(Rule):
                 step = int(steps[0]) if len(steps) else 1
                 start = int(new[0])
                 end = int(new[-1]) + (1 if step > 0 else -1)
-                end = -(2**63) + 1 if end < 0 else end
+                end = BEFORE_FIRST if end < 0 else end
             bounds.append((start, end, step))
         starts, ends, steps_ = (list(t) for t in zip(*bounds, strict=True))
         if "starts" in node.gs.attrs:
