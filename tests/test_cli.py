@@ -31,9 +31,9 @@ def hwpass(*arguments: str | Path, stdin: bytes | None = None, status: int = 0) 
     return result
 
 
-def process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+def process(*arguments: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "hwpass", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(command, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.fixture(scope="module")
