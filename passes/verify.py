@@ -163,7 +163,8 @@ class Verify(Pass):
                 return prepared, pruned.outputs
         context.progress("running the dense twin")
         # `hwpass verify` brings a twin with the weights of a model that was changed after pruning.
-        build = context.found.get("twin") or (lambda: dense_twin(coupling, surgery))
+        now = replace(surgery, model=model)
+        build = context.found.get("twin") or (lambda: dense_twin(coupling, now))
         twin = Run(build, feeds, threads)
         cut = verdict(twin, pruned, partial(_kept, coupling, surgery))
         return (

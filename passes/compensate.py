@@ -1,0 +1,280 @@
+"""Make good what was removed: least squares on the weights that stayed, layer by layer, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from hwpass.calibration import Calibration
+from hwpass.coupling import Coupling
+from hwpass.errors import UsageError
+from hwpass.ir import Model
+from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.ops import Node
+from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample
+from hwpass.regress import Fit, fit
+from hwpass.rewrite import Surgery
+from hwpass.segments import Segments
+from hwpass.sessions import release_memory
+
+#: Share of the rows that choose lambda and judge the step; they never enter a fit.
+HELD_OUT = 0.2
+
+#: Most bytes of the rows of one product.
+ROW_BYTES = 256 << 20
+
+BATCH = 32
+
+
+@register
+@dataclass(frozen=True)
+class Compensate(Pass):
+    """Weights W, b of a pruned product -> W', b' that best give the original's outputs from the pruned inputs.
+
+    Goes through the network in order, so that every layer is fitted on what the corrected layers before it compute;
+    where the output is added to a residual stream, what the stream already lacks is asked of it too. Batch
+    normalisations that stand alone get a new scale and bias the same way. Does not fire without calibration data,
+    before prune-channels, on weights that are not floating point, or where held-out rows say it would not help.
+    """
+
+    name = "compensate"
+    samples: int = field(default=1024, metadata={"help": "most calibration samples to use"})
+    rows: int = field(default=16384, metadata={"help": "most rows of a layer's input and output to fit on"})
+
+    def run(self, model: Model, context: Context) -> PassResult:
+        surgery, coupling = context.found.get("surgery"), context.found.get("coupling")
+        if surgery is None or coupling is None:
+            raise UsageError("compensate goes after prune-channels in a pipeline")
+        if context.calibration is None or not surgery.modified:
+            return PassResult(model, False)
+        worker = _Compensation(coupling, surgery, model, context, self)
+        gains = worker.run(context.calibration)
+        context.found["compensation"] = gains
+        model.invalidate_shapes()
+        return PassResult(model, any(after < before for _, before, after in gains))
+
+
+class _Compensation:
+    """Both networks in lockstep, and the fit of each product on the way."""
+
+    def __init__(self, coupling: Coupling, surgery: Surgery, model: Model, context: Context, options: Compensate) -> None:
+        self.coupling = coupling
+        self.surgery = surgery
+        self.model = model
+        self.context = context
+        self.options = options
+        self.gains: list[tuple[str, float, float]] = []
+
+    def run(self, calibration: Calibration) -> list[tuple[str, float, float]]:
+        """Correct every product in order; per layer its held-out error before and after."""
+        batches = list(calibration.batches(BATCH, limit=self.options.samples))
+        dense_model = self.coupling.build.model
+        place = {id(n): i for i, n in enumerate(dense_model.graph.nodes)}
+        current = {n.outputs[0].name: (i, n) for i, n in enumerate(self.model.graph.nodes) if n.outputs}
+        todo = [n for n in self.coupling.nodes if id(n.gs) in place and n.gs.outputs[0].name in current]
+        todo = [n for n in todo if n.product is not None or n.op == "BatchNormalization"]
+        try:
+            with (
+                Segments(dense_model, batches, self.context.threads) as dense,
+                Segments(self.model, batches, self.context.threads) as pruned,
+            ):
+                for number, node in enumerate(todo, 1):
+                    self.context.progress(f"compensating layer {number} of {len(todo)}")
+                    index, target = current[node.gs.outputs[0].name]
+                    fitted = self._fitter(node, target)
+                    if fitted is None:
+                        continue
+                    y = node.gs.outputs[0].name
+                    dense.advance(place[id(node.gs)] + 1, keep=[y])
+                    pruned.advance(index)
+                    found = fitted(node, target, dense, pruned)
+                    if found is not None:
+                        self.gains.append((node.name, *found))
+        finally:
+            release_memory()
+        return self.gains
+
+    def _fitter(self, node: Node, target: gs.Node) -> Callable[..., tuple[float, float] | None] | None:
+        if node.op == "BatchNormalization":
+            plain = all(isinstance(t, gs.Constant) for t in target.inputs[1:5]) and len(target.outputs) == 1
+            return self._norm if plain else None
+        product = node.product
+        if product is None or product.data != 0 or product.weight != 1:
+            return None
+        weight = target.inputs[1]
+        if not isinstance(weight, gs.Constant) or weight.values.dtype not in (np.float32, np.float16, np.float64):
+            return None
+        if any(isinstance(t, gs.Constant) is False and t.name for t in target.inputs[2:3]):
+            return None
+        if node.op == "Conv":
+            return self._conv
+        if node.op == "MatMul" and weight.values.ndim == 2:
+            return self._matmul
+        if node.op == "Gemm" and not target.attrs.get("transA", 0):
+            scaled = target.attrs.get("alpha", 1.0) != 1.0 or target.attrs.get("beta", 1.0) != 1.0
+            return None if scaled else self._matmul
+        return None
+
+    def _kept(self, axis: Any) -> NDArray[np.bool_]:
+        return self.coupling.kept(self.surgery.keep, axis)
+
+    def _where(self, values: list[np.ndarray], image: tuple[int, ...], width: int, name: str) -> list[tuple[Ints, ...]]:
+        rows = min(self.options.rows, max(1024, ROW_BYTES // (4 * max(width, 1))))
+        seed = self.context.seed + len(name)
+        return sample(len(values), [v.shape[0] for v in values], image, rows, seed)
+
+    def _wanted(
+        self,
+        node: Node,
+        target: gs.Node,
+        dense: Segments,
+        pruned: Segments,
+        where: list[tuple[Ints, ...]],
+        rows_of: Callable[[np.ndarray, tuple[Ints, ...]], NDArray[np.float32]],
+        mask: NDArray[np.bool_],
+    ) -> NDArray[np.float32]:
+        """The original's outputs at the sampled positions, plus what a residual stream lacks so far."""
+        name = node.gs.outputs[0].name
+        wanted = np.concatenate([rows_of(v, w) for v, w in zip(dense.value(name), where, strict=True)])[:, mask]
+        other = residual(target)
+        if other is not None and dense.live(other) and pruned.live(other):
+            theirs, ours = dense.value(other), pruned.value(other)
+            shape = dense.value(name)[0].shape
+            if theirs[0].shape == shape and ours[0].ndim == len(shape):
+                full = np.concatenate([rows_of(v, w) for v, w in zip(theirs, where, strict=True)])[:, mask]
+                now = np.concatenate([rows_of(v, w) for v, w in zip(ours, where, strict=True)])
+                if now.shape == full.shape:
+                    wanted = wanted + (full - now)
+        return wanted
+
+    def _conv(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+        x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
+        weight = target.inputs[1].values
+        groups = int(target.attrs.get("group", 1))
+        outputs, depth = weight.shape[0] // groups, int(np.prod(weight.shape[1:]))
+        window = Window.of(target, x[0].shape[2:])
+        where = self._where(x, y[0].shape[2:], depth * (groups if groups > 1 else 1), node.name)
+        mask = self._kept(self.coupling.weight_axes(node)[0])
+        wanted = self._wanted(node, target, dense, pruned, where, image_rows, mask)
+        rows = np.concatenate([conv_rows(v, window, w) for v, w in zip(x, where, strict=True)])
+        bias = _bias(target, weight.shape[0])
+        weights = weight.astype(np.float64).reshape(groups, outputs, depth)
+        held = self._held(len(rows))
+        new, shifts, before, after = np.empty_like(weights), np.empty_like(bias), 0.0, 0.0
+        for g in range(groups):
+            part = rows[:, g * weight.shape[1] : (g + 1) * weight.shape[1]].reshape(len(rows), depth)
+            out = slice(g * outputs, (g + 1) * outputs)
+            found = fit(part, wanted[:, out], weights[g].T, bias[out], held, has_bias=True)
+            new[g], shifts[out] = found.weights.T, found.bias
+            before, after = before + found.before / groups, after + found.after / groups
+        if after < before:
+            _store(target, 1, new.reshape(weight.shape), weight.dtype)
+            _store(target, 2, shifts, weight.dtype)
+        return before, after
+
+    def _matmul(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+        x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
+        if x[0].ndim != y[0].ndim or x[0].ndim < 2:
+            return None
+        weight = target.inputs[1].values
+        turned = target.op == "Gemm" and bool(target.attrs.get("transB", 0))
+        matrix = (weight.T if turned else weight).astype(np.float64)
+        product = node.product
+        assert product is not None
+        mask = self._kept(self.coupling.weight_axes(node)[product.weight_out])
+        where = self._where(x, x[0].shape[1:-1], len(matrix), node.name)
+        holder, position = (target, 2) if target.op == "Gemm" else added_bias(target, matrix.shape[1])
+        wanted = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
+        rows = np.concatenate([last_axis_rows(v, w) for v, w in zip(x, where, strict=True)])
+        has_bias = holder is not None
+        start = _bias(target, matrix.shape[1]) if target.op == "Gemm" else np.zeros(matrix.shape[1])
+        if start is None:
+            return None
+        found: Fit = fit(rows, wanted, matrix, start, self._held(len(rows)), has_bias=has_bias)
+        if found.after < found.before:
+            _store(target, 1, found.weights.T if turned else found.weights, weight.dtype)
+            if holder is target:
+                _store(target, 2, found.bias, weight.dtype)
+            elif holder is not None:
+                old = holder.inputs[position].values
+                _store(holder, position, old + found.bias.reshape(old.shape), old.dtype)
+        return found.before, found.after
+
+    def _norm(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+        """One slope and one offset per channel."""
+        x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
+        scale, bias, mean, variance = (t.values.astype(np.float64) for t in target.inputs[1:5])
+        mask = self._kept(node.axes(1)[0])
+        where = self._where(x, x[0].shape[2:], len(scale), node.name)
+        wanted = np.concatenate([image_rows(v, w) for v, w in zip(y, where, strict=True)])[:, mask]
+        rows = np.concatenate([image_rows(v, w) for v, w in zip(x, where, strict=True)])
+        normal = (rows - mean) / np.sqrt(variance + float(target.attrs.get("epsilon", 1e-5)))
+        held = self._held(len(rows))
+        train, test = slice(0, len(rows) - held), slice(len(rows) - held, len(rows))
+        mean_x, mean_t = normal[train].mean(axis=0), wanted[train].mean(axis=0)
+        centred = normal[train] - mean_x
+        power = np.square(centred).sum(axis=0)
+        slope = ((centred * (wanted[train] - mean_t)).sum(axis=0) + 1e-2 * power * scale) / (power * 1.01 + 1e-12)
+        offset = mean_t - slope * mean_x
+        total = np.var(wanted[test], axis=0).sum() * held + 1e-30
+        old = np.square(wanted[test] - normal[test] * scale - bias).sum(axis=0)
+        new = np.square(wanted[test] - normal[test] * slope - offset).sum(axis=0)
+        better = new < old
+        if better.any():
+            dtype = target.inputs[1].values.dtype
+            _store(target, 1, np.where(better, slope, scale), dtype)
+            _store(target, 2, np.where(better, offset, bias), dtype)
+        return float(old.sum() / total), float(np.minimum(old, new).sum() / total)
+
+    @staticmethod
+    def _held(rows: int) -> int:
+        return max(1, int(rows * HELD_OUT))
+
+
+def residual(node: gs.Node) -> str | None:
+    """The other operand, where a product's output (and a bias of its own) goes straight into a sum."""
+    tensor = node.outputs[0]
+    for _ in range(2):
+        if len(tensor.outputs) != 1 or tensor.outputs[0].op != "Add":
+            return None
+        add = tensor.outputs[0]
+        other = add.inputs[1] if add.inputs[0] is tensor else add.inputs[0]
+        if isinstance(other, gs.Constant):
+            tensor = add.outputs[0]
+            continue
+        return str(other.name)
+    return None
+
+
+def added_bias(node: gs.Node, width: int) -> tuple[gs.Node | None, int]:
+    """The Add behind a MatMul that gives it its bias, and the input that holds it; None without one."""
+    tensor = node.outputs[0]
+    if len(tensor.outputs) == 1 and tensor.outputs[0].op == "Add":
+        add = tensor.outputs[0]
+        for position, operand in enumerate(add.inputs):
+            if isinstance(operand, gs.Constant) and operand.values.size == width and operand.shape[-1] == width:
+                return add, position
+    return None, 0
+
+
+def _bias(node: gs.Node, width: int) -> NDArray[np.float64]:
+    if len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
+        value = node.inputs[2].values.astype(np.float64)
+        return np.broadcast_to(value.reshape(-1) if value.size == width else value, (width,)).copy()
+    return np.zeros(width)
+
+
+def _store(node: gs.Node, position: int, value: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Give a node a constant of its own; others that shared the old one keep it."""
+    old = node.inputs[position] if position < len(node.inputs) else None
+    name = old.name if isinstance(old, gs.Constant) and len(old.outputs) == 1 else f"{node.outputs[0].name}_fit{position}"
+    constant = gs.Constant(name, np.ascontiguousarray(value.astype(dtype)))
+    if position < len(node.inputs):
+        node.inputs[position] = constant
+    else:
+        node.inputs.append(constant)
