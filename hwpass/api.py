@@ -15,7 +15,7 @@ from hwpass.calibration import load_calibration
 from hwpass.cost import Cost
 from hwpass.cost_models import Target, load_target
 from hwpass.coupling import Coupling, couple
-from hwpass.describe import frozen_by_macs
+from hwpass.describe import frozen_by_macs, macs_by_layer
 from hwpass.errors import UsageError
 from hwpass.inputs import input_specs
 from hwpass.ir import Model, Source
@@ -213,10 +213,16 @@ def _report(
         ratio=Ratios.of(before, after),
         verdicts=verdicts_of(context),
         groups=_changes(coupling, plan, context) if coupling is not None and plan is not None else [],
-        frozen=[Frozen(node=n, reason=r) for n, r in frozen_by_macs(coupling)] if coupling is not None else [],
+        frozen=_frozen(coupling, context) if coupling is not None else [],
         passes=[PassRecord(name=r.name, seconds=round(r.seconds, 4), changed=r.changed) for r in manager.records],
         warnings=context.warnings,
     )
+
+
+def _frozen(coupling: Coupling, context: Context) -> list[Frozen]:
+    cost: Cost | None = context.found.get("cost")
+    macs = None if cost is None else macs_by_layer(cost.kernels)
+    return [Frozen(node=node, reason=reason) for node, reason in frozen_by_macs(coupling, macs)]
 
 
 def _costs(params: int, size: int, result: Model, context: Context) -> tuple[Costs, Costs]:

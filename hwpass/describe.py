@@ -15,7 +15,6 @@ from hwpass.ir import Model, Source
 from hwpass.kernels import Kernels
 from hwpass.naming import short, short_path, shortened
 from hwpass.tables import print_line, print_table
-from hwpass.work import Floats
 
 __all__ = ["GroupsReport", "coupled", "groups_json", "groups_report", "render_groups"]
 
@@ -84,7 +83,7 @@ def groups_report(coupling: Coupling) -> GroupsReport:
     none = np.zeros(len(coupling.groups))
     dense, rest = (kernels.values(widths[None, :].astype(np.float64)) for widths in (kernels.dense, none))
     work = kernels.work_of(dense).macs[0]
-    macs = _macs(kernels, work)
+    macs = macs_by_layer(kernels)
     model = coupling.build.model
     return GroupsReport(
         schema=1,
@@ -104,14 +103,13 @@ def groups_report(coupling: Coupling) -> GroupsReport:
 
 def frozen_by_macs(coupling: Coupling, macs: Mapping[str, int] | None = None) -> list[tuple[str, str]]:
     """The frozen layers and their reasons, those that take most multiply-accumulates first."""
-    if macs is None:
-        kernels = Kernels(coupling, ())
-        macs = _macs(kernels, kernels.work(kernels.dense[None, :]).macs[0])
+    macs = macs_by_layer(Kernels(coupling, ())) if macs is None else macs
     return sorted(coupling.frozen, key=lambda item: -macs.get(item[0], 0))
 
 
-def _macs(kernels: Kernels, work: Floats) -> dict[str, int]:
-    """Multiply-accumulates by node, of kernels of one node each."""
+def macs_by_layer(kernels: Kernels) -> dict[str, int]:
+    """Multiply-accumulates of the dense model by layer: products come first in the kernels they are fused into."""
+    work = kernels.work(kernels.dense[None, :]).macs[0]
     return {kernel.name: round(float(m)) for kernel, m in zip(kernels.kernels, work, strict=True)}
 
 
