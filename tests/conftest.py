@@ -1,0 +1,14 @@
+"""Profiles of the property tests: HYPOTHESIS_PROFILE=thorough searches for long; others repeat each time."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
+
+settings.register_profile("suite", max_examples=300, deadline=None, derandomize=True, database=None,
+                          suppress_health_check=SLOW)  # fmt: skip
+settings.register_profile("thorough", max_examples=4000, deadline=None, suppress_health_check=SLOW)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))

@@ -1,0 +1,128 @@
+"""Whatever graph, whatever channels go: the pruned model equals its dense twin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from graph_actions import attention, conv, gemm, group_norm
+from graph_moves import concat, cut, gather, residual, split
+from graph_shapes import pad, pixels, shuffle, spread
+from graphs import ACTIONS, build, programs
+from hypothesis import given
+from oracle import Outcome, check, feeds_of, run
+from sketch import Sketch
+
+#: The dynamic batch is 1 and 3, so that an extent that was baked in shows.
+SIZES = (1, 3)
+
+
+@given(programs())
+def test_every_random_graph_is_rewritten_exactly(program: tuple[Any, ...]) -> None:
+    proto = build(program)
+    check(proto, program[2], sizes=SIZES)
+
+
+def sample(count: int, start: int = 10_000) -> list[tuple[Any, ...]]:
+    """Programs drawn as the strategy draws them, but without its search."""
+    rng = np.random.default_rng(start)
+
+    def step() -> tuple[int, int, int]:
+        return int(rng.integers(161)), max(0, int(rng.integers(6)) - 3), int(rng.integers(10_000))
+
+    return [(int(rng.integers(11, 22)), int(rng.integers(40)), int(rng.integers(10_000)),
+             tuple(step() for _ in range(18))) for _ in range(count)]  # fmt: skip
+
+
+def test_the_oracle_is_awake() -> None:
+    """At least 60 % of the graphs lose something; they are deep, of many operators, and run as they were made."""
+    modified, nodes, operators = 0, [], set()
+    programs = sample(60)
+    for program in programs:
+        proto = build(program)
+        run(proto, feeds_of(proto, 0, SIZES))
+        outcome: Outcome = check(proto, program[2], sizes=SIZES)
+        modified += outcome.surgery.modified
+        nodes.append(len(proto.graph.node))
+        operators |= {node.op_type for node in proto.graph.node}
+    assert modified >= 0.6 * len(programs)
+    assert np.median(nodes) >= 10
+    assert len(operators) >= 60
+    assert len(ACTIONS) >= 40
+    assert {a.__name__ for a in (attention, conv, gemm, group_norm, concat, cut, gather, residual, split, pad, pixels,
+                                 shuffle, spread)} <= {a.__name__ for a in ACTIONS}  # fmt: skip
+
+
+# Counterexamples that were found, shrunk by hand: each is a rule that was wrong once.
+
+
+def accepted(sketch: Sketch, groups: int, seeds: int = 6) -> None:
+    """The model is rewritten exactly, and at least one group of channels was there to be removed."""
+    for seed in range(seeds):
+        outcome = check(sketch.model(), seed, share=0.5, sizes=SIZES)
+        assert len(outcome.coupling.groups) >= groups
+        assert outcome.surgery.modified == (outcome.removed > 0)
+
+
+def test_a_single_index_stays_a_scalar() -> None:
+    """Gather by a scalar drops the axis; the rewritten index must not turn into a list of one."""
+    s = Sketch()
+    h = s.linear(s.input(["N", 5, 6]), 6, 8)
+    s.output(s.linear(s.op("Gather", h, s.const(np.asarray(3)), axis=2), 5, 3))
+    accepted(s, 1)
+
+
+def test_padding_with_ones_makes_no_channel_zero() -> None:
+    """The padded row is one in every channel, so a product with it sees the removed ones."""
+    s = Sketch()
+    h = s.linear(s.input(["N", 4, 8]), 8, 12)
+    padded = s.op("Pad", h, s.const([0, 0, 0, 0, 1, 0]), s.const(1.0))
+    y = s.op("Einsum", padded, s.op("Clip", padded, s.const(0.25), s.const(2.0)), equation="btu,bsu->bts")
+    s.output(s.linear(y, 5, 3), s.linear(h, 12, 2))
+    accepted(s, 0)
+
+
+def test_a_table_of_indices_is_not_zero_where_it_lost_entries() -> None:
+    """The twin's table has index 0 there, and picks a row that is not zero: a norm over the axis sees it."""
+    s = Sketch()
+    x = s.input([2, 5, 6])
+    rows = s.op("Gather", x, s.const([4, 1, 2, 0]), axis=1)
+    s.output(s.axes_op("ReduceSumSquare", rows, [1], since=18, keepdims=0), s.conv_1d(rows, 4, 4))
+    accepted(s, 0)
+
+
+def test_stepped_slices_of_two_axes() -> None:
+    """What is left is uneven; two axes cannot both become a Gather in place of the one Slice."""
+    s = Sketch(18)
+    h = s.conv_1d(s.input(["N", 4, 8]), 12, 4)
+    cut_ = s.op("Slice", h, s.const([1, -1]), s.const([2**63 - 1, -(2**63) + 1]), s.const([-1, 1]), s.const([1, -2]))
+    s.output(s.conv_1d(cut_, 3, 6), s.conv_1d(h, 2, 12))
+    accepted(s, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_backward_slices_of_either_integer_type(dtype: type) -> None:
+    """The end that means "through the first" must fit the type of the bounds."""
+    s = Sketch(13)
+    h = s.linear(s.input(["N", 8]), 8, 12)
+    low = np.iinfo(dtype).min + 1
+    bounds = [s.const(v, dtype) for v in ([-1], [low], [1], [-1])]
+    s.output(s.linear(s.op("Slice", h, *bounds), 12, 3))
+    accepted(s, 1)
+
+
+@pytest.mark.parametrize("op", ["BatchNormalization", "Conv", "ConvTranspose", "InstanceNormalization"])
+def test_a_bias_shifts_zeros_along_the_batch(op: str) -> None:
+    """Channels moved to the batch axis are zero no more behind a bias, and a sum over them sees that."""
+    s = Sketch(13)
+    h = s.conv(s.input(["N", 3, 4, 4]), 6, 3, kernel=3)
+    moved = s.op("Transpose", s.op("Slice", h, s.const([0]), s.const([1]), s.const([0])), perm=[1, 0, 2, 3])
+    if op == "BatchNormalization":
+        y = s.batch_norm(moved, 1)
+    elif op == "InstanceNormalization":
+        y = s.op(op, moved, s.weight(1), s.weight(1))
+    else:
+        y = s.op(op, moved, s.weight(1, 1, 1, 1), s.const([0.7]))
+    s.output(s.op("ReduceSum", y, s.const([0]), keepdims=0), s.conv(h, 2, 6))
+    accepted(s, 0)
