@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
-from hwpass.axes import FROZEN
+from hwpass.axes import FROZEN, Ids
 
 if TYPE_CHECKING:
     from hwpass.coupling import Coupling
 
 
+@dataclass(frozen=True, eq=False)
+class _Ties:
+    """The equalities inside one component, as a graph searched from `root`."""
+
+    left: Ids
+    right: Ids
+    which: Ids  # number of the statement that each equality came with
+    before: Ids  # [ids], the next id on the way to the root; negative where there is none
+
+    @classmethod
+    def of(cls, coupling: Coupling, root: int) -> _Ties:
+        build = coupling.build
+        left, right = np.concatenate(build.left), np.concatenate(build.right)
+        which = np.repeat(np.arange(len(build.left)), [len(a) for a in build.left])
+        # Within the component only: a model has millions of ids, a chain a few.
+        inside = coupling.component[left] == coupling.component[root]
+        left, right, which = left[inside], right[inside], which[inside]
+        graph = csr_array((np.ones(len(left), np.int8), (left, right)), shape=(build.count, build.count))
+        _, before = breadth_first_order(graph, root, directed=False, return_predecessors=True)
+        return cls(left, right, which, before)
+
+    def statement(self, one: int, other: int) -> int:
+        """The first statement that two ids are equal."""
+        direct = (self.left == one) & (self.right == other)
+        return int(self.which[np.argmax(direct | ((self.left == other) & (self.right == one)))])
+
+
+#: Many layers are frozen, and all their chains end at the same id: one search serves all of them.
+_FROZEN: WeakKeyDictionary[Coupling, _Ties] = WeakKeyDictionary()
+
+
 def chain(coupling: Coupling, start: int, goal: int = FROZEN) -> list[tuple[str, str]]:
     """The steps (node name, reason) from one id to another; empty when they are not tied."""
-    build = coupling.build
     if coupling.component[start] != coupling.component[goal]:
         return []
-    left, right = np.concatenate(build.left), np.concatenate(build.right)
-    lengths = [len(a) for a in build.left]
-    which = np.repeat(np.arange(len(lengths)), lengths)
-    # Within the component only: a model has millions of ids, a chain a few.
-    inside = coupling.component[left] == coupling.component[start]
-    left, right, which = left[inside], right[inside], which[inside]
-    graph = csr_array((np.ones(len(left), np.int8), (left, right)), shape=(build.count, build.count))
-    _, before = breadth_first_order(graph, start, directed=False, return_predecessors=True)
-    order = {(int(a), int(b)): int(w) for a, b, w in zip(left[::-1], right[::-1], which[::-1], strict=True)}
+    ties = _FROZEN.get(coupling) if goal == FROZEN else None
+    if ties is None:
+        ties = _Ties.of(coupling, goal)
+        if goal == FROZEN:
+            _FROZEN[coupling] = ties
+    build = coupling.build
     steps: list[tuple[str, str]] = []
-    at = goal
-    while at != start:
-        previous = int(before[at])
-        if previous < 0:
+    at = start
+    while at != goal:
+        following = int(ties.before[at])
+        if following < 0:
             return []
-        number = order.get((previous, at), order.get((at, previous), 0))
-        node, reason = build.origin[number]
+        node, reason = build.origin[ties.statement(at, following)]
         steps.append((build.nodes[node].name if node >= 0 else "the model", reason))
-        at = previous
-    return list(dict.fromkeys(reversed(steps)))
+        at = following
+    return list(dict.fromkeys(steps))

@@ -298,3 +298,10 @@ def test_every_command_and_option_has_help(name: str) -> None:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.name} has no help"
     assert hwpass(name, "--help").stdout.startswith("Usage: ")
+
+
+def test_scores_in_the_help_are_those_there_are() -> None:
+    from hwpass.scores import NAMES
+
+    option = next(p for p in main.commands["run"].params if p.name == "score")
+    assert option.metavar == "|".join(("auto", *NAMES))
