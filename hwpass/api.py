@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from hwpass import __version__
 from hwpass.calibration import load_calibration
-from hwpass.cost import Cost
+from hwpass.cost import METRICS, Cost
 from hwpass.cost_models import Target, load_target
 from hwpass.coupling import Coupling, couple
 from hwpass.describe import frozen_by_macs, macs_by_layer
@@ -73,6 +74,7 @@ def run(
     metric: str | None = None,
     max_drop: float | None = None,
     score: str = "auto",
+    compensate: str = "auto",
     keep: Iterable[str] = (),
     min_channels: int = 1,
     align: int | None = None,
@@ -103,13 +105,12 @@ def run(
             "align": str(align or 0),
         }
         checks = verify_step(rtol, atol, fidelity, metric, max_drop)
-        pipeline = f"{PREPARE},prune-channels{_options(options)},{checks}"
+        pipeline = f"{PREPARE},prune-channels{_options(options)},{amends(compensate, calib)}{checks}"
     elif given:
         raise UsageError("--pipeline says what runs: put budgets into it, as in prune-channels{latency=0.6x}")
     return execute(
-        source, pipeline, target=target, calib=calib, seed=seed, threads=threads, force=force, progress=progress,
-        budget=given,
-    )  # fmt: skip
+        source, pipeline, target=target, calib=calib, seed=seed, threads=threads, force=force, progress=progress
+    )
 
 
 def execute(
@@ -122,7 +123,6 @@ def execute(
     threads: int = 1,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
-    budget: Mapping[str, str] | None = None,
     plan: Plan | None = None,
 ) -> Result:
     """Run a pipeline on a model and report. `run` and `hwpass apply` are both this."""
@@ -145,16 +145,29 @@ def execute(
     info = ModelInfo(path=model.path, sha256=model.sha256, nodes=nodes, opset=model.opset)
     result = manager.run(model, context)
     progress("reporting")
-    report = _report(info, params, size, result, manager, context, dict(budget or {}))
+    report = _report(info, params, size, result, manager, context, asked(manager))
     report = report.model_copy(update={"seconds": round(time.perf_counter() - start, 3)})
     return Result(result, context.found.get("plan"), report, context.found.get("unmet"))
 
 
+def amends(compensate: str, calib: Any) -> str:
+    """The pipeline text of compensation: least squares that need the activations of real inputs."""
+    if compensate not in ("auto", "off"):
+        raise UsageError(f"--compensate {compensate}: choose auto or off")
+    return "compensate," if compensate == "auto" and calib is not None else ""
+
+
+def asked(manager: PassManager) -> dict[str, str]:
+    """The budgets that a pipeline asks for, as text by metric."""
+    steps = [step for step in manager.steps if step.name == "prune-channels"]
+    found = {metric: getattr(step, metric, "") for step in steps for metric in (*METRICS, "channels")}
+    return {metric: text for metric, text in found.items() if text}
+
+
 def preparation(manager: PassManager) -> str:
     """The passes of a pipeline before channels are pruned: group names in the plan refer to what they leave."""
-    names = [step.name for step in manager.steps]
-    place = names.index("prune-channels") if "prune-channels" in names else len(names)
-    return ",".join(map(str, manager.steps[:place]))
+    before = takewhile(lambda step: step.name not in ("prune-channels", "apply-plan"), manager.steps)
+    return ",".join(map(str, before))
 
 
 def verify_step(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hwpass import __version__
 from hwpass.errors import BudgetError, UsageError
@@ -56,6 +57,10 @@ BUDGETS = _stack(
 NOT_NEGATIVE = click.FloatRange(min=0)
 MODEL = click.argument("model")
 TARGET = click.option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
+COMPENSATE = click.option(
+    "--compensate", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
+    help="Make good what was removed by least squares on --calib.",
+)  # fmt: skip
 THREADS = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime."
 )
@@ -67,7 +72,7 @@ TOLERANCES = _stack(
                  help="Exactness: difference always allowed."),
     click.option("--fidelity", multiple=True, metavar="METRIC>=X",
                  help="Tolerance against the original, such as cosine>=0.99. Repeatable."),
-    click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score channels and measure fidelity on."),
+    click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score, compensate and measure fidelity on."),
     click.option("--metric", metavar="PKG.MOD:FN",
                  help="A figure of merit: a function of predict, larger is better."),
     click.option("--max-drop", type=NOT_NEGATIVE, metavar="X", help="Largest drop of the metric allowed."),
@@ -80,8 +85,9 @@ TOLERANCES = _stack(
 @OUTPUT
 @BUDGETS
 @TOLERANCES
-@click.option("--score", default="auto", show_default=True, metavar="auto|l1|l2|bn|activation|random",
-              help="What makes a channel matter; auto is activation with --calib, else l2.")  # fmt: skip
+@click.option("--score", default="auto", show_default=True, metavar="auto|gram|l1|l2|bn|activation|random",
+              help="What makes a channel matter; auto is gram with --calib, else l2.")  # fmt: skip
+@COMPENSATE
 @click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable.")
 @click.option("--min-channels", type=click.IntRange(1), default=1, show_default=True, help="Fewest of a group.")
 @click.option("--align", type=click.IntRange(1), default=None, help="Channel step; the target's by default.")
@@ -103,6 +109,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
         if len(given) > 1:
             raise UsageError(f"--{name} is given {len(given)} times ({', '.join(given)}), which conflict; give it once")
         options[name] = given[0] if given else None
+    _one_home(options["pipeline"])
     check_outputs(output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path)
     with status_line() as progress:
         result = api.run(source(model)[0], target, progress=progress, **options)
@@ -178,6 +185,7 @@ def groups(model: str, why: str | None, json_path: str | None) -> None:
 @click.option("-o", "--output", required=True, metavar="OUT", help="Where to write the model; - is standard output.")
 @click.option("--target", default=None, metavar="NAME|FILE.toml", help="Also report costs on a target.")
 @TOLERANCES
+@COMPENSATE
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
@@ -189,7 +197,8 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
     check_outputs(output=output, json=json_path)
     _one_stream(plan, model)
     given = read_plan(plan)
-    pipeline = ",".join(filter(None, (given.prepare, "apply-plan", _verify_text(options))))
+    rest = api.amends(options["compensate"], options["calib"]) + _verify_text(options)
+    pipeline = ",".join(filter(None, (given.prepare, "apply-plan", rest)))
     with status_line() as progress:
         result = api.execute(
             source(model)[0],
@@ -270,6 +279,19 @@ def _verify_text(options: dict[str, Any]) -> str:
     from hwpass.api import verify_step
 
     return verify_step(options["rtol"], options["atol"], options["fidelity"], options["metric"], options["max_drop"])
+
+
+#: Options that say what the passes do; the text of a pipeline says it all.
+OF_PASSES = ("score", "keep", "min_channels", "align", "compensate", "rtol", "atol", "fidelity", "metric", "max_drop")
+
+
+def _one_home(pipeline: str | None) -> None:
+    """Refuse options that a pipeline given as text would leave without effect."""
+    context = click.get_current_context()
+    for name in OF_PASSES if pipeline is not None else ():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} has no effect beside --pipeline: put it into the pipeline's text, in braces")
 
 
 def _one_stream(*paths: str) -> None:

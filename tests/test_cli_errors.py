@@ -186,6 +186,7 @@ CASES = [
     Case("no such pass", run("--pipeline fold,prun"), USAGE, ["prun", "hwpass passes"]),
     Case("no such option of a pass", run("--pipeline fold{limt=3}"), USAGE, ["limt", "limit"]),
     Case("pipeline and budget", run("--pipeline fold --macs 0.5x"), USAGE, ["--pipeline"]),
+    Case("pipeline and score", run("--pipeline fold --score l2"), USAGE, ["--score", "--pipeline"]),
     Case("fidelity in words", run("--macs 0.5x --fidelity good"), USAGE, ["good", "cosine>=0.99"]),
     Case("no such metric", run("--macs 0.5x --metric no.where:fn"), USAGE, ["no.where:fn"]),
     Case("drop of no metric", run("--macs 0.5x --max-drop 0.1"), USAGE, ["--max-drop", "--metric"]),

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -79,8 +80,9 @@ def test_options_in_the_readme_exist() -> None:
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
-    (tmp_path / "model.onnx").symlink_to(ROOT / "fixtures/resnet_se.onnx")
-    (tmp_path / "inputs.npz").symlink_to(ROOT / "fixtures/calib.npz")
+    (tmp_path / "model.onnx").symlink_to(ROOT / "fixtures/cnn.onnx")
+    with np.load(ROOT / "fixtures/calib.npz") as data:
+        np.savez(tmp_path / "inputs.npz", image=data["image"][:64])
     monkeypatch.chdir(tmp_path)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
