@@ -62,7 +62,9 @@ class Compensate(Pass):
 class _Compensation:
     """Both networks in lockstep, and the fit of each product on the way."""
 
-    def __init__(self, coupling: Coupling, surgery: Surgery, model: Model, context: Context, options: Compensate) -> None:
+    def __init__(
+        self, coupling: Coupling, surgery: Surgery, model: Model, context: Context, options: Compensate
+    ) -> None:
         self.coupling = coupling
         self.surgery = surgery
         self.model = model
@@ -272,7 +274,9 @@ def _bias(node: gs.Node, width: int) -> NDArray[np.float64]:
 def _store(node: gs.Node, position: int, value: NDArray[Any], dtype: np.dtype[Any]) -> None:
     """Give a node a constant of its own; others that shared the old one keep it."""
     old = node.inputs[position] if position < len(node.inputs) else None
-    name = old.name if isinstance(old, gs.Constant) and len(old.outputs) == 1 else f"{node.outputs[0].name}_fit{position}"
+    name = (
+        old.name if isinstance(old, gs.Constant) and len(old.outputs) == 1 else f"{node.outputs[0].name}_fit{position}"
+    )
     constant = gs.Constant(name, np.ascontiguousarray(value.astype(dtype)))
     if position < len(node.inputs):
         node.inputs[position] = constant

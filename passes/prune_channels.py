@@ -13,8 +13,10 @@ from hwpass import scores
 from hwpass.allocate import Allocation, Allocator, choices, steps
 from hwpass.analysis import dynamic_dimensions
 from hwpass.budget import Budget, parse_budgets
+from hwpass.consumers import consumers
 from hwpass.cost import Cost
 from hwpass.coupling import Coupling, couple
+from hwpass.curves import curves_and_order
 from hwpass.errors import BudgetError, InputError, UsageError
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
@@ -40,7 +42,7 @@ class PruneChannels(Pass):
     size: str = field(default="", metadata={"help": "at most these bytes of weights: 0.5x or 4MiB"})
     macs: str = field(default="", metadata={"help": "at most these multiply-accumulates: 0.5x or 300M"})
     channels: str = field(default="", metadata={"help": "uniform width, for comparison: 0.7x"})
-    score: str = field(default="auto", metadata={"help": f"auto, {', '.join(scores.NAMES)}"})
+    score: str = field(default="auto", metadata={"help": f"auto, gram, {', '.join(scores.NAMES)}"})
     keep: tuple[str, ...] = field(default=(), metadata={"help": "layers whose channels stay, as globs joined by |"})
     min_channels: int = field(default=1, metadata={"help": "fewest channels of a group"})
     align: int = field(default=0, metadata={"help": "channel step; 0 takes the target's"})
@@ -55,8 +57,7 @@ class PruneChannels(Pass):
         coupling = couple(model, sample_dims(model, context))
         fixed = self._fixed(coupling)
         cost = Cost(coupling, context.target)
-        importance = self._importance(model, coupling, context)
-        curves = scores.loss_curves(coupling, importance)
+        curves, importance = self._curves(model, coupling, context)
         align = self.align or context.target.align
         if [b.metric for b in budgets] == ["channels"]:
             allocation = self._uniform(coupling, cost, budgets[0].value, align, fixed)
@@ -75,17 +76,23 @@ class PruneChannels(Pass):
                 raise UsageError(f"--keep {glob}: no layer has such a name; see `hwpass groups MODEL`")
         return [any(fnmatchcase(layer, glob) for layer in g.layers for glob in self.keep) for g in coupling.groups]
 
-    def _importance(self, model: Model, coupling: Coupling, context: Context) -> scores.Importance:
-        score = self.score
+    def _curves(self, model: Model, coupling: Coupling, context: Context) -> tuple[list[Floats], scores.Importance]:
+        """Per group a loss curve and an importance per channel."""
+        score, data = self.score, context.calibration
         if score == "auto":
-            score = "l2" if context.calibration is None else "activation"
-        statistics = None
-        if score == "activation" and context.calibration is not None:
-            statistics = mean_squares(
-                model, scores.tapped(coupling), context.calibration, threads=context.threads, progress=context.progress
-            )
+            score = "l2" if data is None else "gram"
         context.found["score"] = score
-        return scores.importance(coupling, score, statistics, context.seed)
+        if score == "gram":
+            if data is None:
+                raise UsageError("--score gram looks at activations: give inputs with --calib FILE.npz or a folder")
+            readers = consumers(coupling, data, threads=context.threads, seed=context.seed, progress=context.progress)
+            return curves_and_order(coupling, readers, scores.importance(coupling, "l2"), context.progress)
+        statistics = None
+        if score == "activation" and data is not None:
+            taps = scores.tapped(coupling)
+            statistics = mean_squares(model, taps, data, threads=context.threads, progress=context.progress)
+        importance = scores.importance(coupling, score, statistics, context.seed)
+        return scores.loss_curves(coupling, importance), importance
 
     def _uniform(self, coupling: Coupling, cost: Cost, share: float, align: int, fixed: list[bool]) -> Allocation:
         widths = []

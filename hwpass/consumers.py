@@ -1,0 +1,233 @@
+"""The layers that read prunable channels: their inputs' covariance, their weights' Gram matrix, and how much they matter.
+
+Gathered by running the model with taps on calibration data; a few thousand sampled rows per tensor are enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from hwpass.calibration import Calibration
+from hwpass.coupling import Coupling
+from hwpass.ir import Model
+from hwpass.ops import Node
+from hwpass.sessions import Feed, StoredModel, open_session, release_memory, run_session
+from hwpass.work import Floats
+
+#: Rows per tensor: a covariance of c channels wants several times c.
+ROWS = 8192
+BATCH = 4
+#: Bytes of taps fetched at once from a batch.
+PORTION_BYTES = 512 << 20
+
+#: Noise put on a layer's output, relative to its own root mean square, to see what the network makes of it.
+NOISE = 0.25
+#: Multiply-accumulates spent on all sensitivities together: decides on how many samples (8 to 64) they are measured.
+SENSITIVITY_MACS = 8e11
+
+
+@dataclass(eq=False)
+class Consumer:
+    """A product that reads channels: `gram` is M[i, j] = sum of W[i] W[j] over outputs and taps, [c, c]."""
+
+    node: Node
+    tensor: str
+    components: NDArray[np.int64]  # of the input's channel axis, [c]
+    gram: Floats
+    covariance: Floats  # of the input's channels, [c, c], about their mean: a bias takes the mean
+    energy: float  # variance of the output: trace(M C)
+    sensitivity: float = 1.0  # relative change of the model's outputs for a relative change of this output
+
+
+def consumers(
+    coupling: Coupling,
+    calibration: Calibration,
+    *,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Consumer]:
+    """Every product with a constant weight whose input has prunable channels, with its statistics."""
+    live = np.zeros(int(coupling.component.max()) + 1, bool)
+    for group in coupling.groups:
+        live[group.components] = True
+    readers: list[tuple[Node, str, NDArray[np.int64], Floats]] = []
+    taps: dict[str, int] = {}
+    for node in coupling.nodes:
+        product = node.product
+        if product is None or node.tensor(product.data).constant:
+            continue
+        components = coupling.components_of(node.axes(product.data)[product.data_axis])
+        if not live[components].any():
+            continue
+        gram = weight_gram(node, len(components))
+        name = node.gs.inputs[product.data].name
+        if gram is not None:
+            readers.append((node, name, components, gram))
+            taps[name] = product.data_axis
+    covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress)
+    found = []
+    for node, name, components, gram in readers:
+        cov = covariances.get(name)
+        if cov is not None and len(cov) == len(components):
+            energy = float(np.einsum("ij,ji->", gram, cov))
+            if energy > 0:
+                found.append(Consumer(node, name, components, gram, cov, energy))
+    macs = sum(_macs(node) for node in coupling.nodes)
+    measure(coupling.build.model, found, macs, calibration, threads, progress)
+    return found
+
+
+def _macs(node: Node) -> float:
+    """Multiply-accumulates of a node at the analysed extents."""
+    if node.extent is None:
+        return 0.0
+    parts = (*node.extent.groups, *node.extent.m, *node.extent.n, *node.extent.k)
+    return float(node.extent.taps) * float(np.prod([float(f.size) for f in parts]))
+
+
+def weight_gram(node: Node, channels: int) -> Floats | None:
+    """Sum over outputs and taps of the products of two input channels' weights; None for a depthwise weight."""
+    product = node.product
+    assert product is not None
+    weight = node.value(product.weight)
+    if weight is None or product.weight_in is None:
+        return None
+    table = np.moveaxis(weight.astype(np.float64), product.weight_in, 0).reshape(weight.shape[product.weight_in], -1)
+    if len(table) == channels:
+        return np.asarray(table @ table.T)
+    if channels % len(table) or product.weight_out != 0:
+        return None
+    # A grouped convolution: each group's outputs see its own inputs.
+    groups, width = channels // len(table), len(table)
+    gram = np.zeros((channels, channels))
+    outputs = weight.shape[0] // groups
+    for g in range(groups):
+        part = np.moveaxis(weight[g * outputs : (g + 1) * outputs].astype(np.float64), 1, 0).reshape(width, -1)
+        gram[g * width : (g + 1) * width, g * width : (g + 1) * width] = part @ part.T
+    return gram
+
+
+def covariance(
+    model: Model,
+    taps: dict[str, int],
+    calibration: Calibration,
+    threads: int,
+    seed: int,
+    progress: Callable[[str], None],
+) -> dict[str, Floats]:
+    """Covariance of each tapped tensor's channel axis over sampled positions of all samples."""
+    inputs = {t.name for t in model.graph.inputs}
+    inner = {t.name for node in model.graph.nodes for t in node.outputs}
+    names = [name for name in taps if name in inner]
+    rng = np.random.default_rng(seed)
+    sums: dict[str, list[Floats]] = {}
+    counts: dict[str, int] = {}
+    each = max(1, -(-ROWS // max(len(calibration), 1)))
+    try:
+        with StoredModel(model.proto()) as stored:
+            session = stored.open_session(outputs=names, threads=threads) if names else None
+            for number, feed in enumerate(calibration.batches(BATCH), 1):
+                progress(f"statistics, batch {number}")
+                outputs = run_session(session, feed) if session is not None else {}
+                for name in [*names, *(n for n in taps if n in inputs)]:
+                    value = outputs[name] if name in outputs else np.asarray(feed[name])
+                    rows = np.moveaxis(value, taps[name], -1).reshape(-1, value.shape[taps[name]])
+                    take = min(len(rows), each * max(1, value.shape[0]))
+                    if take < len(rows):
+                        rows = rows[rng.choice(len(rows), take, replace=False)]
+                    rows = rows.astype(np.float64)
+                    mean, square = sums.setdefault(name, [np.zeros(rows.shape[1]), np.zeros((rows.shape[1],) * 2)])
+                    mean += rows.sum(axis=0)
+                    square += rows.T @ rows
+                    counts[name] = counts.get(name, 0) + len(rows)
+            del session
+    finally:
+        release_memory()
+    found = {}
+    for name, (mean, square) in sums.items():
+        count = counts[name]
+        found[name] = square / count - np.outer(mean / count, mean / count)
+    return found
+
+
+def measure(
+    model: Model,
+    readers: list[Consumer],
+    macs: float,
+    calibration: Calibration,
+    threads: int,
+    progress: Callable[[str], None],
+) -> None:
+    """Set each consumer's sensitivity: noise on its output against the change of the model's outputs.
+
+    `macs` is what one sample takes.
+    The model runs once per consumer, on as many samples as SENSITIVITY_MACS allow.
+    """
+    if not readers:
+        return
+    noisy, names = _noisy(model, readers)
+    outputs = [t.name for t in model.graph.outputs]
+    try:
+        session = open_session(noisy.proto(), threads=threads)
+        quiet = {name: np.zeros((), np.float32) for name in names}
+        samples = int(np.clip(SENSITIVITY_MACS / (macs * len(readers) + 1), 8, 64))
+        feeds = list(calibration.batches(16, limit=samples))
+        clean = [_outputs(session, {**f, **quiet}, outputs) for f in feeds]
+        for number, (reader, name) in enumerate(zip(readers, names, strict=True), 1):
+            progress(f"sensitivity of layer {number} of {len(readers)}")
+            scale = NOISE * np.sqrt(reader.energy / max(_width(reader.node), 1))
+            gap = size = 0.0
+            for f, reference in zip(feeds, clean, strict=True):
+                found = _outputs(session, {**f, **quiet, name: np.asarray(scale, np.float32)}, outputs)
+                for a, b in zip(reference, found, strict=True):
+                    centred = a - a.mean(axis=0)
+                    gap += float(np.square(b - a).sum())
+                    size += float(np.square(centred).sum())
+            if size > 0 and np.isfinite(gap):
+                reader.sensitivity = max(gap / size / NOISE**2, 1e-6)
+        del session
+    finally:
+        release_memory()
+
+
+def _width(node: Node) -> int:
+    product = node.product
+    assert product is not None
+    weight = node.value(product.weight)
+    return 1 if weight is None else int(weight.shape[product.weight_out])
+
+
+def _noisy(model: Model, readers: list[Consumer]) -> tuple[Model, list[str]]:
+    """The model with y -> y + s N(0, 1) at every consumer's output y, and the names of the inputs s."""
+    noisy = model.copy()
+    made = {t.name: node for node in noisy.graph.nodes for t in node.outputs}
+    names = []
+    for number, reader in enumerate(readers):
+        node = made.get(reader.node.gs.outputs[0].name)
+        name = f"hwpass_noise_{number}"
+        scale = gs.Variable(name, dtype=np.float32, shape=[])
+        noisy.graph.inputs.append(scale)
+        names.append(name)
+        if node is None:
+            continue
+        result = node.outputs[0]
+        plain, unit, noise = (gs.Variable(f"{name}_{part}", dtype=np.float32) for part in ("plain", "unit", "scaled"))
+        node.outputs[0] = plain
+        place = next(i for i, n in enumerate(noisy.graph.nodes) if n is node) + 1
+        noisy.graph.nodes[place:place] = [
+            gs.Node("RandomNormalLike", f"{name}_r", {"seed": float(number + 1)}, [plain], [unit]),
+            gs.Node("Mul", f"{name}_m", {}, [unit, scale], [noise]),
+            gs.Node("Add", f"{name}_a", {}, [plain, noise], [result]),
+        ]
+    return noisy, names
+
+
+def _outputs(session: object, feed: Feed, names: list[str]) -> list[NDArray[np.float64]]:
+    found = run_session(session, feed)
+    return [np.asarray(found[n], np.float64) for n in names if np.asarray(found[n]).dtype.kind == "f"]

@@ -1,0 +1,143 @@
+"""Loss curves: what removing n channels of a group costs after the best linear compensation, and in which order they go.
+
+The optimal brain surgeon on channels (Hassibi and Stork 1993; for whole channels as in Frantar and Alistarh's OBC): with C
+the covariance of a consumer's input and M the Gram matrix of its weights, removing the set S and refitting the others
+leaves the error trace(M_SS (C^-1_SS)^-1), C^-1 taken before the removal. Channels go a step at a time, each time those
+that cost least, and C^-1 and M are updated as if the weights were refitted. Taps of a window are taken to see the same
+covariance. Errors of several consumers add, each relative to its output's variance and weighted by the sensitivity of
+the model's outputs to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwpass.consumers import Consumer
+from hwpass.coupling import Coupling
+from hwpass.work import Floats
+
+#: Ridge on covariances, relative to the mean variance: directions that data never showed are not free.
+RIDGE = 1e-3
+
+#: Steps per group at most: each is a rank-s update of matrices of the group's width.
+STEPS = 64
+
+
+@dataclass(eq=False)
+class _View:
+    """One consumer seen from one group: precision and weights' Gram of the group's indices, given all others."""
+
+    precision: Floats  # [i, i]
+    gram: Floats  # [i, i]
+    units: NDArray[np.int64]  # unit of each index, [i]
+    weight: float  # sensitivity over the output's variance
+
+
+def curves_and_order(
+    coupling: Coupling,
+    readers: Sequence[Consumer],
+    fallback: Sequence[Floats],
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Floats], list[Floats]]:
+    """Per group the loss curve [width + 1] and an importance [width] that is the order of removal.
+
+    `fallback` gives the importance where no consumer was measured: then the curve charges each channel its share of
+    the importance, as if it were one consumer's whole input.
+    """
+    place = {int(c): (g, u) for g, group in enumerate(coupling.groups) for u, c in enumerate(group.components)}
+    views: list[list[_View]] = [[] for _ in coupling.groups]
+    for reader in readers:
+        for number, view in _views(reader, place):
+            views[number].append(view)
+    curves, orders = [], []
+    for number, group in enumerate(coupling.groups):
+        progress(f"loss curve {number + 1} of {len(coupling.groups)}")
+        if views[number]:
+            curve, order = _eliminate(views[number], group.width)
+        else:
+            share = np.sort(fallback[number]) + 1e-12
+            left = 1 - np.concatenate([[0.0], np.cumsum(share)]) / share.sum()
+            curve, order = 1.0 / np.maximum(left, 1e-3) - 1.0, np.argsort(np.argsort(fallback[number], kind="stable"))
+        curves.append(curve)
+        orders.append(np.asarray(order, np.float64))
+    return curves, orders
+
+
+def _views(reader: Consumer, place: dict[int, tuple[int, int]]) -> list[tuple[int, _View]]:
+    found = [place.get(int(c), (-1, -1)) for c in reader.components]
+    owner = np.asarray([g for g, _ in found])
+    unit = np.asarray([u for _, u in found])
+    covariance = reader.covariance + RIDGE * np.trace(reader.covariance) / len(owner) * np.eye(len(owner))
+    precision = np.linalg.inv(covariance)
+    weight = reader.sensitivity / reader.energy
+    views = []
+    for number in np.unique(owner[owner >= 0]).tolist():
+        inside = np.flatnonzero(owner == number)
+        index = np.ix_(inside, inside)
+        views.append((number, _View(precision[index].copy(), reader.gram[index].copy(), unit[inside], weight)))
+    return views
+
+
+def _eliminate(views: list[_View], width: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Remove units step by step; the curve between steps is interpolated."""
+    step = max(1, width // STEPS)
+    left = np.ones(width, bool)
+    order = np.zeros(width, np.int64)
+    curve = np.zeros(width + 1)
+    removed, total = 0, 0.0
+    while removed < width:
+        cost = np.zeros(width)
+        for view in views:
+            cost += _costs(view, left)
+        cost[~left] = np.inf
+        chosen = np.argsort(cost, kind="stable")[: min(step, width - removed)]
+        spent = 0.0
+        for view in views:
+            spent += _remove(view, chosen)
+        for number, unit in enumerate(chosen.tolist(), 1):
+            order[unit] = removed + number
+            curve[removed + number] = total + spent * number / len(chosen)
+        total += spent
+        left[chosen] = False
+        removed += len(chosen)
+    return np.maximum.accumulate(curve), order
+
+
+def _costs(view: _View, left: NDArray[np.bool_]) -> Floats:
+    """What each unit would cost by itself now."""
+    cost = np.zeros(len(left))
+    counts = np.bincount(view.units, minlength=len(left))
+    if counts.max() == 1:
+        diagonal = np.diag(view.precision)
+        alive = left[view.units]
+        cost[view.units[alive]] = np.diag(view.gram)[alive] / np.maximum(diagonal[alive], 1e-30)
+        return cost * view.weight
+    for unit in np.flatnonzero(left & (counts > 0)).tolist():
+        index = np.flatnonzero(view.units == unit)
+        block = np.ix_(index, index)
+        cost[unit] = float(np.trace(np.linalg.solve(view.precision[block], view.gram[block])))
+    return cost * view.weight
+
+
+def _remove(view: _View, chosen: NDArray[np.int64]) -> float:
+    """Remove units, refit the others, and return what it cost."""
+    gone = np.flatnonzero(np.isin(view.units, chosen))
+    if not len(gone):
+        return 0.0
+    rest = np.flatnonzero(~np.isin(view.units, chosen))
+    inner = view.precision[np.ix_(gone, gone)]
+    conditional = np.linalg.inv(inner)
+    gram = view.gram[np.ix_(gone, gone)]
+    spent = float(np.einsum("ij,ji->", gram, conditional)) * view.weight
+    cross = view.precision[np.ix_(gone, rest)]
+    # x_gone is best predicted by -inner^-1 cross x_rest: the rest's weights take that over.
+    share = -conditional @ cross
+    mixed = view.gram[np.ix_(rest, gone)] @ share
+    view.gram = view.gram[np.ix_(rest, rest)] + mixed + mixed.T + share.T @ gram @ share
+    view.precision = view.precision[np.ix_(rest, rest)] - cross.T @ conditional @ cross
+    view.units = view.units[rest]
+    return max(spent, 0.0)
