@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hwpass.axes import Axis, Factor, axis_size, with_zero
+from hwpass.axes import Axis, axis_size, with_zero
 from hwpass.ops.base import Array, Freeze, Node, Rule, Tensor, register
 
 if TYPE_CHECKING:
@@ -309,7 +309,8 @@ class Through(Rule):
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.tensor(0)
-        mask = Tensor(tuple((Factor(axis_size(a)),) if axis_size(a) > 1 else () for a in node.axes(0)), np.dtype(bool))
+        # The mask shrinks with its tensor, and is true where a removed channel would be.
+        mask = Tensor(tuple(with_zero(axis, False) for axis in node.axes(0)), np.dtype(bool))
         return [Tensor(x.axes, x.dtype), mask][: len(node.gs.outputs)]
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:

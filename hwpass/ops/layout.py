@@ -51,7 +51,9 @@ class Reshape(Rule):
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
         result = node.memo["result"]
-        if any(shrink.touched(axis) for axis in result.axes) or any(shrink.touched(a) for a in node.axes(0)):
+        # A computed target may follow another tensor that shrinks, when this one does not.
+        touched = any(shrink.touched(axis) for axis in (*result.axes, *node.axes(0)))
+        if touched or not node.tensor(1).constant:
             shrink.set_operand(node, 1, shrink.shape(result))
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
@@ -167,7 +169,7 @@ class Expand(Rule):
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
         result = node.memo["result"]
-        if any(shrink.touched(axis) for axis in result.axes):
+        if any(shrink.touched(axis) for axis in result.axes) or not node.tensor(1).constant:
             old = node.integers(1)
             assert old is not None
             wide = shrink.shape(result)[len(result.axes) - len(old) :]
@@ -251,7 +253,7 @@ class ConstantOfShape(Rule):
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
         result = node.memo["result"]
-        if any(shrink.touched(axis) for axis in result.axes):
+        if any(shrink.touched(axis) for axis in result.axes) or not node.tensor(0).constant:
             shrink.set_operand(node, 0, shrink.shape(result))
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:

@@ -126,6 +126,9 @@ class Mixing(Rule):
         if node.op in ("LRN", "MeanVarianceNormalization", "LpNormalization"):
             node.kind = "normalization"
         build.freeze([x[place] for place in mixed], f"{node.op} mixes along this axis")
+        if node.op == "MeanVarianceNormalization":
+            # A removed channel has no deviation to be divided by.
+            build.freeze([a for a in x if any(f.zero for f in a)], f"{node.op} is not finite at zero")
         keeps = node.op in ("LRN", "CumSum")
         axes = tuple(
             a if place in mixed else with_zero(a, keeps and all(f.zero for f in a)) for place, a in enumerate(x)

@@ -351,7 +351,7 @@ class Resize(Rule):
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
         result = node.memo["result"]
-        if node.has(3) and any(shrink.touched(axis) for axis in result.axes):
+        if node.has(3) and (any(shrink.touched(axis) for axis in result.axes) or not node.tensor(3).constant):
             places = node.attr("axes") or range(len(result.axes))
             shape = shrink.shape(result)
             shrink.set_operand(node, 3, [shape[p] for p in places])
