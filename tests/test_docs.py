@@ -80,7 +80,7 @@ def test_options_in_the_readme_exist() -> None:
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
-    (tmp_path / "model.onnx").symlink_to(ROOT / "fixtures/cnn.onnx")
+    (tmp_path / "model.onnx").symlink_to(ROOT / "fixtures/resnet_se.onnx")
     with np.load(ROOT / "fixtures/calib.npz") as data:
         np.savez(tmp_path / "inputs.npz", image=data["image"][:64])
     monkeypatch.chdir(tmp_path)
