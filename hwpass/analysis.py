@@ -19,6 +19,9 @@ from hwpass.ops.base import Array, Freeze
 #: Values of more elements than this are never those of a shape.
 SMALL = 4096
 
+#: Floating-point steps of a shape's arithmetic (the ceiling of a quotient) are smaller still.
+FLOATS = 16
+
 #: A shared constant of at least this many elements and two axes is a tied weight.
 TIED = 1024
 
@@ -190,11 +193,7 @@ def small_value(node: Node, rule: Any, values: list[Array | None], shapes: list[
     known = [v for v in values if v is not None]
     if node.op not in ("Shape", "Size") and (not known or any(v.size > SMALL for v in known)):
         return None
-    if (
-        known
-        and known[0].dtype.kind not in "iub"
-        and node.op not in ("Cast", "Ceil", "Floor", "Mul", "Div", "Range", "Constant", "Identity")
-    ):
+    if known and known[0].dtype.kind not in "iub" and any(v.size > FLOATS for v in known):
         return None
     try:
         value = rule.value(node, values, shapes)

@@ -1,4 +1,4 @@
-"""The layers that read prunable channels: their inputs' covariance, their weights' Gram matrix, and how much they matter.
+"""The layers that read prunable channels: covariance of their inputs, Gram matrix of their weights, sensitivity.
 
 Gathered by running the model with taps on calibration data; a few thousand sampled rows per tensor are enough.
 """

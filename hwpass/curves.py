@@ -1,11 +1,11 @@
-"""Loss curves: what removing n channels of a group costs after the best linear compensation, and in which order they go.
+"""Loss curves: what removing n channels costs after the best linear compensation, and in which order they go.
 
-The optimal brain surgeon on channels (Hassibi and Stork 1993; for whole channels as in Frantar and Alistarh's OBC): with C
-the covariance of a consumer's input and M the Gram matrix of its weights, removing the set S and refitting the others
-leaves the error trace(M_SS (C^-1_SS)^-1), C^-1 taken before the removal. Channels go a step at a time, each time those
-that cost least, and C^-1 and M are updated as if the weights were refitted. Taps of a window are taken to see the same
-covariance. Errors of several consumers add, each relative to its output's variance and weighted by the sensitivity of
-the model's outputs to it.
+The optimal brain surgeon (Hassibi and Stork 1993) on channels instead of weights. With C the covariance of a
+consumer's input and M the Gram matrix of its weights, removing the set S and refitting the others leaves the error
+trace(M_SS (P_SS)^-1), P the inverse of C before the removal. Channels go a step at a time, each time those that cost
+least, and P and M are updated as if the weights were refitted. Taps of a window are taken to see the same covariance.
+Errors of several consumers add, each relative to its output's variance and weighted by the sensitivity of the model's
+outputs to it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as cartesian
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -68,14 +69,16 @@ def conv_rows(x: np.ndarray, window: Window, where: tuple[Ints, ...]) -> NDArray
         inside = np.ones(len(samples), bool)
         for place, size in zip(index, image, strict=True):
             inside &= (place >= 0) & (place < size)
-        picked = x[(samples[inside], slice(None), *[i[inside] for i in index])]
+        chosen: tuple[Any, ...] = (samples[inside], slice(None), *[i[inside] for i in index])
+        picked = x[chosen]
         rows[inside, :, tap] = picked
     return rows
 
 
 def image_rows(y: np.ndarray, where: tuple[Ints, ...]) -> NDArray[np.float32]:
     """Entries [rows, channels] of an image [n, channels, ..] at positions."""
-    return np.asarray(y[(where[0], slice(None), *where[1:])], np.float32)
+    index: tuple[Any, ...] = (where[0], slice(None), *where[1:])
+    return np.asarray(y[index], np.float32)
 
 
 def last_axis_rows(y: np.ndarray, where: tuple[Ints, ...]) -> NDArray[np.float32]:

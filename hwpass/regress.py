@@ -1,8 +1,8 @@
 """Least squares for the weights of one product: rows of its input, rows of the wanted output, and the best new weights.
 
 The solution is ridge regression towards the weights there are: minimise |T - X W - b|^2 + lambda |D (W - W0)|^2 with
-D^2 the diagonal of X^T X, so that lambda has no unit. Lambda is chosen, and the whole step accepted, by the error on rows
-that were held out.
+D^2 the diagonal of X^T X, so that lambda has no unit. Lambda is chosen, and the whole step accepted, by the error on
+rows that were held out.
 """
 
 from __future__ import annotations

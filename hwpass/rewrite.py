@@ -122,6 +122,9 @@ class _Cutter:
         tensor = node.gs.inputs[position]
         wanted = np.asarray(value, np.int64)
         actual = self._value(tensor)
+        if actual is None:
+            # Decided by a condition's body, whose outputs keep their width: what it was.
+            actual = node.value(position)
         assert actual is not None
         flat = np.atleast_1d(actual).astype(np.int64)
         if node.op == "Reshape":

@@ -25,7 +25,7 @@ class If(Rule):
         if condition is not None:
             # Decided by extents alone: at these, the other branch may not even make sense.
             taken = node.bodies[1 if bool(np.reshape(condition, -1)[0]) else 0]
-            return [Tensor(t.axes and tuple(opaque(s) for s in t.shape), t.dtype) for t in taken]
+            return [Tensor(t.axes and tuple(opaque(s) for s in t.shape), t.dtype, t.data) for t in taken]
         return [self._merged(pair, build) for pair in zip(*node.bodies, strict=True)]
 
     @staticmethod

@@ -122,7 +122,7 @@ class Clip(Rule):
         return None if value is None else float(np.asarray(value).reshape(-1)[0])
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
-        if any(v is None for v in inputs):
+        if any(v is None and node.has(position) for position, v in enumerate(inputs)):
             return None
         low = inputs[1] if len(inputs) > 1 else None
         high = inputs[2] if len(inputs) > 2 else None
