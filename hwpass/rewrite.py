@@ -75,6 +75,7 @@ class _Cutter:
         self._uses = Counter(t.name for node in model.walk() for t in node.inputs if isinstance(t, gs.Constant))
         self._taken = {t.name for node in model.walk() for t in (*node.inputs, *node.outputs)}
         self._inserted: dict[int, list[gs.Node]] = {}
+        self._appended: dict[int, list[gs.Node]] = {}
         self._masks: dict[int, Mask] = {}
 
     def run(self) -> None:
@@ -88,8 +89,11 @@ class _Cutter:
                 rule.shrink(node, self)
             self._evaluate(node, rule)
         before = {id(nodes[index]): inserted for index, inserted in self._inserted.items()}
+        after = {id(nodes[index]): appended for index, appended in self._appended.items()}
         for scope in self.model.scopes():
-            scope.nodes = [n for node in scope.nodes for n in (*before.get(id(node), ()), node)]
+            scope.nodes = [
+                n for node in scope.nodes for n in (*before.get(id(node), ()), node, *after.get(id(node), ()))
+            ]
 
     # What rules may ask.
 
@@ -170,6 +174,16 @@ class _Cutter:
         old = node.gs.inputs[position]
         key = hashlib.sha256(value.tobytes() + repr((value.shape, value.dtype)).encode()).digest()
         node.gs.inputs[position] = self._constant(old.name, key, lambda: value)
+
+    def scale_output(self, node: Node, factor: float) -> None:
+        """Multiply a node's output by a number, in the output's own type."""
+        result = node.gs.outputs[0]
+        plain = gs.Variable(self._name(f"{result.name}_unscaled"))
+        dtype = node.outputs[0].dtype if node.outputs[0].dtype is not None else np.dtype(np.float32)
+        constant = gs.Constant(self._name(f"{result.name}_factor"), np.asarray(factor, dtype))
+        node.gs.outputs[0] = plain
+        scale = gs.Node("Mul", f"{plain.name}_Mul", {}, [plain, constant], [result])
+        self._appended.setdefault(node.index, []).append(scale)
 
     def replace(self, node: Node, op: str, attributes: dict[str, Any], operand: Array) -> None:
         """Turn a node into `op` of its first input and a constant."""

@@ -173,6 +173,9 @@ class Shrink(Protocol):
     def set_constant(self, node: Node, position: int, value: Array) -> None:
         """Replace a constant input at this node alone."""
 
+    def scale_output(self, node: Node, factor: float) -> None:
+        """Multiply a node's output by a number."""
+
     def replace(self, node: Node, op: str, attributes: dict[str, Any], operand: Array) -> None:
         """Turn a node into `op` of its first input and a constant."""
 

@@ -138,7 +138,10 @@ class Mixing(Rule):
 
 @register
 class Reduce(Rule):
-    """Reductions. A sum over zeros is the same sum; a mean counts them, and an extremum sees them: frozen."""
+    """Reductions. A sum over zeros is the same sum, a mean over zeros the same up to the count: rescaled.
+
+    An extremum would see the zeros, and any reduction sees what is not zero: frozen.
+    """
 
     ops = (
         "ReduceMean",
@@ -168,11 +171,13 @@ class Reduce(Rule):
                 return [Tensor(x, node.tensor(0).dtype)]
             given = list(range(rank))
         reduced = {a % rank for a in given}
-        additive = node.op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+        additive = node.op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMean")
         for place in reduced:
             if not (additive and all(f.zero for f in x[place] if f.ids is not None)):
                 build.freeze([x[place]], f"{node.op} over this axis counts every index")
-        keeps = additive or node.op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
+        if node.op == "ReduceMean":
+            node.memo["mean"] = [x[place] for place in sorted(reduced)]
+        keeps = additive or node.op in ("ReduceMax", "ReduceMin", "ReduceProd")
         axes = []
         for place, axis in enumerate(x):
             if place not in reduced:
@@ -180,6 +185,12 @@ class Reduce(Rule):
             elif node.attr("keepdims", 1):
                 axes.append(())
         return [Tensor(tuple(axes), np.dtype(np.int64) if node.op.startswith("Arg") else node.tensor(0).dtype)]
+
+    def shrink(self, node: Node, shrink: Shrink) -> None:
+        axes = [axis for axis in node.memo.get("mean", ()) if shrink.touched(axis)]
+        if axes:
+            before = np.prod([axis_size(axis) for axis in axes], dtype=np.float64)
+            shrink.scale_output(node, float(np.prod([shrink.size(axis) for axis in axes]) / before))
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
         functions: dict[str, Callable[..., Any]] = {
