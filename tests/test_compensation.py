@@ -1,0 +1,95 @@
+"""Statistics, curves and compensation on the bundled networks: what they are for is accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hwpass
+from hwpass.api import execute
+from hwpass.calibration import load_calibration
+from hwpass.consumers import consumers, weight_gram
+from hwpass.coupling import couple
+from hwpass.inputs import input_specs
+from hwpass.manager import PassManager
+from hwpass.segments import Segments
+from hwpass.sessions import open_session, run_session
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.load(FIXTURES / "calib.npz")["image"][:256]
+
+
+def _agreement(model: hwpass.Model, images: np.ndarray) -> float:
+    """Share of images on which a model and the original name the same class."""
+    dense = run_session(open_session(FIXTURES / "resnet_se.onnx"), {"image": images})["logits"]
+    pruned = run_session(open_session(model.proto()), {"image": images})["logits"]
+    return float((dense.argmax(1) == pruned.argmax(1)).mean())
+
+
+def test_compensation_keeps_what_pruning_alone_loses(images: np.ndarray) -> None:
+    test = np.load(FIXTURES / "test.npz")["image"][:500]
+    source = FIXTURES / "resnet_se.onnx"
+    plain = execute(source, "fold,fuse-bn,prune-channels{macs=0.5x,score=l2},verify", target="server-cpu", calib=images)
+    mended = execute(
+        source, "fold,fuse-bn,prune-channels{macs=0.5x,score=l2},compensate,verify", target="server-cpu", calib=images
+    )
+    assert mended.report.verdicts.exactness is not None
+    assert mended.report.verdicts.exactness.passed
+    assert mended.report.ratio.macs == plain.report.ratio.macs
+    assert _agreement(plain.model, test) < 0.6
+    assert _agreement(mended.model, test) > 0.85
+
+
+def test_compensate_does_not_fire_without_data() -> None:
+    text = "fold,fuse-bn,prune-channels{macs=0.5x,score=l2},compensate,verify"
+    result = execute(FIXTURES / "cnn.onnx", text, target="server-cpu")
+    assert [p.changed for p in result.report.passes if p.name == "compensate"] == [False]
+
+
+def test_compensate_wants_a_pruned_model() -> None:
+    with pytest.raises(hwpass.UsageError, match="after prune-channels"):
+        execute(FIXTURES / "cnn.onnx", "fold,compensate", target="server-cpu")
+
+
+def test_consumers_have_positive_energies_and_the_same_bytes_twice(images: np.ndarray) -> None:
+    model = PassManager.parse("fold,fuse-bn").run(hwpass.load(FIXTURES / "mobilenet.onnx"))
+    coupling = couple(model)
+    data = load_calibration({"image": images[:64]}, input_specs(model.interface()))
+    first, second = (consumers(coupling, data) for _ in range(2))
+    assert first
+    for one, other in zip(first, second, strict=True):
+        assert one.energy > 0
+        assert one.sensitivity > 0
+        assert one.sensitivity == other.sensitivity
+        np.testing.assert_array_equal(one.covariance, other.covariance)
+        np.testing.assert_allclose(one.gram, one.gram.T)
+
+
+def test_weight_gram_of_a_dense_convolution() -> None:
+    model = PassManager.parse("fold,fuse-bn").run(hwpass.load(FIXTURES / "cnn.onnx"))
+    node = [n for n in couple(model).nodes if n.product is not None and n.op == "Conv"][1]
+    weight = node.value(1)
+    assert weight is not None
+    gram = weight_gram(node, weight.shape[1])
+    assert gram is not None
+    expected = np.einsum("oikl,ojkl->ij", weight.astype(np.float64), weight.astype(np.float64))
+    np.testing.assert_allclose(gram, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["resnet_se", "densenet", "vit"])
+def test_segments_give_the_outputs_of_the_whole(name: str, images: np.ndarray) -> None:
+    model = hwpass.load(FIXTURES / f"{name}.onnx")
+    feeds = [{"image": images[:8]}, {"image": images[8:16]}]
+    whole = [run_session(open_session(model.proto()), feed)["logits"] for feed in feeds]
+    count = len(model.graph.nodes)
+    with Segments(model, feeds) as segments:
+        for stop in [*range(0, count, max(1, count // 7)), count]:
+            segments.advance(stop, keep=["logits"])
+        for wanted, found in zip(whole, segments.value("logits"), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)

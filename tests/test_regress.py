@@ -1,0 +1,50 @@
+"""Ridge towards the weights there are, judged on held-out rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwpass.regress import fit
+
+
+def _rows(rng: np.random.Generator, rows: int, inputs: int) -> np.ndarray:
+    return rng.standard_normal((rows, inputs)).astype(np.float32)
+
+
+def test_recovers_the_weights_that_made_the_target() -> None:
+    rng = np.random.default_rng(0)
+    x = _rows(rng, 400, 5)
+    truth, bias = rng.standard_normal((5, 3)), rng.standard_normal(3)
+    target = (x @ truth + bias).astype(np.float32)
+    found = fit(x, target, np.zeros((5, 3)), np.zeros(3), 80, has_bias=True)
+    np.testing.assert_allclose(found.weights, truth, atol=1e-2)
+    np.testing.assert_allclose(found.bias, bias, atol=1e-2)
+    assert found.after < 1e-5 < found.before
+
+
+def test_a_dropped_input_is_taken_over_by_a_correlated_one() -> None:
+    # y = 2 a with a = b + noise; without a, the best weight on b is 2; left is the noise, 0.04 of 4.04.
+    rng = np.random.default_rng(1)
+    b = _rows(rng, 4000, 1)
+    a = b + 0.1 * _rows(rng, 4000, 1)
+    found = fit(b, 2 * a, np.zeros((1, 1)), np.zeros(1), 800, has_bias=True)
+    assert found.weights[0, 0] == pytest.approx(2, abs=0.05)
+    assert found.after == pytest.approx(0.01 / 1.01, rel=0.2)
+
+
+def test_never_worse_on_held_out_rows() -> None:
+    # More unknowns than rows: an unregularised fit would be far off on rows it has not seen.
+    rng = np.random.default_rng(2)
+    x, weights = _rows(rng, 30, 60), rng.standard_normal((60, 2))
+    target = (x @ weights).astype(np.float32) + rng.standard_normal((30, 2)).astype(np.float32)
+    found = fit(x, target, weights, np.zeros(2), 10, has_bias=False)
+    assert found.after <= found.before
+
+
+def test_keeps_the_bias_where_there_is_none_to_change() -> None:
+    rng = np.random.default_rng(3)
+    x = _rows(rng, 200, 2)
+    target = (x @ np.ones((2, 1)) + 3).astype(np.float32)
+    found = fit(x, target, np.zeros((2, 1)), np.zeros(1), 40, has_bias=False)
+    np.testing.assert_array_equal(found.bias, np.zeros(1))
