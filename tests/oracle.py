@@ -88,7 +88,7 @@ def difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
         return 0.0
     scale = np.abs(one[finite]).max()
     gap = np.abs(one[finite] - other[finite]).max()
-    return float(gap / scale) if gap else 0.0
+    return float(gap / scale) if gap and scale else np.inf if gap else 0.0
 
 
 def check(

@@ -105,6 +105,20 @@ class Sketch:
             return self.op(op, x, axes=list(axes), **attributes)
         return self.op(op, x, self.const(list(axes), np.int64), **attributes)
 
+    def drop_unread(self) -> None:
+        """Drop nodes, constants and inputs that no output depends on."""
+        wanted = {entry.name for entry in self.outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.output):
+                wanted.update(node.input)
+                bodies = [a.g for a in node.attribute if a.HasField("g")]
+                wanted.update(name for body in bodies for inner in body.node for name in inner.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.initialisers = [t for t in self.initialisers if t.name in wanted]
+        self.inputs = [entry for entry in self.inputs if entry.name in wanted]
+
     def model(self) -> onnx.ModelProto:
         """The model so far."""
         graph = helper.make_graph(self.nodes, "sketch", self.inputs, self.outputs, self.initialisers)
