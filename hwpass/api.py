@@ -18,8 +18,9 @@ from hwpass.cost_models import Target, load_target
 from hwpass.coupling import Coupling, couple
 from hwpass.describe import frozen_by_macs, macs_by_layer
 from hwpass.errors import UsageError
+from hwpass.files import Source
 from hwpass.inputs import input_specs
-from hwpass.ir import Model, Source
+from hwpass.ir import Model
 from hwpass.manager import Context, PassManager
 from hwpass.plan import Plan
 from hwpass.report import (

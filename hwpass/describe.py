@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from hwpass.coupling import Coupling, couple
+from hwpass.files import Source
 from hwpass.formatting import human_count
-from hwpass.ir import Model, Source
+from hwpass.ir import Model
 from hwpass.kernels import Kernels
 from hwpass.naming import short, short_path, shortened
 from hwpass.tables import print_line, print_table

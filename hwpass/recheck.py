@@ -14,8 +14,9 @@ from hwpass.calibration import load_calibration
 from hwpass.coupling import Coupling
 from hwpass.describe import coupled
 from hwpass.errors import InputError, VerdictError
+from hwpass.files import Source
 from hwpass.inputs import input_specs, is_float
-from hwpass.ir import Model, Source
+from hwpass.ir import Model
 from hwpass.manager import Context, PassManager
 from hwpass.naming import short_path
 from hwpass.plan import Plan

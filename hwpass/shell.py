@@ -130,7 +130,7 @@ def read_plan(path: str) -> Plan:
 
 def check_outputs(**paths: str | None) -> None:
     """Find out before the work that a file cannot be written, or that two would be the same."""
-    from hwpass.ir import check_writable
+    from hwpass.files import check_writable
 
     seen: dict[str, str] = {}
     for option, path in paths.items():
@@ -157,12 +157,12 @@ def write_model(model: Model, output: str) -> None:
 
 def write_text(path: str, text: str) -> None:
     """Write a text to a file, whole or not at all, or to standard output."""
-    from hwpass import ir
+    from hwpass.files import write_text
 
     if path == "-":
         click.echo(text, nl=False)
     else:
-        ir.write_text(path, text)
+        write_text(path, text)
 
 
 @contextmanager
