@@ -15,9 +15,8 @@ lint:  ## Check the style, and that the derived pages of docs/ are current
 	$(PYTHON) -m ruff check .
 	$(PYTHON) docs/generate.py --check
 
-types:  ## Check the types, twice
+types:  ## Check the types
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 
 docs:  ## Write the pages of docs/ that are derived from the code
 	$(PYTHON) docs/generate.py
