@@ -241,7 +241,7 @@ def _write_external(model: Model, scratch: Path, name: str, data: str) -> Path:
         for key, values in held.items():
             stream.seek(-stream.tell() % 4096, io.SEEK_CUR)
             start = stream.tell()
-            np.ascontiguousarray(values).tofile(stream)
+            np.asarray(values, order="C").tofile(stream)
             places[key] = (start, stream.tell() - start)
     try:
         for key in held:

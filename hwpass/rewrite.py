@@ -195,7 +195,7 @@ class _Cutter:
     def _constant(self, name: str, key: bytes, make: Callable[[], Array]) -> gs.Constant:
         """A new value for a constant; uses that want the same value (the same key) share it again."""
         if (name, key) not in self._made:
-            self._made[name, key] = gs.Constant(self._name(name), np.ascontiguousarray(make()))
+            self._made[name, key] = gs.Constant(self._name(name), np.asarray(make(), order="C"))
         return self._made[name, key]
 
     def _name(self, name: str) -> str:

@@ -84,7 +84,7 @@ class Segments:
         session = open_session(self._graph(nodes, inputs, wanted), threads=self.threads)
         results: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
         for number in range(self.batches):
-            feed: Feed = {name: np.ascontiguousarray(self._values[name][number]) for name in inputs}
+            feed: Feed = {name: np.asarray(self._values[name][number], order="C") for name in inputs}
             for name, value in run_session(session, feed).items():
                 results[name].append(self._stored(value))
         self._values.update(results)

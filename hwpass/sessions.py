@@ -286,10 +286,10 @@ def _ort_values(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -
     for name, array in feed.items():
         if types.get(name) in _RAW_TYPES:
             code, _ = _RAW_TYPES[types[name]]
-            bits = np.ascontiguousarray(array).view(np.uint16)
+            bits = np.asarray(array, order="C").view(np.uint16)
             values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, code)
         else:
-            values[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            values[name] = ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))
     return values
 
 

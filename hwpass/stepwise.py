@@ -54,7 +54,7 @@ def stepwise(
         for name, value in values.items():
             mapped = reindex(name, value) if is_float(value.dtype) else None
             if mapped is not None and np.isfinite(mapped).all():
-                held[name] = np.ascontiguousarray(mapped)
+                held[name] = np.asarray(mapped, order="C")
         del values
         for portion in _portions(candidate, held):
             for name, value in _cut(candidate, portion, held, feed, threads).items():

@@ -277,7 +277,7 @@ def _store(node: gs.Node, position: int, value: NDArray[Any], dtype: np.dtype[An
     name = (
         old.name if isinstance(old, gs.Constant) and len(old.outputs) == 1 else f"{node.outputs[0].name}_fit{position}"
     )
-    constant = gs.Constant(name, np.ascontiguousarray(value.astype(dtype)))
+    constant = gs.Constant(name, np.asarray(value.astype(dtype), order="C"))
     if position < len(node.inputs):
         node.inputs[position] = constant
     else:
