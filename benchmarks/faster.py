@@ -42,8 +42,11 @@ def peer(path: Path, share: float) -> tuple[onnx.ModelProto, float] | None:
     dense, best = macs(path), None
     for sparsity in (0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
         try:
-            model: Any = apply_structured_pruning(simplified, sparsity=sparsity)
+            given = onnx.ModelProto()
+            given.CopyFrom(simplified)  # it may edit what it is given
+            model: Any = apply_structured_pruning(given, sparsity=sparsity)
             left = macs(model) / dense
+            bench([model], sessions=1, runs=1)  # it may load and yet not run
         except Exception as error:
             print(f"onnxsim at {sparsity}: {error}")
             continue

@@ -1,6 +1,6 @@
 """The bundled trained networks: accuracy and latency, predicted and measured, at several budgets.
 
-    python benchmarks/fixtures.py [--target server-cpu] [--budgets 0.9 0.75 0.6] [--sessions 5]
+    python benchmarks/trained.py [--target server-cpu] [--budgets 0.9 0.75 0.6] [--sessions 5]
 
 Run from the root of a checkout. The measured latency is ONNX Runtime's on this machine, one thread.
 """
