@@ -31,7 +31,7 @@ class SlicedConstant:
     position: int
     kept: tuple[Mask, ...]  # per axis, [size]
     name: str  # of the constant in the pruned graph
-    fill: float
+    fill: float | Array  # broadcast over the original shape
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
             if tensor.values.dtype.kind in "iu" and all(m.all() for m in masks):
                 continue  # a shape operand, rewritten for the pruned widths
             fill = analysed.fill.get(position, 0.0)
-            key = (tensor.name, np.float64(fill).tobytes() + b"".join(np.packbits(m).tobytes() for m in masks))
+            key = (tensor.name, np.asarray(fill, np.float64).tobytes() + b"".join(np.packbits(m).tobytes() for m in masks))
             if key not in made:
                 values = np.full([len(m) for m in masks], fill, tensor.values.dtype)
                 values[np.ix_(*[np.flatnonzero(m) for m in masks])] = tensor.values

@@ -194,6 +194,8 @@ def _open(model: str | bytes, threads: int, optimise: bool, name: str) -> ort.In
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # Without VNNI, products of uint8 and int8 saturate in pairs: what a channel's neighbours are would matter.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

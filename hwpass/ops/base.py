@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Real:
+    """What a quantised tensor stands for: its axes with the flags of the number, and the integer that means zero.
+
+    The flags of the quantised tensor itself are those of the integer.
+    """
+
+    axes: tuple[Axis, ...]
+    zero_point: Array
+
+
 @dataclass(slots=True, eq=False)
 class Tensor:
     """An abstract tensor: its axes (None when even the rank is unknown), its type, its value where that is known."""
@@ -28,6 +39,7 @@ class Tensor:
     dtype: np.dtype[Any] | None = None
     data: Array | None = None  # the value: of constants, and of the small integer tensors that describe shapes
     constant: bool = False
+    real: Real | None = None  # of a quantised tensor: what it stands for
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,7 +95,7 @@ class Node:
     recurrence: Extent | None = None  # the step by step part of a recurrent layer's work
     product: Product | None = None
     scale: tuple[int, ...] = ()  # inputs that scale or shift channels: the parameters of a batch norm
-    fill: dict[int, float] = field(default_factory=dict)  # value of removed entries in the twin, where not 0
+    fill: dict[int, float | Array] = field(default_factory=dict)  # removed entries in the twin, where not 0
     memo: dict[str, Any] = field(default_factory=dict)  # what `shrink` needs to know from `couple`
     bodies: list[list[Tensor]] = field(default_factory=list)  # the outputs of each subgraph
     frozen: str = ""

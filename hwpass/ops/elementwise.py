@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from hwpass.coupling import Builder
 
 
-def broadcast(node: Node, build: Builder, positions: list[int], zero: Callable[[list[bool]], bool]) -> list[Axis]:
+def broadcast(
+    node: Node,
+    build: Builder,
+    positions: list[int],
+    zero: Callable[[list[bool]], bool],
+    operands: list[tuple[Axis, ...]] | None = None,
+) -> list[Axis]:
     """Align axes to the right, equate those that are not broadcast, and return the axes of the result.
 
     `zero` says, from the operands' flags along one axis, whether the result is zero where the index is removed.
-    An operand that is broadcast along the axis does not know the removal: its flag is False.
+    An operand that is broadcast along the axis does not know the removal: its flag is False. `operands` are the
+    axes, where they are not those of the inputs at `positions` as they stand.
     """
-    operands = [node.axes(position) for position in positions]
+    operands = operands or [node.axes(position) for position in positions]
     rank = max(len(axes) for axes in operands)
     result: list[Axis] = []
     for place in range(rank):
@@ -232,7 +239,7 @@ class Div(Rule):
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         right = node.tensor(1)
-        if right.constant:
+        if (node.index, 1) in build.uses:
             # A removed entry of the right operand becomes 1: a / 1 and a ** 1 keep zero at zero.
             node.fill[1] = 1.0
             positive = node.op == "Div" or (right.data is not None and bool(np.all(right.data > 0)))

@@ -11,16 +11,59 @@ if TYPE_CHECKING:
     from hwpass.coupling import Builder
 
 
-def _zero(axis: Axis) -> bool:
+def is_zero(axis: Axis) -> bool:
+    """Whether the tensor is zero wherever an index of the axis is removed."""
     return all(f.zero for f in axis if f.ids is not None)
 
 
 def contract(build: Builder, one: Axis, other: Axis, reason: str) -> Axis:
     """Equate two contracted axes. A removed term must be zero in the twin, in one of the operands at least."""
     joined, _ = build.unify(one, other, reason)
-    if not (_zero(one) or _zero(other)):
+    if not (is_zero(one) or is_zero(other)):
         build.freeze([one, other], f"{reason}, and a removed term would not be zero")
     return joined
+
+
+def multiply(
+    node: Node,
+    build: Builder,
+    a: tuple[Axis, ...],
+    b: tuple[Axis, ...],
+    positions: tuple[int, int] = (0, 1),
+) -> tuple[Axis, ...]:
+    """Couple a product of matrices, stacked or not: y[.., m, n] = sum over k of a[.., m, k] b[.., k, n].
+
+    Sets the extent, and the product where an operand is constant; returns the axes of the result.
+    """
+    if not a or not b:
+        raise Freeze("a scalar operand")
+    rows: Axis | None = a[-2] if len(a) > 1 else None
+    columns: Axis | None = b[-1] if len(b) > 1 else None
+    inner = contract(build, a[-1], b[-2] if len(b) > 1 else b[0], f"{node.op} contracts")
+    left, right = list(a[:-2]), list(b[:-2])
+    depth = max(len(left), len(right))
+    left, right = [()] * (depth - len(left)) + left, [()] * (depth - len(right)) + right
+    batch: list[Axis] = []
+    for x, y in zip(left, right, strict=True):
+        if x and y:
+            joined, _ = build.unify(x, y, f"{node.op} pairs its batches")
+            batch.append(with_zero(joined, is_zero(x) or is_zero(y)))
+        else:
+            batch.append(x or y)
+    outer = [axis for axis in (rows, columns) if axis is not None]
+    first, second = positions
+    shared = node.tensor(second).constant and len(b) <= 2
+    node.extent = Extent(
+        groups=() if shared else tuple(f for axis in batch for f in axis),
+        m=tuple(f for axis in (*(batch if shared else ()), *([rows] if rows else [])) for f in axis),
+        n=columns or (),
+        k=inner,
+    )
+    if node.tensor(second).constant and len(b) == 2:
+        node.product = Product(first, len(a) - 1, second, 1, 0)
+    elif node.tensor(first).constant and len(a) == 2:
+        node.product = Product(second, max(len(b) - 2, 0), first, 0, 1)
+    return (*batch, *outer)
 
 
 @register
@@ -31,35 +74,40 @@ class MatMul(Rule):
     kind = "matmul"
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
-        a, b = node.axes(0), node.axes(1)
-        if not a or not b:
-            raise Freeze("a scalar operand")
-        rows: Axis | None = a[-2] if len(a) > 1 else None
-        columns: Axis | None = b[-1] if len(b) > 1 else None
-        inner = contract(build, a[-1], b[-2] if len(b) > 1 else b[0], "MatMul contracts")
-        left, right = list(a[:-2]), list(b[:-2])
-        depth = max(len(left), len(right))
-        left, right = [()] * (depth - len(left)) + left, [()] * (depth - len(right)) + right
-        batch: list[Axis] = []
-        for x, y in zip(left, right, strict=True):
-            if x and y:
-                joined, _ = build.unify(x, y, "MatMul pairs its batches")
-                batch.append(with_zero(joined, _zero(x) or _zero(y)))
+        return [Tensor(multiply(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
+
+
+def gemm(
+    node: Node,
+    build: Builder,
+    a: tuple[Axis, ...],
+    b: tuple[Axis, ...],
+    positions: tuple[int, int, int] = (0, 1, 2),
+) -> tuple[Axis, ...]:
+    """Couple alpha A B + beta C, either side transposed; positions of A, B and C.
+
+    Sets the extent, and the product where B is constant; returns the axes of the result.
+    """
+    data, weight, bias = positions
+    rows, inner_a = (a[1], a[0]) if node.attr("transA", 0) else (a[0], a[1])
+    inner_b, columns = (b[1], b[0]) if node.attr("transB", 0) else (b[0], b[1])
+    inner = contract(build, inner_a, inner_b, f"{node.op} contracts")
+    result = [rows, columns]
+    if node.has(bias):
+        c = node.axes(bias)
+        for place in range(2):
+            axis = c[place - 2 + len(c)] if place >= 2 - len(c) else ()
+            if axis and result[place]:
+                joined, _ = build.unify(result[place], axis, "one bias per output channel")
+                result[place] = with_zero(joined, is_zero(result[place]) and is_zero(axis))
             else:
-                batch.append(x or y)
-        outer = [axis for axis in (rows, columns) if axis is not None]
-        shared = node.tensor(1).constant and len(b) <= 2
-        node.extent = Extent(
-            groups=() if shared else tuple(f for axis in batch for f in axis),
-            m=tuple(f for axis in (*(batch if shared else ()), *([rows] if rows else [])) for f in axis),
-            n=columns or (),
-            k=inner,
-        )
-        if node.tensor(1).constant and len(b) == 2:
-            node.product = Product(0, len(a) - 1, 1, 1, 0)
-        elif node.tensor(0).constant and len(a) == 2:
-            node.product = Product(1, max(len(b) - 2, 0), 0, 0, 1)
-        return [Tensor((*batch, *outer), node.tensor(0).dtype)]
+                result[place] = with_zero(result[place], False)
+    node.extent = Extent(m=rows, n=columns, k=inner)
+    if node.tensor(weight).constant:
+        transposed = int(bool(node.attr("transB", 0)))
+        shift = bias if node.has(bias) and node.tensor(bias).constant else None
+        node.product = Product(data, 0 if node.attr("transA", 0) else 1, weight, 1 - transposed, transposed, shift)
+    return (result[0], result[1])
 
 
 @register
@@ -70,26 +118,7 @@ class Gemm(Rule):
     kind = "matmul"
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
-        a, b = node.axes(0), node.axes(1)
-        rows, inner_a = (a[1], a[0]) if node.attr("transA", 0) else (a[0], a[1])
-        inner_b, columns = (b[1], b[0]) if node.attr("transB", 0) else (b[0], b[1])
-        inner = contract(build, inner_a, inner_b, "Gemm contracts")
-        result = [rows, columns]
-        if node.has(2):
-            c = node.axes(2)
-            for place in range(2):
-                axis = c[place - 2 + len(c)] if place >= 2 - len(c) else ()
-                if axis and result[place]:
-                    joined, _ = build.unify(result[place], axis, "one bias per output channel")
-                    result[place] = with_zero(joined, _zero(result[place]) and _zero(axis))
-                else:
-                    result[place] = with_zero(result[place], False)
-        node.extent = Extent(m=rows, n=columns, k=inner)
-        if node.tensor(1).constant:
-            transposed = int(bool(node.attr("transB", 0)))
-            bias = 2 if node.has(2) and node.tensor(2).constant else None
-            node.product = Product(0, 0 if node.attr("transA", 0) else 1, 1, 1 - transposed, transposed, bias)
-        return [Tensor((result[0], result[1]), node.tensor(0).dtype)]
+        return [Tensor(gemm(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
 
 
 @register
@@ -118,7 +147,7 @@ class Einsum(Rule):
                     axes[label], _ = build.unify(axes[label], axis, f"Einsum label {label}")
                 else:
                     axes[label] = axes.get(label) or axis
-                zero[label] = zero.get(label, False) or (bool(axis) and _zero(axis))
+                zero[label] = zero.get(label, False) or (bool(axis) and is_zero(axis))
         for label, axis in axes.items():
             if label not in target and not zero[label]:
                 build.freeze([axis], "Einsum contracts, and a removed term would not be zero")

@@ -42,10 +42,15 @@ class Concat(Rule):
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         parts = [node.axes(p) for p in range(len(node.inputs))]
         place = int(node.attr("axis", 1)) % len(parts[0])
+        return [Tensor(self.joined(build, parts, place), node.tensor(0).dtype)]
+
+    @classmethod
+    def joined(cls, build: Builder, parts: list[tuple[Axis, ...]], place: int) -> tuple[Axis, ...]:
+        """The axes of tensors joined along axis `place`."""
         axes: list[Axis] = []
         for i in range(len(parts[0])):
             if i == place:
-                axes.append(self._joined(build, [part[i] for part in parts]))
+                axes.append(cls._joined(build, [part[i] for part in parts]))
                 continue
             joined = parts[0][i]
             for part in parts[1:]:
@@ -53,7 +58,7 @@ class Concat(Rule):
                 joined, _ = build.unify(joined, part[i], "Concat aligns its parts")
                 joined = tuple(f if f.ids is None else type(f)(f.size, f.ids, zero) for f in joined)
             axes.append(joined)
-        return [Tensor(tuple(axes), node.tensor(0).dtype)]
+        return tuple(axes)
 
     @staticmethod
     def _joined(build: Builder, parts: list[Axis]) -> Axis:
