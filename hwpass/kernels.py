@@ -186,6 +186,7 @@ class Kernels:
         sources, sinks, edge_channels, edge_bytes = [], [], [], []
         last_read: dict[str, int] = {}
         self._constants: dict[str, tuple[int, float]] = {}
+        computed = _computed(self.coupling.nodes)
         for number, kernel in enumerate(self.kernels):
             if kernel.recurrent:
                 self._extent(number, kernel)
@@ -195,12 +196,12 @@ class Kernels:
             for place, node in enumerate(kernel.nodes):
                 for position, tensor in enumerate(node.gs.inputs):
                     operand = node.inputs[position]
-                    if isinstance(tensor, gs.Constant):
-                        product = self._bytes(operand)
-                        self._weights[number].append(product)
-                        itemsize = float(operand.dtype.itemsize) if operand and operand.dtype is not None else 4.0
-                        if operand is not None and operand.dtype is not None:
-                            self._constants.setdefault(tensor.name, (product, itemsize))
+                    if isinstance(tensor, gs.Constant) or tensor.name in computed:
+                        for name, own in computed.get(tensor.name) or [(tensor.name, operand)]:
+                            product = self._bytes(own)
+                            self._weights[number].append(product)
+                            if own is not None and own.dtype is not None:
+                                self._constants.setdefault(name, (product, float(own.dtype.itemsize)))
                     elif tensor.name and tensor.name not in inside and tensor.name not in seen:
                         seen.add(tensor.name)
                         last_read[tensor.name] = number
@@ -362,6 +363,20 @@ def _spatial_axes(node: Node) -> int:
     """How many axes stand behind the batch and channel axes of the node's first input."""
     first = next((t for t in node.inputs if t is not None and t.axes is not None), None)
     return max(0, first.rank - 2) if first is not None else 0
+
+
+def _computed(nodes: Sequence[Node]) -> dict[str, list[tuple[str, Tensor | None]]]:
+    """What is stored of each tensor that follows from constants alone (a dequantised weight): names and tensors."""
+    found: dict[str, list[tuple[str, Tensor | None]]] = {}
+    for node in nodes:
+        if not _constant_only(node):
+            continue
+        stored: list[tuple[str, Tensor | None]] = []
+        for tensor, operand in zip(node.gs.inputs, node.inputs, strict=False):
+            stored += found.get(tensor.name, [(tensor.name, operand)] if isinstance(tensor, gs.Constant) else [])
+        for output in node.gs.outputs:
+            found[output.name] = stored
+    return found
 
 
 def _constant_only(node: Node) -> bool:

@@ -189,21 +189,26 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -
 
 
 def _open(model: str | bytes, threads: int, optimise: bool, name: str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    # Without VNNI, products of uint8 and int8 saturate in pairs: what a channel's neighbours are would matter.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except Exception as error:  # pybind11 types without a common base of their own
-        raise InputError(f"{name}: ONNX Runtime cannot load it: {one_line(error)}") from error
+    # Without VNNI, products of uint8 and int8 saturate in pairs, so that results depend on what a channel's
+    # neighbours are. The mode that does not is refused for some models that share weights.
+    for exact in (True, False):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            break
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except Exception as error:  # pybind11 types without a common base of their own
+            if exact and "AddInitialized" in str(error):
+                continue
+            raise InputError(f"{name}: ONNX Runtime cannot load it: {one_line(error)}") from error
     del model
     _trim()  # what loading left over is as large as the model
     return session

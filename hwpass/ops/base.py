@@ -116,7 +116,7 @@ class Node:
 
     def has(self, position: int) -> bool:
         """Whether the (optional) input is there."""
-        return position < len(self.inputs) and self.inputs[position] is not None
+        return 0 <= position < len(self.inputs) and self.inputs[position] is not None
 
     def tensor(self, position: int) -> Tensor:
         """An input of known rank; freezes the node otherwise."""

@@ -106,7 +106,8 @@ def parameters(
 ) -> tuple[Axis, ...]:
     """Tie scale and zero point (input numbers) to the tensor that they scale: per tensor, per index, or per block.
 
-    A removed scale is one in the twin, and a removed zero point what it was. Returns the axes, refined.
+    In the twin a removed scale or zero point is what it was: runtimes fuse a bias only when its scale is the product
+    of those of input and weight. Returns the axes, refined.
     """
     result = list(axes)
     for position in (scale, point):
@@ -121,7 +122,7 @@ def parameters(
             _blocks(node, build, result, own, axis, block)
         fill = node.value(position)
         if (node.index, position) in build.uses and fill is not None:
-            node.fill[position] = 1.0 if position == scale else fill
+            node.fill[position] = fill
         elif position == scale:
             build.freeze(own, "scales are computed, and a removed one would be zero")
     return tuple(with_zero(a, all(f.zero for f in b if f.ids is not None)) for a, b in zip(result, axes, strict=True))
