@@ -92,6 +92,7 @@ class Allocator:
         self.cost = cost
         self.curves = curves
         self.limits = dict(limits)
+        self.hurry = "latency" not in limits
         # A plan is never predicted slower than the dense model.
         self.limits["latency"] = min(self.limits.get("latency", np.inf), cost.base["latency"])
         self.metrics = tuple(self.limits)
@@ -129,7 +130,7 @@ class Allocator:
         if self.excess(self.costs(narrowest[None, :]))[0] > 1 + 1e-9:
             return self._result(narrowest)
         start = {m: float(v[0]) for m, v in self.costs(widths[None, :]).items()}
-        self.haste = HASTE * self._uniform_loss()
+        self.haste = HASTE * self._uniform_loss() if self.hurry else 0.0
         for stage in range(1, STAGES + 1):
             self.progress(f"choosing widths, stage {stage} of {STAGES}")
             share = stage / STAGES

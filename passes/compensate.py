@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.ops import Node
 from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample
-from hwpass.regress import Fit, fit
+from hwpass.regress import Clipping, Fit, fit
 from hwpass.rewrite import Surgery
 from hwpass.segments import Segments
 from hwpass.sessions import release_memory
@@ -139,20 +139,27 @@ class _Compensation:
         where: list[tuple[Ints, ...]],
         rows_of: Callable[[np.ndarray, tuple[Ints, ...]], NDArray[np.float32]],
         mask: NDArray[np.bool_],
-    ) -> NDArray[np.float32]:
-        """The original's outputs at the sampled positions, plus what a residual stream lacks so far."""
+    ) -> tuple[NDArray[np.float32], Clipping]:
+        """The original's outputs at the sampled positions, plus what a residual stream lacks, and what follows."""
         name = node.gs.outputs[0].name
         wanted = np.concatenate([rows_of(v, w) for v, w in zip(dense.value(name), where, strict=True)])[:, mask]
-        other = residual(target)
-        if other is not None and dense.live(other) and pruned.live(other):
-            theirs, ours = dense.value(other), pruned.value(other)
-            shape = dense.value(name)[0].shape
-            if theirs[0].shape == shape and ours[0].ndim == len(shape):
-                full = np.concatenate([rows_of(v, w) for v, w in zip(theirs, where, strict=True)])[:, mask]
-                now = np.concatenate([rows_of(v, w) for v, w in zip(ours, where, strict=True)])
-                if now.shape == full.shape:
-                    wanted = wanted + (full - now)
-        return wanted
+        tail = follow(target)
+        offset: NDArray[np.float32] | None = None
+        if tail.constant is not None:
+            offset = np.broadcast_to(tail.constant.astype(np.float32).reshape(1, -1), wanted.shape)
+        if tail.other is not None:
+            if not (dense.live(tail.other) and pruned.live(tail.other)):
+                return wanted, Clipping()
+            theirs, ours = dense.value(tail.other), pruned.value(tail.other)
+            if theirs[0].shape != dense.value(name)[0].shape or ours[0].ndim != theirs[0].ndim:
+                return wanted, Clipping()
+            full = np.concatenate([rows_of(v, w) for v, w in zip(theirs, where, strict=True)])[:, mask]
+            now = np.concatenate([rows_of(v, w) for v, w in zip(ours, where, strict=True)])
+            if now.shape != full.shape:
+                return wanted, Clipping()
+            wanted = wanted + (full - now)
+            offset = now if offset is None else now + offset
+        return wanted, Clipping(tail.low, tail.high, offset)
 
     def _conv(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
         x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
@@ -162,7 +169,7 @@ class _Compensation:
         window = Window.of(target, x[0].shape[2:])
         where = self._where(x, y[0].shape[2:], depth * (groups if groups > 1 else 1), node.name)
         mask = self._kept(self.coupling.weight_axes(node)[0])
-        wanted = self._wanted(node, target, dense, pruned, where, image_rows, mask)
+        wanted, clipping = self._wanted(node, target, dense, pruned, where, image_rows, mask)
         rows = np.concatenate([conv_rows(v, window, w) for v, w in zip(x, where, strict=True)])
         bias = _bias(target, weight.shape[0])
         weights = weight.astype(np.float64).reshape(groups, outputs, depth)
@@ -171,7 +178,8 @@ class _Compensation:
         for g in range(groups):
             part = rows[:, g * weight.shape[1] : (g + 1) * weight.shape[1]].reshape(len(rows), depth)
             out = slice(g * outputs, (g + 1) * outputs)
-            found = fit(part, wanted[:, out], weights[g].T, bias[out], held, has_bias=True)
+            around = replace(clipping, offset=None if clipping.offset is None else clipping.offset[:, out])
+            found = fit(part, wanted[:, out], weights[g].T, bias[out], held, has_bias=True, clipping=around)
             new[g], shifts[out] = found.weights.T, found.bias
             before, after = before + found.before / groups, after + found.after / groups
         if after < before:
@@ -191,13 +199,14 @@ class _Compensation:
         mask = self._kept(self.coupling.weight_axes(node)[product.weight_out])
         where = self._where(x, x[0].shape[1:-1], len(matrix), node.name)
         holder, position = (target, 2) if target.op == "Gemm" else added_bias(target, matrix.shape[1])
-        wanted = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
+        wanted, clipping = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
         rows = np.concatenate([last_axis_rows(v, w) for v, w in zip(x, where, strict=True)])
         has_bias = holder is not None
         start = _bias(target, matrix.shape[1]) if target.op == "Gemm" else np.zeros(matrix.shape[1])
         if start is None:
             return None
-        found: Fit = fit(rows, wanted, matrix, start, self._held(len(rows)), has_bias=has_bias)
+        held = self._held(len(rows))
+        found: Fit = fit(rows, wanted, matrix, start, held, has_bias=has_bias, clipping=clipping)
         if found.after < found.before:
             _store(target, 1, found.weights.T if turned else found.weights, weight.dtype)
             if holder is target:
@@ -238,19 +247,41 @@ class _Compensation:
         return max(1, int(rows * HELD_OUT))
 
 
-def residual(node: gs.Node) -> str | None:
-    """The other operand, where a product's output (and a bias of its own) goes straight into a sum."""
-    tensor = node.outputs[0]
-    for _ in range(2):
-        if len(tensor.outputs) != 1 or tensor.outputs[0].op != "Add":
-            return None
-        add = tensor.outputs[0]
-        other = add.inputs[1] if add.inputs[0] is tensor else add.inputs[0]
-        if isinstance(other, gs.Constant):
-            tensor = add.outputs[0]
-            continue
-        return str(other.name)
-    return None
+@dataclass(frozen=True)
+class Tail:
+    """What a product's output meets before it is read: a constant, the other side of a residual sum, a clip."""
+
+    constant: NDArray[Any] | None = None
+    other: str | None = None
+    low: float = -np.inf
+    high: float = np.inf
+
+
+def follow(node: gs.Node) -> Tail:
+    """The chain of sole readers behind a product: Add of a constant, Add of another tensor, Relu or Clip."""
+    tensor, tail = node.outputs[0], Tail()
+    for _ in range(3):
+        if len(tensor.outputs) != 1:
+            return tail
+        reader = tensor.outputs[0]
+        if reader.op == "Relu":
+            return replace(tail, low=0.0)
+        if reader.op == "Clip" and all(isinstance(t, gs.Constant) for t in reader.inputs[1:]):
+            bounds = [float(t.values.reshape(-1)[0]) for t in reader.inputs[1:]]
+            return replace(tail, low=bounds[0], high=bounds[1]) if len(bounds) == 2 else tail
+        if reader.op != "Add":
+            return tail
+        second = reader.inputs[1] if reader.inputs[0] is tensor else reader.inputs[0]
+        if isinstance(second, gs.Constant):
+            if tail.constant is not None or second.values.size != np.prod(second.shape[-1:] or [1]):
+                return tail
+            tail = replace(tail, constant=second.values.reshape(-1))
+        elif tail.other is None:
+            tail = replace(tail, other=str(second.name))
+        else:
+            return tail
+        tensor = reader.outputs[0]
+    return tail
 
 
 def added_bias(node: gs.Node, width: int) -> tuple[gs.Node | None, int]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ def hwpass(*arguments: str | Path, stdin: bytes | None = None, status: int = 0) 
 
 def process(*arguments: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "hwpass", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A parent in the background of a shell ignores SIGINT, and its children would.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed
+    )
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +138,7 @@ def test_interrupt_says_so_in_one_line(tmp_path: Path) -> None:
         while waiting(reading) and time.monotonic() < deadline:
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        assert running.stderr is not None
-        said = running.stderr.read().decode()
+        said = running.communicate(timeout=60)[1].decode()
     os.close(reading)
     assert running.returncode == 130
     assert said == "hwpass: interrupted, nothing was written\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwpass.regress import fit
+from hwpass.regress import Clipping, Fit, fit
 
 
 def _rows(rng: np.random.Generator, rows: int, inputs: int) -> np.ndarray:
@@ -48,3 +48,28 @@ def test_keeps_the_bias_where_there_is_none_to_change() -> None:
     target = (x @ np.ones((2, 1)) + 3).astype(np.float32)
     found = fit(x, target, np.zeros((2, 1)), np.zeros(1), 40, has_bias=False)
     np.testing.assert_array_equal(found.bias, np.zeros(1))
+
+
+def test_what_the_activation_clips_does_not_count() -> None:
+    # Only max(t, 0) is read. A linear fit of t itself spends its one weight on the negative side, which nobody sees.
+    rng = np.random.default_rng(4)
+    x = _rows(rng, 2000, 1)
+    target = np.where(x > 0, x, -5 * np.abs(x)).astype(np.float32)
+    plain = fit(x, target, np.zeros((1, 1)), np.zeros(1), 400, has_bias=True)
+    clipped = fit(x, target, np.zeros((1, 1)), np.zeros(1), 400, has_bias=True, clipping=Clipping(low=0.0))
+
+    def seen(found: Fit) -> float:
+        return float(np.square(np.maximum(x @ found.weights + found.bias, 0) - np.maximum(x, 0)).mean())
+
+    assert seen(clipped) < 0.6 * seen(plain)
+
+
+def test_a_residual_stream_counts_before_the_clip() -> None:
+    # clip(y + 10): the offset lifts every sum above zero, so nothing is clipped and the fit is the plain one.
+    rng = np.random.default_rng(5)
+    x = _rows(rng, 500, 3)
+    target = (x @ rng.standard_normal((3, 2))).astype(np.float32)
+    offset = np.full((500, 2), 100.0, np.float32)
+    lifted = fit(x, target, np.zeros((3, 2)), np.zeros(2), 100, has_bias=True, clipping=Clipping(0.0, np.inf, offset))
+    plain = fit(x, target, np.zeros((3, 2)), np.zeros(2), 100, has_bias=True)
+    np.testing.assert_allclose(lifted.weights, plain.weights, rtol=1e-3)
