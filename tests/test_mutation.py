@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from mutants import LINES, all_watched, rule_classes, watched
+from mutants import LINES, UNWITNESSED, all_watched, rule_classes, watched
 from oracle import Inexact, check, feeds_of
 from witnesses import every_model
 
@@ -144,7 +144,7 @@ def _passes(proto: onnx.ModelProto) -> bool:
 UNREACHED = {
     "no rule describes", "is missing", "the ranks of input and weight differ", "the extent of the output is unknown",
     "operands of different extents", "cannot be seen as", "squeezes an axis", "the shape does not broadcast",
-    "a scalar operand", "an uneven slice of two axes",
+    "a scalar operand", "an uneven slice of two axes", "the image is smaller than the window",
 }  # fmt: skip
 
 
@@ -153,6 +153,8 @@ def test_every_statement_in_the_source_is_reached() -> None:
     facts()
     missed = []
     for file in sorted(Path(hwpass.ops.__file__).parent.glob("*.py")):
+        if file.stem in UNWITNESSED:
+            continue
         text = file.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             if _is_statement(node) and not any((file.name, line) in LINES for line in _lines(node)):
