@@ -275,7 +275,8 @@ def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
             if tensor.values.dtype.kind in "iu" and all(m.all() for m in masks):
                 continue  # a shape operand, rewritten for the pruned widths
             fill = analysed.fill.get(position, 0.0)
-            key = (tensor.name, np.asarray(fill, np.float64).tobytes() + b"".join(np.packbits(m).tobytes() for m in masks))
+            packed = b"".join(np.packbits(m).tobytes() for m in masks)
+            key = (tensor.name, np.asarray(fill, np.float64).tobytes() + packed)
             if key not in made:
                 values = np.full([len(m) for m in masks], fill, tensor.values.dtype)
                 values[np.ix_(*[np.flatnonzero(m) for m in masks])] = tensor.values
