@@ -19,6 +19,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from hwpass.errors import InputError
 from hwpass.files import Source, check_writable, inlined, materialise_constants, read
+from hwpass.streaming import write_single
 
 #: A protobuf message cannot be larger than 2 GiB; weights beyond this share go to a file beside the model.
 PROTO_LIMIT = 1_900_000_000
@@ -170,7 +171,7 @@ class Model:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
             if self.size_bytes() <= PROTO_LIMIT:
                 draft = Path(scratch) / target.name
-                draft.write_bytes(self.proto().SerializeToString(deterministic=True))
+                write_single(self, draft)
             else:
                 data = target.name + ".data"
                 draft = _write_external(self, Path(scratch), target.name, data)

@@ -23,6 +23,7 @@ from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.plan import Plan, PlannedWeight
 from hwpass.rewrite import Surgery, prune
 from hwpass.statistics import mean_squares
+from hwpass.streaming import release_pages
 from hwpass.work import Floats
 
 
@@ -160,6 +161,7 @@ def operate(coupling: Coupling, plan: Plan, context: Context) -> Surgery:
     """Apply a plan, and leave plan, coupling and surgery in the context for the verdicts and the report."""
     context.progress("rewriting")
     surgery = prune(coupling, plan.keep(coupling))
+    release_pages(coupling.build.model)
     nodes = coupling.nodes
     weights = [
         PlannedWeight(

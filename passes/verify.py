@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from hwpass.coupling import Coupling
 from hwpass.errors import InputError, UsageError, VerdictError
@@ -20,6 +19,7 @@ from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.rewrite import Surgery, dense_twin
 from hwpass.sessions import Feed, open_session, release_memory, run_session
 from hwpass.stepwise import Reindex, stepwise
+from hwpass.streaming import release_pages
 from hwpass.verify import (
     Exactness,
     compare_outputs,
@@ -58,7 +58,9 @@ class Verify(Pass):
         if original is None:
             raise UsageError("verify needs the original model in the context")
         context.progress("checking the graph")
-        require_valid(model.proto(), original if isinstance(original, onnx.ModelProto) else None)
+        release_pages(model)
+        with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
+            require_valid(model.store(Path(folder)), original if not isinstance(original, bytes) else None)
         context.progress("running the original model")
         feeds, reference = self._reference(model, context)
         if self.exact:
@@ -202,6 +204,9 @@ class Run:
 def _outputs(build: Callable[[], Model], feeds: list[Feed], threads: int) -> list[Feed]:
     # The weights go to a file before the session loads them, so that nothing holds them twice.
     with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
-        path = build().store(Path(folder))
+        model = build()
+        path = model.store(Path(folder))
+        release_pages(model)
+        del model
         release_memory()
         return outputs_of(path, feeds, threads)
