@@ -93,6 +93,10 @@ class Builder(Relations):
         node.bodies = inner
         rule = rule_for(gs_node)
         node.kind = rule.kind
+        for position in rule.parameters:
+            operand = node.inputs[position] if node.has(position) else None
+            if operand is not None and operand.axes is not None and not operand.constant:
+                self.freeze(operand.axes, f"input {position} of {node.op} is no data")
         try:
             outputs = rule.couple(node, self)
         except Freeze as freeze:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from hwpass.errors import InputError
@@ -23,6 +24,9 @@ from hwpass.streaming import write_single
 
 #: A protobuf message cannot be larger than 2 GiB; weights beyond this share go to a file beside the model.
 PROTO_LIMIT = 1_900_000_000
+
+#: Types that ONNX packs several to a byte.
+NARROW = frozenset({"uint4", "int4", "float4_e2m1fn", "uint2", "int2"})
 
 
 @dataclass
@@ -120,7 +124,7 @@ class Model:
 
     def proto(self) -> onnx.ModelProto:
         """The model as a protobuf: the same model gives the same bytes."""
-        with quiet():
+        with quiet(), self._packed():
             proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         self._hoist(proto)
         proto.domain, proto.model_version, proto.doc_string = self.domain, self.model_version, self.doc_string
@@ -128,6 +132,19 @@ class Model:
             entry = proto.metadata_props.add()
             entry.key, entry.value = key, value
         return proto
+
+    @contextmanager
+    def _packed(self) -> Iterator[None]:
+        """Have types of less than a byte exported as ONNX packs them: the exporter gives each element a byte."""
+        narrow = [t for t in self.constants().values() if str(t.dtype) in NARROW and isinstance(t._values, np.ndarray)]
+        values = [t._values for t in narrow]
+        for tensor in narrow:
+            tensor._values = LazyValues(numpy_helper.from_array(tensor._values, tensor.name))
+        try:
+            yield
+        finally:
+            for tensor, held in zip(narrow, values, strict=True):
+                tensor._values = held
 
     def _hoist(self, proto: onnx.ModelProto) -> None:
         """Store a constant that several bodies read once, in the main graph: the exporter gives each a copy."""

@@ -17,7 +17,7 @@ from hwpass.analysis import small_value
 from hwpass.axes import Axis
 from hwpass.coupling import Coupling
 from hwpass.ir import Model
-from hwpass.ops import Node, Tensor, rule_for
+from hwpass.ops import Node, Rule, Tensor, rule_for
 from hwpass.ops.base import Array
 
 Mask = NDArray[np.bool_]
@@ -77,6 +77,7 @@ class _Cutter:
         self._inserted: dict[int, list[gs.Node]] = {}
         self._appended: dict[int, list[gs.Node]] = {}
         self._masks: dict[int, Mask] = {}
+        self._outputs = {t.name for t in model.graph.outputs}
 
     def run(self) -> None:
         """Rewrite every node."""
@@ -87,7 +88,10 @@ class _Cutter:
             rule = rule_for(target)
             if not node.frozen:
                 rule.shrink(node, self)
+            if node.frozen or type(rule).shrink is Rule.shrink:
+                self._hold(node)
             self._evaluate(node, rule)
+            self._hold_output(node)
         before = {id(nodes[index]): inserted for index, inserted in self._inserted.items()}
         after = {id(nodes[index]): appended for index, appended in self._appended.items()}
         for scope in self.model.scopes():
@@ -139,15 +143,54 @@ class _Cutter:
             self.set_constant(node, position, wanted.reshape(actual.shape).astype(actual.dtype))
             return
         # Computed from extents that may be dynamic: scale what it evaluates to.
+        dtype = actual.dtype
+        self._scale(
+            node, position, [(op, v.reshape(actual.shape).astype(dtype)) for op, v in (("Mul", wanted), ("Div", flat))]
+        )
+
+    def _scale(self, node: Node, position: int, steps: list[tuple[str, Array]]) -> None:
+        """Put arithmetic with constants in front of an input."""
+        tensor = node.gs.inputs[position]
         scaled: gs.Tensor = tensor
-        for op, factor in (("Mul", wanted), ("Div", flat)):
-            constant = gs.Constant(self._name(f"{tensor.name}_{op}"), factor.reshape(actual.shape))
-            output = gs.Variable(self._name(f"{tensor.name}_scaled"), dtype=np.int64)
+        for op, factor in steps:
+            constant = gs.Constant(self._name(f"{tensor.name}_{op}"), factor)
+            output = gs.Variable(self._name(f"{tensor.name}_scaled"), dtype=factor.dtype)
             self._inserted.setdefault(node.index, []).append(
                 gs.Node(op, name=f"{output.name}_{op}", inputs=[scaled, constant], outputs=[output])
             )
             scaled = output
         node.gs.inputs[position] = scaled
+
+    def _hold(self, node: Node) -> None:
+        """Keep what was computed from extents and meets the data here (the root of a width): scale it back."""
+        if not node.outputs or node.outputs[0].data is not None:
+            return
+        for position, operand in enumerate(node.inputs):
+            if operand is not None and not operand.constant:
+                steps = _correction(operand.data, self._value(node.gs.inputs[position]))
+                if steps:
+                    self._scale(node, position, steps)
+
+    def _hold_output(self, node: Node) -> None:
+        """The same for extents that the model hands out; nodes that read them see the new ones."""
+        result = node.gs.outputs[0] if node.gs.outputs else None
+        if result is None or result.name not in self._outputs:
+            return
+        steps = _correction(node.outputs[0].data, self.values.get(result.name))
+        if not steps:
+            return
+        plain = gs.Variable(self._name(f"{result.name}_new"))
+        for reader in list(result.outputs):
+            reader.inputs = [plain if tensor is result else tensor for tensor in reader.inputs]
+        node.gs.outputs[0] = source = plain
+        for number, (op, factor) in enumerate(steps):
+            constant = gs.Constant(self._name(f"{result.name}_{op}"), factor)
+            last = number == len(steps) - 1
+            output = result if last else gs.Variable(self._name(f"{result.name}_scaled"))
+            self._appended.setdefault(node.index, []).append(
+                gs.Node(op, f"{result.name}_{op}", {}, [source, constant], [output])
+            )
+            source = output
 
     def _implicit(self, node: Node, old: Array, wanted: Array) -> Array:
         """Keep -1 (inferred) and 0 (copied) of a Reshape target where they still give the wanted extent."""
@@ -235,6 +278,18 @@ class _Cutter:
         self.values[node.gs.outputs[0].name] = value
 
 
+def _correction(before: Array | None, now: Array | None) -> list[tuple[str, Array]]:
+    """The arithmetic that turns one value into the other by factors, whatever batch and sequence are; or none."""
+    if before is None or now is None or now.shape != before.shape or now.dtype.kind not in "iuf":
+        return []
+    if np.array_equal(before, now):
+        return []
+    divisor = np.where(now == 0, 1, now).astype(now.dtype)
+    if now.dtype.kind == "f":
+        return [("Mul", np.asarray(before / divisor, now.dtype))]
+    return [("Mul", before.astype(now.dtype)), ("Div", divisor)]
+
+
 def _compress(tensor: gs.Constant, masks: tuple[Mask, ...]) -> Array:
     values = tensor.values
     # The axis that loses most goes first, so that less is moved.
@@ -275,8 +330,10 @@ def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
             if tensor.values.dtype.kind in "iu" and all(m.all() for m in masks):
                 continue  # a shape operand, rewritten for the pruned widths
             fill = analysed.fill.get(position, 0.0)
-            packed = b"".join(np.packbits(m).tobytes() for m in masks)
-            key = (tensor.name, np.asarray(fill, np.float64).tobytes() + packed)
+            key = (
+                tensor.name,
+                np.asarray(fill, np.float64).tobytes() + b"".join(np.packbits(m).tobytes() for m in masks),
+            )
             if key not in made:
                 values = np.full([len(m) for m in masks], fill, tensor.values.dtype)
                 values[np.ix_(*[np.flatnonzero(m) for m in masks])] = tensor.values

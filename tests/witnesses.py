@@ -373,7 +373,8 @@ def pool_with_indices(s: Sketch) -> list[Tap]:
 
 def every_model() -> Iterator[tuple[str, onnx.ModelProto]]:
     """All models of all witnesses."""
-    import witnesses_movement  # noqa: F401  enters more
+    import witnesses_computed  # noqa: F401  enters more
+    import witnesses_movement  # noqa: F401  and more
 
     for name in WITNESSES:
         yield from models(name)

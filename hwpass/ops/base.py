@@ -198,6 +198,7 @@ class Rule:
     ops: ClassVar[tuple[str, ...]] = ()
     domain: ClassVar[str] = ""
     kind: ClassVar[str] = "other"
+    parameters: ClassVar[tuple[int, ...]] = ()  # inputs that say what to do, and are no data: they keep their extents
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         """Relate the axes of inputs and outputs; return the outputs. Raise Freeze where that cannot be said."""

@@ -316,9 +316,18 @@ class Through(Rule):
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.tensor(0)
+        if node.op == "Dropout" and self._trains(node):
+            raise Freeze("random numbers are drawn for the whole tensor")
         # The mask shrinks with its tensor, and is true where a removed channel would be.
         mask = Tensor(tuple(with_zero(axis, False) for axis in node.axes(0)), np.dtype(bool))
         return [Tensor(x.axes, x.dtype), mask][: len(node.gs.outputs)]
+
+    @staticmethod
+    def _trains(node: Node) -> bool:
+        if not node.has(2):
+            return False
+        mode, ratio = node.value(2), node.value(1) if node.has(1) else np.asarray(0.5)
+        return (mode is None or bool(np.any(mode))) and (ratio is None or bool(np.any(ratio)))
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
         return inputs[0]

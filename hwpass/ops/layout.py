@@ -34,6 +34,7 @@ class Reshape(Rule):
 
     ops = ("Reshape",)
     kind = "free"
+    parameters = (1,)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.tensor(0)
@@ -102,6 +103,7 @@ class Squeeze(Rule):
 
     ops = ("Squeeze",)
     kind = "free"
+    parameters = (1,)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.axes(0)
@@ -124,6 +126,7 @@ class Unsqueeze(Rule):
 
     ops = ("Unsqueeze",)
     kind = "free"
+    parameters = (1,)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = list(node.axes(0))
@@ -148,6 +151,7 @@ class Expand(Rule):
 
     ops = ("Expand",)
     kind = "movement"
+    parameters = (1,)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = list(node.axes(0))
@@ -205,7 +209,10 @@ class PixelShuffle(Rule):
                 high, rows = build.regroup(height, [axis_size(height) // block, block])
                 wide, columns = build.regroup(width, [axis_size(width) // block, block])
                 build.freeze([high, rows, wide, columns], "positions of the image")
-                axes = (batch, (*rows, *columns, *channels), high, wide)
+                if str(node.attr("mode", "DCR")) == "CRD":
+                    axes = (batch, (*channels, *rows, *columns), high, wide)
+                else:
+                    axes = (batch, (*rows, *columns, *channels), high, wide)
         except Mismatch:
             raise Freeze("the block cuts across channels") from None
         return [Tensor(axes, node.tensor(0).dtype)]
@@ -236,6 +243,7 @@ class ConstantOfShape(Rule):
 
     ops = ("ConstantOfShape",)
     kind = "movement"
+    parameters = (0,)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         shape = node.integers(0)

@@ -9,9 +9,15 @@ import numpy as np
 
 from hwpass.axes import Axis, Factor, Mismatch, axis_size, opaque, with_zero
 from hwpass.ops.base import Array, Freeze, Node, Rule, Shrink, Tensor, register
+from hwpass.ops.matmul import is_zero
 
 if TYPE_CHECKING:
     from hwpass.coupling import Builder
+
+
+def _kept_zero(node: Node) -> bool:
+    """Whether scale and bias (inputs 1 and 2) are zero where a channel is removed, and so is the result."""
+    return all(is_zero(node.axes(position)[0]) for position in (1, 2))
 
 
 @register
@@ -24,14 +30,18 @@ class BatchNormalization(Rule):
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.axes(0)
         channels = x[1] if len(x) > 1 else ()
+        zero = _kept_zero(node)
+        if node.attr("training_mode", 0):
+            raise Freeze("normalised by the statistics of the batch")
         for position in range(1, 5):
             channels, _ = build.unify(channels, node.axes(position)[0], "one normalisation per channel")
         node.scale = (1, 2)
         node.fill[4] = 1.0
         # Along the other axes zeros are shifted by the bias.
         others = [with_zero(axis, False) for axis in x]
-        output = Tensor((others[0], with_zero(channels, True), *others[2:]), node.tensor(0).dtype)
-        statistics = [Tensor((channels,), node.tensor(0).dtype) for _ in node.gs.outputs[1:]]
+        output = Tensor((others[0], with_zero(channels, zero), *others[2:]), node.tensor(0).dtype)
+        # Before opset 14 a model in inference may name outputs for statistics, which nothing reads.
+        statistics = [Tensor((with_zero(channels, False),), node.tensor(0).dtype) for _ in node.gs.outputs[1:]]
         return [output, *statistics]
 
 
@@ -46,10 +56,11 @@ class InstanceNormalization(Rule):
         x = node.axes(0)
         build.freeze(x[2:], "normalised together")
         channels = x[1]
+        zero = _kept_zero(node)
         for position in (1, 2):
             channels, _ = build.unify(channels, node.axes(position)[0], "one normalisation per channel")
         node.scale = (1, 2)
-        return [Tensor((with_zero(x[0], False), with_zero(channels, True), *x[2:]), node.tensor(0).dtype)]
+        return [Tensor((with_zero(x[0], False), with_zero(channels, zero), *x[2:]), node.tensor(0).dtype)]
 
 
 @register
@@ -75,7 +86,8 @@ class GroupNormalization(Rule):
             build.unify(channels if per_channel else group, node.axes(position)[0], "scale and bias")
         node.scale = (1, 2)
         node.memo["group"] = group
-        return [Tensor((with_zero(x[0], False), with_zero(channels, True), *x[2:]), node.tensor(0).dtype)]
+        channels = with_zero(channels, _kept_zero(node))
+        return [Tensor((with_zero(x[0], False), channels, *x[2:]), node.tensor(0).dtype)]
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
         node.gs.attrs["num_groups"] = shrink.size(node.memo["group"])
@@ -127,8 +139,8 @@ class Mixing(Rule):
             node.kind = "normalization"
         build.freeze([x[place] for place in mixed], f"{node.op} mixes along this axis")
         if node.op == "MeanVarianceNormalization":
-            # A removed channel has no deviation to be divided by.
-            build.freeze([a for a in x if any(f.zero for f in a)], f"{node.op} is not finite at zero")
+            # A removed channel has no deviation to be divided by: the constant that is left of it has one of rounding.
+            build.freeze(x, f"{node.op} is not finite where nothing varies")
         keeps = node.op in ("LRN", "CumSum")
         axes = tuple(
             a if place in mixed else with_zero(a, keeps and all(f.zero for f in a)) for place, a in enumerate(x)
@@ -177,6 +189,8 @@ class Reduce(Rule):
                 build.freeze([x[place]], f"{node.op} over this axis counts every index")
         if node.op == "ReduceMean":
             node.memo["mean"] = [x[place] for place in sorted(reduced)]
+        if node.op == "ReduceLogSum":
+            build.freeze([a for a in x if any(f.zero for f in a)], f"{node.op} is not finite at zero")
         keeps = additive or node.op in ("ReduceMax", "ReduceMin", "ReduceProd")
         axes = []
         for place, axis in enumerate(x):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hwpass.axes import Axis, axis_size, opaque, with_zero
 from hwpass.ops.base import Extent, Freeze, Node, Product, Rule, Shrink, Tensor, register
+from hwpass.ops.matmul import is_zero
 
 if TYPE_CHECKING:
     from hwpass.coupling import Builder
@@ -32,6 +33,7 @@ class Recurrent(Rule):
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x, w, r = node.axes(0), node.axes(1), node.axes(2)
         self._check(node)
+        zero = all(is_zero(axis) for position in (1, 2, 3) if node.has(position) for axis in node.axes(position)[1:])
         time_first = not node.attr("layout", 0)
         batch, length = (x[1], x[0]) if time_first else (x[0], x[1])
         build.freeze([*x[:2], w[0], r[0]], "steps, samples and directions")
@@ -43,7 +45,10 @@ class Recurrent(Rule):
             build.freeze(node.axes(3)[:1], "directions")
             biases = self._unit(node, build, node.axes(3)[1], self.biases[node.op])
             hidden, _ = build.unify(hidden, biases, "hidden units of the biases")
-        zero = True
+        if node.has(4):
+            build.freeze(node.axes(4), "lengths of the samples")
+        if not zero:
+            build.freeze([hidden, x[2]], "weights are computed, and a removed unit's would not be zero")
         for position in (5, 6):
             if node.has(position):
                 state = node.axes(position)
@@ -59,7 +64,8 @@ class Recurrent(Rule):
         units = (*opaque(self.gates[node.op]), *hidden)
         node.extent = Extent(groups=ways, m=(*length, *batch), n=units, k=x[2])
         node.recurrence = Extent(groups=ways, m=(*length, *batch), n=units, k=hidden)
-        node.product = Product(0, 2, 1, 1, 2, 3 if node.has(3) else None)
+        if node.tensor(1).constant:
+            node.product = Product(0, 2, 1, 1, 2, 3 if node.has(3) else None)
         dtype = node.tensor(0).dtype
         y = (length, ways, batch, hidden) if time_first else (batch, length, ways, hidden)
         last = (ways, batch, hidden) if time_first else (batch, ways, hidden)

@@ -82,6 +82,7 @@ class Split(Rule):
 
     ops = ("Split",)
     kind = "movement"
+    parameters = (1,)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.axes(0)
@@ -123,6 +124,7 @@ class Slice(Rule):
 
     ops = ("Slice",)
     kind = "movement"
+    parameters = (1, 2, 3, 4)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = list(node.axes(0))
@@ -265,6 +267,7 @@ class Pad(Rule):
 
     ops = ("Pad",)
     kind = "movement"
+    parameters = (1, 3)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.axes(0)
@@ -318,6 +321,7 @@ class Tile(Rule):
 
     ops = ("Tile",)
     kind = "movement"
+    parameters = (1,)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         repeats = node.integers(1)
@@ -337,9 +341,15 @@ class Resize(Rule):
 
     ops = ("Resize", "Upsample")
     kind = "movement"
+    parameters = (1, 2, 3)
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.axes(0)
+        for position in (2, 3):
+            if node.has(position) and any(node.axes(position)) and node.value(position) is None:
+                raise Freeze("the size of the image is computed from the data")
+        if node.has(3) and str(node.attr("keep_aspect_ratio_policy", "stretch")) != "stretch":
+            raise Freeze("the aspect ratio decides the size of the image")
         inferred = build.inferred(node)[0].axes
         if inferred is None:
             raise Freeze("the extent of the output is unknown")

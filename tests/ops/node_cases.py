@@ -1,0 +1,232 @@
+"""The ONNX standard's own node tests, with products around the operator so that its axes can be thinned.
+
+Every case becomes several models. Inputs are either constants with the case's own values, or live: computed by one
+product along each axis. The axes of every output are read by products, one after the other, or summed, which notices
+removed channels that are not zero.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Array = NDArray[Any]
+
+#: More elements than this are no test of a rule.
+LARGEST = 200_000
+
+#: Operators whose cases the standard lacks, with a node and values for its inputs.
+EXTRA: list[tuple[str, dict[str, Any], list[Any], int]] = [
+    ("GlobalLpPool", {"p": 2}, [np.ones((2, 4, 3, 3), np.float32)], 17),
+    ("MaxRoiPool", {"pooled_shape": [2, 2]}, [np.ones((1, 4, 6, 6), np.float32),
+                                              np.asarray([[0, 0, 0, 4, 4], [0, 1, 1, 5, 5]], np.float32)], 17),
+    ("Multinomial", {"sample_size": 4, "seed": 1.0}, [np.zeros((2, 5), np.float32)], 17),
+    ("RandomNormal", {"shape": [3, 4], "seed": 1.0}, [], 17),
+    ("RandomUniform", {"shape": [3, 4], "seed": 1.0}, [], 17),
+    ("RandomNormalLike", {"seed": 1.0}, [np.ones((3, 4), np.float32)], 17),
+    ("RandomUniformLike", {"seed": 1.0}, [np.ones((3, 4), np.float32)], 17),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A node with values for its inputs, in the order of the node's inputs; None where an input is left out."""
+
+    name: str
+    node: onnx.NodeProto
+    types: tuple[onnx.TypeProto | None, ...]
+    values: tuple[Any, ...]
+    outputs: tuple[tuple[str, onnx.TypeProto, Any], ...]  # name, type, value (None where unknown)
+    opsets: tuple[tuple[str, int], ...]
+
+    @property
+    def operator(self) -> tuple[str, str]:
+        """Domain and operator."""
+        return str(self.node.domain), str(self.node.op_type)
+
+
+@cache
+def cases() -> tuple[Case, ...]:
+    """Every case of a single node, expanded functions left out."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = collect_testcases(None)
+    made = [_standard(c) for c in found if "_expanded" not in c.name and len(c.model.graph.node) == 1]
+    return (*made, *map(_extra, EXTRA))
+
+
+def _standard(test: Any) -> Case:
+    graph = test.model.graph
+    node = graph.node[0]
+    ins, outs = test.data_sets[0]
+    types = {v.name: v.type for v in graph.input}
+    values = {v.name: _plain(a) for v, a in zip(graph.input, ins, strict=False)}
+    given = {v.name: _plain(a) for v, a in zip(graph.output, outs, strict=False)}
+    return Case(
+        test.name,
+        node,
+        tuple(types.get(n) for n in node.input),
+        tuple(values.get(n) for n in node.input),
+        tuple((v.name, v.type, given.get(v.name)) for v in graph.output),
+        tuple((o.domain, o.version) for o in test.model.opset_import),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, TensorProto):
+        return numpy_helper.to_array(value)
+    return value
+
+
+def _extra(entry: tuple[str, dict[str, Any], list[Any], int]) -> Case:
+    op, attributes, values, opset = entry
+    names = [f"i{number}" for number in range(len(values))]
+    node = helper.make_node(op, names, ["o"], **attributes)
+    types = tuple(helper.make_tensor_type_proto(TensorProto.FLOAT, v.shape) for v in values)
+    output = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    return Case(f"extra_{op.lower()}", node, types, tuple(values), (("o", output, None),), (("", opset),))
+
+
+class _Graph:
+    """A model in the making, of the operator sets of a case."""
+
+    def __init__(self, case: Case) -> None:
+        self.opset = dict(case.opsets).get("", 17)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.feed: dict[str, Any] = {}
+        self.rng = np.random.default_rng(0)
+        self._count = 0
+
+    def name(self) -> str:
+        self._count += 1
+        return f"t{self._count}"
+
+    def op(self, op: str, *inputs: str, **attributes: Any) -> str:
+        output = self.name()
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{op}_{output}", **attributes))
+        return output
+
+    def constant(self, value: Array) -> str:
+        name = self.name()
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def given(self, value: Any, kind: onnx.TypeProto) -> str:
+        """An input of the model."""
+        name = self.name()
+        self.inputs.append(helper.make_value_info(name, kind))
+        self.feed[name] = value
+        return name
+
+    def product(self, x: str, rank: int, axis: int, before: int, after: int) -> str:
+        """One product along an axis."""
+        order = list(range(rank))
+        order[axis], order[-1] = order[-1], order[axis]
+        weight = self.constant((self.rng.standard_normal((before, after)) / np.sqrt(before)).astype(np.float32))
+        x = x if axis == rank - 1 else self.op("Transpose", x, perm=order)
+        x = self.op("MatMul", x, weight)
+        return x if axis == rank - 1 else self.op("Transpose", x, perm=order)
+
+    def live(self, value: Array, kind: onnx.TypeProto, positive: bool) -> str:
+        """A tensor of the value's shape and type, every axis of which comes out of a product."""
+        small = [3 if size > 1 else 1 for size in value.shape]
+        start = self.rng.standard_normal(small).astype(np.float32)
+        x = self.given(start, helper.make_tensor_type_proto(TensorProto.FLOAT, small))
+        for axis, size in enumerate(value.shape):
+            if size > 1:
+                x = self.product(x, value.ndim, axis, 3, size)
+        code = kind.tensor_type.elem_type
+        if positive:
+            x = self.op("Sigmoid", x)
+        if code == TensorProto.FLOAT:
+            return x
+        if code == TensorProto.BOOL or value.dtype.kind == "u":
+            x = self.op("Relu", x)
+        if value.dtype.kind in "iu":
+            x = self.op("Mul", x, self.constant(np.asarray(3, np.float32)))
+        return self.op("Cast", x, to=code)
+
+    def read(self, name: str, kind: onnx.TypeProto, shape: tuple[int, ...], reader: str) -> None:
+        """Read every axis of an output, by layers one after the other or by one sum."""
+        x = name
+        if kind.tensor_type.elem_type != TensorProto.FLOAT:
+            x = self.op("Cast", x, to=TensorProto.FLOAT)
+        if reader == "layer":
+            for axis, size in enumerate(shape):
+                if size > 1:
+                    x = self.product(x, len(shape), axis, size, 3)
+        elif self.opset >= 13:
+            x = self.op("ReduceSum", x, self.constant(np.arange(len(shape))), keepdims=0)
+        else:
+            x = self.op("ReduceSum", x, axes=list(range(len(shape))), keepdims=0)
+        self.out(x, TensorProto.FLOAT)
+
+    def out(self, name: str, code: int) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, code, None))
+
+    def model(self, case: Case) -> onnx.ModelProto:
+        opsets = dict(case.opsets)
+        opsets.setdefault("", 17)
+        graph = helper.make_graph(self.nodes, case.name, self.inputs, self.outputs, self.constants)
+        imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        return helper.make_model(graph, opset_imports=imports, ir_version=10 if self.opset < 23 else 12)
+
+
+def _eligible(value: Any, kind: onnx.TypeProto | None) -> bool:
+    """Whether an input can be computed by products."""
+    tensor = kind is not None and kind.HasField("tensor_type") and isinstance(value, np.ndarray)
+    if not tensor or value.dtype.kind in "OSUc" or not 1 < value.size <= LARGEST:
+        return False
+    return value.ndim > 0 and max(value.shape) > 1
+
+
+def variants(case: Case) -> Iterator[tuple[str, onnx.ModelProto, dict[str, Any]]]:
+    """The models of a case with their inputs."""
+    able = [i for i, (v, t) in enumerate(zip(case.values, case.types, strict=True)) if _eligible(v, t)]
+    choices: list[tuple[str, set[int], bool]] = [("all", set(able), False), ("positive", set(able), True)]
+    if len(able) > 1:
+        choices += [(f"only {i}", {i}, i % 2 == 1) for i in able[:6]]
+    for label, chosen, positive in choices:
+        for reader in ("layer", "sum"):
+            yield f"{case.name}/{label}/{reader}", *build(case, chosen, positive, reader)
+
+
+def build(case: Case, chosen: set[int], positive: bool, reader: str) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """One model, with the `chosen` inputs live and the others constant, and its inputs."""
+    g = _Graph(case)
+    operands = []
+    for place, (name, kind, value) in enumerate(zip(case.node.input, case.types, case.values, strict=True)):
+        if not name or kind is None:
+            operands.append("")
+        elif place in chosen:
+            operands.append(g.live(value, kind, positive))
+        elif isinstance(value, np.ndarray) and value.dtype.kind not in "OSU" and kind.HasField("tensor_type"):
+            operands.append(g.constant(value))
+        else:
+            operands.append(g.given(value, kind))
+    node = onnx.NodeProto()
+    node.CopyFrom(case.node)
+    node.name = "operator"
+    del node.input[:]
+    node.input.extend(operands)
+    g.nodes.append(node)
+    for name, kind, value in case.outputs:
+        readable = kind.HasField("tensor_type") and isinstance(value, np.ndarray) and value.dtype.kind not in "OSUc"
+        if readable and value.ndim and max(value.shape) > 1 and value.size <= LARGEST:
+            g.read(name, kind, value.shape, reader)
+        else:
+            g.outputs.append(helper.make_value_info(name, kind))
+    return g.model(case), g.feed
