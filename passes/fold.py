@@ -32,6 +32,7 @@ class Fold(Pass):
     def run(self, model: Model, context: Context) -> PassResult:
         before = _signature(model)
         ort.set_default_logger_severity(4)
+        several = [(node, list(node.outputs)) for node in model.walk() if len(node.outputs) > 1]
         with quiet():
             while True:
                 model.graph.fold_constants(
@@ -42,6 +43,11 @@ class Fold(Pass):
                 )
                 if not _flatten_conditionals(model.graph):
                     break
+        for node, outputs in several:
+            # Graphsurgeon drops outputs that nobody reads, but a Split or a BatchNormalization counts its outputs.
+            if node.outputs and len(node.outputs) < len(outputs):
+                for tensor in outputs[len(node.outputs) :]:
+                    node.outputs.append(gs.Variable(tensor.name, tensor.dtype, tensor.shape))
         _bypass_identities(model.graph)
         _merge_equal(model)
         model.graph.cleanup(remove_unused_node_outputs=False)
