@@ -41,7 +41,9 @@ class Fold(Pass):
                     recurse_subgraphs=True,
                     flatten_subgraphs=False,
                 )
-                if not _flatten_conditionals(model.graph):
+                # Both must be asked: each may give the next round of folding something to do.
+                views, flattened = _fold_weights(model.graph), _flatten_conditionals(model.graph)
+                if not views and not flattened:
                     break
         for node, outputs in several:
             # Graphsurgeon drops outputs that nobody reads, but a Split or a BatchNormalization counts its outputs.
@@ -56,6 +58,51 @@ class Fold(Pass):
 
 def _kept(node: gs.Node) -> bool:
     return node.op in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+
+
+def _fold_weights(graph: gs.Graph) -> bool:
+    """Weights seen another way, or standardised, before they are used: no larger than what they are made of."""
+    folded = False
+    for node in graph.nodes:
+        if not node.outputs or not node.inputs or not all(isinstance(t, gs.Constant) for t in node.inputs):
+            continue
+        value = _standardised(node) if node.op == "BatchNormalization" else _view(node)
+        if (
+            value is None
+            or any(t.outputs for t in node.outputs[1:])
+            or any(node.outputs[0] is t for t in graph.outputs)
+        ):
+            continue
+        result = node.outputs[0]
+        node.outputs.clear()
+        node.inputs.clear()
+        result.to_constant(value)
+        folded = True
+    return folded
+
+
+def _view(node: gs.Node) -> np.ndarray | None:
+    """Reshape or Transpose of a weight that nothing else reads."""
+    if node.op not in ("Reshape", "Transpose") or len(node.inputs[0].outputs) != 1:
+        return None
+    weight = node.inputs[0].values
+    if node.op == "Transpose":
+        return np.transpose(weight, node.attrs.get("perm"))
+    target = [int(v) for v in node.inputs[1].values]
+    keeps = bool(node.attrs.get("allowzero", 0))
+    return np.reshape(weight, [weight.shape[i] if v == 0 and not keeps else v for i, v in enumerate(target)])
+
+
+def _standardised(node: gs.Node) -> np.ndarray | None:
+    """A batch normalisation in training mode over a weight: how weight standardisation is exported."""
+    if not node.attrs.get("training_mode", 0):
+        return None
+    x, scale, bias = (t.values.astype(np.float64) for t in node.inputs[:3])
+    others = tuple(a for a in range(x.ndim) if a != 1)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    mean, variance = x.mean(axis=others, keepdims=True), x.var(axis=others, keepdims=True)
+    normal = (x - mean) / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+    return np.asarray(normal * scale.reshape(shape) + bias.reshape(shape), node.inputs[0].values.dtype)
 
 
 def _flatten_conditionals(graph: gs.Graph) -> bool:
