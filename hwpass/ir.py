@@ -188,7 +188,8 @@ class Model:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
             if self.size_bytes() <= PROTO_LIMIT:
                 draft = Path(scratch) / target.name
-                write_single(self, draft)
+                with open(draft, "wb") as stream:
+                    write_single(self, stream)
             else:
                 data = target.name + ".data"
                 draft = _write_external(self, Path(scratch), target.name, data)

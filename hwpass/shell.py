@@ -149,7 +149,9 @@ def check_outputs(**paths: str | None) -> None:
 def write_model(model: Model, output: str) -> None:
     """Write a model to a file, whole or not at all, or to standard output."""
     if output == "-":
-        sys.stdout.buffer.write(model.proto().SerializeToString(deterministic=True))
+        from hwpass.streaming import write_single
+
+        write_single(model, sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
         model.save(output)

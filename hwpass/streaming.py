@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -48,7 +47,7 @@ def large_constants(model: Model) -> dict[str, gs.Constant]:
     }  # fmt: skip
 
 
-def write_single(model: Model, path: Path) -> None:
+def write_single(model: Model, stream: BinaryIO) -> None:
     """Write the model with its weights inside; the bytes are those of an ordinary ModelProto."""
     constants = large_constants(model)
     with emptied(constants) as held:
@@ -65,23 +64,18 @@ def write_single(model: Model, path: Path) -> None:
     outer = ModelProto()
     outer.CopyFrom(proto)
     outer.ClearField("graph")
-    with open(path, "wb") as stream:
-        stream.write(outer.SerializeToString(deterministic=True))
-        stream.write(GRAPH + _VarintBytes(total) + graph)
-        for name in names:
-            stream.write(INITIALIZER + _VarintBytes(sizes[name]) + headers[name])
-            _write(stream, held[name])
+    stream.write(outer.SerializeToString(deterministic=True))
+    stream.write(GRAPH + _VarintBytes(total) + graph)
+    for name in names:
+        stream.write(INITIALIZER + _VarintBytes(sizes[name]) + headers[name])
+        # A view of the array's own bytes: nothing is copied on the way out.
+        stream.write(np.asarray(held[name], order="C").reshape(-1).view(np.uint8).data)
 
 
 def _header(name: str, values: np.ndarray) -> bytes:
     """A TensorProto up to its data."""
     tensor = TensorProto(name=name, dims=values.shape, data_type=dtype_to_onnx(values.dtype))
     return bytes(tensor.SerializeToString(deterministic=True) + RAW_DATA + _VarintBytes(values.nbytes))
-
-
-def _write(stream: BinaryIO, values: np.ndarray) -> None:
-    stream.flush()
-    np.asarray(values, order="C").tofile(stream)
 
 
 def release_pages(model: Model) -> None:
