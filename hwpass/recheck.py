@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def verify_models(
         coupling = coupled(first, progress, plan.prepare)
         surgery = prune(coupling, plan.keep(coupling))
         _check_weights(surgery, second)
-        theirs = Surgery(second, surgery.slices, surgery.keep)
+        theirs = replace(surgery, model=second)
         context.found.update(
             coupling=coupling, surgery=theirs, prepared=True, twin=lambda: _twin(coupling, surgery, second)
         )
@@ -109,7 +109,7 @@ def _check_weights(surgery: Surgery, theirs: Model) -> None:
 
 def _twin(coupling: Coupling, surgery: Surgery, theirs: Model) -> Model:
     """The dense twin with every weight of the pruned model, also those that lost nothing."""
-    twin = dense_twin(coupling, Surgery(theirs, surgery.slices, surgery.keep))
+    twin = dense_twin(coupling, replace(surgery, model=theirs))
     ours, given = surgery.model.constants(), theirs.constants()
     for name, tensor in twin.constants().items():
         # Copies share arrays, so this constant was left alone by the surgery (unlike targets of reshapes).

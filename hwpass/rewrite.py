@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ class Surgery:
     model: Model
     slices: tuple[SlicedConstant, ...]
     keep: Mask  # per component
+    renamed: Mapping[str, str] = field(default_factory=dict)  # outputs whose node now has another, and a node behind
 
     @property
     def modified(self) -> bool:
@@ -58,7 +59,7 @@ def prune(coupling: Coupling, keep: Mask) -> Surgery:
     cutter = _Cutter(coupling, keep, model)
     cutter.run()
     model.invalidate_shapes()
-    return Surgery(model, tuple(cutter.slices), keep)
+    return Surgery(model, tuple(cutter.slices), keep, cutter.renamed)
 
 
 class _Cutter:
@@ -78,6 +79,7 @@ class _Cutter:
         self._appended: dict[int, list[gs.Node]] = {}
         self._masks: dict[int, Mask] = {}
         self._outputs = {t.name for t in model.graph.outputs}
+        self.renamed: dict[str, str] = {}
 
     def run(self) -> None:
         """Rewrite every node."""
@@ -183,6 +185,7 @@ class _Cutter:
         for reader in list(result.outputs):
             reader.inputs = [plain if tensor is result else tensor for tensor in reader.inputs]
         node.gs.outputs[0] = source = plain
+        self.renamed[result.name] = plain.name
         for number, (op, factor) in enumerate(steps):
             constant = gs.Constant(self._name(f"{result.name}_{op}"), factor)
             last = number == len(steps) - 1
@@ -225,6 +228,7 @@ class _Cutter:
         dtype = node.outputs[0].dtype if node.outputs[0].dtype is not None else np.dtype(np.float32)
         constant = gs.Constant(self._name(f"{result.name}_factor"), np.asarray(factor, dtype))
         node.gs.outputs[0] = plain
+        self.renamed[result.name] = plain.name
         scale = gs.Node("Mul", f"{plain.name}_Mul", {}, [plain, constant], [result])
         self._appended.setdefault(node.index, []).append(scale)
 
@@ -293,7 +297,7 @@ def _correction(before: Array | None, now: Array | None) -> list[tuple[str, Arra
 def _compress(tensor: gs.Constant, masks: tuple[Mask, ...]) -> Array:
     values = tensor.values
     # The axis that loses most goes first, so that less is moved.
-    for place in sorted(range(len(masks)), key=lambda p: masks[p].mean()):
+    for place in sorted(range(len(masks)), key=lambda p: masks[p].mean() if masks[p].size else 1.0):
         if not masks[place].all():
             values = np.compress(masks[place], values, axis=place)
     return np.asarray(values)
@@ -312,7 +316,8 @@ def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
         current.setdefault(node.outputs[0].name if node.outputs else "", []).append(node)
     made: dict[tuple[str, bytes], gs.Constant] = {}
     for analysed, target in zip(coupling.nodes, list(twin.walk()), strict=True):
-        found = current.get(target.outputs[0].name if target.outputs else "")
+        name = target.outputs[0].name if target.outputs else ""
+        found = current.get(surgery.renamed.get(name, name))
         if not found or len(found[0].inputs) < len(target.inputs):
             continue
         for position, tensor in enumerate(found.pop(0).inputs):

@@ -29,6 +29,11 @@ UNWITNESSED = {
     "quantized": "quantised networks made by ONNX Runtime's own tools, and the operators' node tests",
     "qoperator": "quantised networks made by ONNX Runtime's own tools, and the operators' node tests",
     "nbits": "the operators' node tests",
+    "attention": "the operators' node tests",
+    "contrib_attention": "the operators' node tests",
+    "contrib": "the operators' node tests",
+    "sampling": "the operators' node tests",
+    "frozen": "no statement but the refusal",
 }
 
 

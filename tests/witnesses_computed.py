@@ -94,3 +94,22 @@ def root_of_a_width(s: Sketch) -> list[Tap]:
     x = rows(s, batch=2)
     width = s.op("Gather", s.op("Shape", x), s.const([2]), axis=0)
     return [Tap(s.op("Div", x, s.op("Sqrt", s.op("Cast", width, to=1))), 3, 2, 6)]
+
+
+@witness(opset=23)
+def rms_norm(s: Sketch) -> list[Tap]:
+    """Epsilon large enough to tell whether it is scaled."""
+    x, widths = live(s, 3)
+    g = s.op("Relu", live(s, 1, (5,))[0])
+    y = s.op("RMSNormalization", x, g, epsilon=0.3)
+    positive = s.op("RMSNormalization", s.op("Sigmoid", x), s.weight(5, fan=1), epsilon=0.3)
+    bare = s.op("RMSNormalization", x, s.weight(6, 5, fan=1), axis=1, epsilon=0.0)
+    taps = [Tap(y, 3, axis, width) for axis, width in enumerate(widths)]
+    taps += [Tap(positive, 3, axis, width) for axis, width in enumerate(widths)]
+    return [*taps, Tap(bare, 3, 0, 4), Tap(bare, 3, 1, 6), Tap(bare, 3, 2, 5)]
+
+
+@witness()
+def rms_norm_with_statistics(s: Sketch) -> list[Tap]:
+    y, inverse = s.ops("SimplifiedLayerNormalization", live(s, 3)[0], s.weight(5, fan=1), count=2, epsilon=0.3)
+    return [Tap(s.op("Mul", y, inverse), 3, 2, 5), Tap(inverse, 3, 0, 4), Tap(inverse, 3, 1, 6)]

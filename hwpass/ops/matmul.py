@@ -129,14 +129,7 @@ class Einsum(Rule):
     kind = "matmul"
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
-        equation = str(node.attr("equation")).replace(" ", "")
-        if "..." in equation:
-            raise Freeze("an ellipsis in the equation")
-        terms, _, target = equation.partition("->")
-        inputs = terms.split(",")
-        if not target and "->" not in equation:
-            letters = terms.replace(",", "")
-            target = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+        inputs, target = self._labels(node)
         axes: dict[str, Axis] = {}
         zero: dict[str, bool] = {}
         for position, labels in enumerate(inputs):
@@ -160,6 +153,22 @@ class Einsum(Rule):
             k=_factors(axes, contracted),
         )
         return [Tensor(tuple(with_zero(axes[c], zero[c]) for c in target), node.tensor(0).dtype)]
+
+    @staticmethod
+    def _labels(node: Node) -> tuple[list[str], str]:
+        """The labels of each input and of the result; those of an ellipsis, right-aligned, are digits."""
+        equation = str(node.attr("equation")).replace(" ", "")
+        terms, arrow, target = equation.partition("->")
+        inputs, most = [], ""
+        for position, labels in enumerate(terms.split(",")):
+            hidden = len(node.axes(position)) - len(labels.replace("...", ""))
+            digits = "9876543210"[10 - hidden :] if "..." in labels else ""
+            most = max(most, digits, key=len)
+            inputs.append(labels.replace("...", digits))
+        if not arrow:
+            letters = terms.replace(",", "").replace("...", "")
+            target = "..." + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+        return inputs, target.replace("...", most)
 
 
 def _factors(axes: dict[str, Axis], labels: list[str]) -> tuple[Factor, ...]:

@@ -41,6 +41,8 @@ class MatMulNBits(Rule):
         build.freeze(b[2:], "positions inside a block of one scale")
         inner, blocks = self._blocks(node, build, a[-1], b[1], block)
         self._per_block(node, build, 2, b, b[1], "one scale per block")
+        if not all(is_zero(axis) for axis in node.axes(2)):
+            build.freeze([a[-1], *b[:2]], "scales are computed, and a removed one would not be zero")
         if node.has(3):
             whole = axis_size(node.axes(3)[-1]) == axis_size(blocks)
             if not whole:

@@ -97,7 +97,7 @@ class GroupNormalization(Rule):
 class LayerNormalization(Rule):
     """Statistics over the last axes: these are frozen."""
 
-    ops = ("LayerNormalization", "RMSNormalization")
+    ops = ("LayerNormalization",)
     kind = "normalization"
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
@@ -110,6 +110,56 @@ class LayerNormalization(Rule):
         axes = (*(with_zero(a, False) for a in x[:start]), *x[start:])
         rest = [Tensor((*x[:start], *((),) * (len(x) - start)), node.tensor(0).dtype) for _ in node.gs.outputs[1:]]
         return [Tensor(axes, node.tensor(0).dtype), *rest]
+
+
+def rms(node: Node, build: Builder, x: tuple[Axis, ...], start: int, scale: int) -> None:
+    """Couple x g / sqrt(mean(x^2) + epsilon) over the axes from `start` on, g being input `scale`; see `keep_rms`."""
+    g, normed = node.axes(scale), x[start:]
+    if not float(node.attr("epsilon", 1e-5)):
+        build.freeze([a for a in x[:start] if any(f.zero for f in a)], f"{node.op} is not finite at zero")
+    for place, axis in enumerate(reversed(normed)):
+        if place < len(g) and g[len(g) - 1 - place]:
+            build.unify(axis, g[len(g) - 1 - place], "one scale per channel")
+    for axis in normed:
+        if not is_zero(axis):
+            build.freeze([axis], f"{node.op} mixes all of its channels")
+    if any(tensor.name for tensor in node.gs.outputs[1:3]):
+        build.freeze(normed, f"{node.op} hands out its statistics")
+    node.memo["normed"] = normed
+
+
+def keep_rms(node: Node, shrink: Shrink) -> None:
+    """Scale epsilon by 1 / r and the output by r^(-1/2) where a share r of the entries stays.
+
+    The mean m over all entries, zeros included, is r times the mean M over those that stay, and
+    x g / sqrt(m + e) = r^(-1/2) x g / sqrt(M + e / r).
+    """
+    normed = node.memo["normed"]
+    if any(shrink.touched(axis) for axis in normed):
+        share = float(np.prod([shrink.size(axis) / axis_size(axis) for axis in normed]))
+        node.gs.attrs["epsilon"] = float(node.attr("epsilon", 1e-5)) / share
+        shrink.scale_output(node, share**-0.5)
+
+
+@register
+class RMSNormalization(Rule):
+    """x g / sqrt(mean(x^2) + epsilon): zeros add nothing to the sum, and the count is made good by scaling."""
+
+    ops = ("RMSNormalization", "SimplifiedLayerNormalization")
+    kind = "normalization"
+
+    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+        x = node.axes(0)
+        start = int(node.attr("axis", -1)) % len(x)
+        rms(node, build, x, start, 1)
+        axes = (*x[:start], *(with_zero(axis, True) for axis in x[start:]))
+        dtype = node.tensor(0).dtype
+        rows = tuple(with_zero(axis, False) for axis in x[:start])
+        rest = Tensor((*rows, *((),) * (len(x) - start)), np.dtype(np.float32))
+        return [Tensor(axes, dtype), rest][: len(node.gs.outputs)]
+
+    def shrink(self, node: Node, shrink: Shrink) -> None:
+        keep_rms(node, shrink)
 
 
 @register

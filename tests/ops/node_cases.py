@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -23,16 +24,31 @@ Array = NDArray[Any]
 #: More elements than this are no test of a rule.
 LARGEST = 200_000
 
-#: Operators whose cases the standard lacks, with a node and values for its inputs.
+_IMAGE = np.linspace(-1, 1, 2 * 4 * 5 * 5, dtype=np.float32).reshape(2, 4, 5, 5)
+_REGIONS = np.asarray([[0, 0, 3, 3], [1, 1, 4, 4], [0, 1, 2, 3]], np.float32)
+
+#: Operators whose cases the standard lacks, or has for a single channel only: a node and values for its inputs.
 EXTRA: list[tuple[str, dict[str, Any], list[Any], int]] = [
-    ("GlobalLpPool", {"p": 2}, [np.ones((2, 4, 3, 3), np.float32)], 17),
-    ("MaxRoiPool", {"pooled_shape": [2, 2]}, [np.ones((1, 4, 6, 6), np.float32),
-                                              np.asarray([[0, 0, 0, 4, 4], [0, 1, 1, 5, 5]], np.float32)], 17),
+    ("GlobalLpPool", {"p": 2}, [_IMAGE], 17),
+    ("MaxRoiPool", {"pooled_shape": [2, 2]}, [_IMAGE, np.pad(_REGIONS, ((0, 0), (1, 0)))], 17),
     ("Multinomial", {"sample_size": 4, "seed": 1.0}, [np.zeros((2, 5), np.float32)], 17),
     ("RandomNormal", {"shape": [3, 4], "seed": 1.0}, [], 17),
     ("RandomUniform", {"shape": [3, 4], "seed": 1.0}, [], 17),
     ("RandomNormalLike", {"seed": 1.0}, [np.ones((3, 4), np.float32)], 17),
     ("RandomUniformLike", {"seed": 1.0}, [np.ones((3, 4), np.float32)], 17),
+    ("Conv", {"group": 2}, [_IMAGE, _IMAGE.reshape(-1)[:48].reshape(6, 2, 2, 2), np.ones(6, np.float32)], 17),
+    ("GridSample", {}, [_IMAGE, np.linspace(-1, 1, 36, dtype=np.float32).reshape(2, 3, 3, 2)], 17),
+    ("RoiAlign", {"output_height": 2, "output_width": 2}, [_IMAGE, _REGIONS, np.asarray([0, 1, 1])], 17),
+    ("Resize", {"mode": "nearest"}, [_IMAGE, None, np.asarray([1, 1, 2, 2], np.float32)], 17),
+    ("Resize", {"mode": "linear"}, [_IMAGE, None, None, np.asarray([2, 4, 7, 3])], 17),
+    ("Upsample", {"mode": "nearest"}, [_IMAGE, np.asarray([1, 1, 2, 2], np.float32)], 9),
+    ("ReverseSequence", {"time_axis": 1, "batch_axis": 0}, [_IMAGE, np.asarray([4, 2])], 17),
+    ("CumSum", {}, [_IMAGE, np.asarray(2)], 17),
+    ("ConvInteger", {}, [_IMAGE.astype(np.uint8), np.ones((3, 4, 2, 2), np.uint8), np.asarray(1, np.uint8)], 17),
+    ("QLinearConv", {}, [np.arange(200, dtype=np.uint8).reshape(2, 4, 5, 5), np.asarray(0.02, np.float32),
+                         np.asarray(120, np.uint8), np.arange(48, dtype=np.int8).reshape(3, 4, 2, 2),
+                         np.asarray([0.01, 0.02, 0.03], np.float32), np.asarray([1, 2, 3], np.int8),
+                         np.asarray(0.5, np.float32), np.asarray(99, np.uint8), np.asarray([5, 6, 7], np.int32)], 17),
 ]  # fmt: skip
 
 
@@ -90,11 +106,28 @@ def _plain(value: Any) -> Any:
 
 def _extra(entry: tuple[str, dict[str, Any], list[Any], int]) -> Case:
     op, attributes, values, opset = entry
-    names = [f"i{number}" for number in range(len(values))]
-    node = helper.make_node(op, names, ["o"], **attributes)
-    types = tuple(helper.make_tensor_type_proto(TensorProto.FLOAT, v.shape) for v in values)
-    output = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
-    return Case(f"extra_{op.lower()}", node, types, tuple(values), (("o", output, None),), (("", opset),))
+    return computed(f"extra_{op.lower()}", op, attributes, values, 1, (("", opset),))
+
+
+def computed(
+    name: str, op: str, attributes: dict[str, Any], values: list[Any], count: int, opsets: tuple[tuple[str, int], ...]
+) -> Case:
+    """A case of one's own: the outputs are what ONNX Runtime computes."""
+    names = ["" if value is None else f"i{number}" for number, value in enumerate(values)]
+    results = [f"o{number}" for number in range(count)]
+    node = helper.make_node(op, names, results, domain=opsets[-1][0], **attributes)
+    types = tuple(None if v is None else _type(v) for v in values)
+    inputs = [helper.make_value_info(n, t) for n, t in zip(names, types, strict=True) if t is not None]
+    graph = helper.make_graph([node], name, inputs, [onnx.ValueInfoProto(name=n) for n in results])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*o) for o in opsets], ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    given = session.run(None, {n: v for n, v in zip(names, values, strict=True) if v is not None})
+    outputs = tuple((n, _type(v), v) for n, v in zip(results, given, strict=True))
+    return Case(name, node, types, tuple(values), outputs, opsets)
+
+
+def _type(value: Array) -> onnx.TypeProto:
+    return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
 
 
 class _Graph:

@@ -108,7 +108,7 @@ def _frozen(name: str, case: Case, coupling: Coupling) -> Finding:
     reasons = [reason for _, reason in coupling.frozen]
     own = next((node for node in coupling.nodes if node.gs.name == "operator"), None)
     if own is not None and own.frozen:
-        reasons.insert(0, own.frozen)
+        return Finding(name, case.operator, "frozen", 0, own.frozen)
     if not any(node.product is not None for node in coupling.nodes):
         return Finding(name, case.operator, "skipped", 0, "no channels around it")
     empty = [reason for reason in reasons if reason in EMPTY]
