@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -123,4 +124,12 @@ class Sketch:
         """The model so far."""
         graph = helper.make_graph(self.nodes, "sketch", self.inputs, self.outputs, self.initialisers)
         version = 7 if self.opset < 15 else 8 if self.opset < 19 else 10
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=version)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=version)
+        if all(entry.type.tensor_type.HasField("shape") for entry in self.outputs):
+            return model
+        # The checker wants at least the rank of an output.
+        with suppress(onnx.shape_inference.InferenceError):
+            inferred = {entry.name: entry for entry in onnx.shape_inference.infer_shapes(model).graph.output}
+            for entry in model.graph.output:
+                entry.CopyFrom(inferred[entry.name])
+        return model
