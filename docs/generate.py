@@ -24,7 +24,7 @@ from hwpass.cost_models import load_target, target_names  # noqa: E402
 from hwpass.describe import GroupsReport  # noqa: E402
 from hwpass.listing import pass_options, summary, target_figures  # noqa: E402
 from hwpass.manager import passes  # noqa: E402
-from hwpass.ops import rules  # noqa: E402
+from hwpass.ops.table import treatments  # noqa: E402
 from hwpass.plan import Plan  # noqa: E402
 from hwpass.profile import Profile  # noqa: E402
 from hwpass.report import Report  # noqa: E402
@@ -39,14 +39,16 @@ def operators() -> str:
         "",
         NOTE,
         "How the channels of each operator's inputs and outputs are related: one rule, one class in `hwpass/ops/`.",
-        "An operator that is not in this table freezes the channels around it, and `hwpass groups` says so.",
-        "The kind is what cost models see.",
+        "An operator that couples can be thinned around; one that freezes keeps the widths around it, for the reason",
+        "given, and so does any operator that is not in this table: `hwpass groups` says so. Every operator of the",
+        "ONNX standard is here; `benchmarks/operators.py` tries them all. The kind is what cost models see.",
         "",
-        "| operator | domain | kind | rule |",
-        "|---|---|---|---|",
+        "| operator | domain | treatment | kind | rule or reason |",
+        "|---|---|---|---|---|",
     ]
-    for (domain, op), rule in sorted(rules().items(), key=lambda item: (item[0][0], item[0][1])):
-        lines.append(f"| {op} | {domain or 'ai.onnx'} | {rule.kind} | {_cell(first_line(type(rule)))} |")
+    for row in treatments():
+        domain = row.domain or "ai.onnx"
+        lines.append(f"| {row.operator} | {domain} | {row.treatment} | {row.kind} | {_cell(row.text)} |")
     return "\n".join(lines) + "\n"
 
 

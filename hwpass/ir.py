@@ -80,6 +80,7 @@ class Model:
         )
         for scope in model.scopes():
             materialise_constants(scope, folder, name)
+        _rename_generated(model)
         return model
 
     def walk(self) -> Iterator[gs.Node]:
@@ -209,6 +210,13 @@ class Model:
                     if isinstance(tensor, gs.Variable) and id(tensor) not in kept:
                         tensor.shape = None
                         tensor.dtype = None
+
+
+def _rename_generated(model: Model) -> None:
+    """Rename shapes that ONNX Runtime's optimiser made: doing so again, it trips over the names it gave."""
+    for name, tensor in model.constants().items():
+        if name.startswith(("gemm_input_shape", "gemm_output_shape")):
+            tensor.name = f"kept_{name}"
 
 
 def _walk(graph: gs.Graph) -> Iterator[gs.Node]:

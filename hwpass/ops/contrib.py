@@ -51,7 +51,7 @@ class FusedConv(Rule):
 
 @register
 class NhwcConv(Rule):
-    """Conv of images with channels last; the weight is [outputs, inputs, window]."""
+    """Conv of images with channels last, in the weight [outputs, window, inputs] as well."""
 
     ops = ("NhwcConv",)
     domain = MICROSOFT
@@ -59,7 +59,11 @@ class NhwcConv(Rule):
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.axes(0)
-        y = convolve(node, build, (x[0], x[-1], *x[1:-1]), node.axes(1))
+        w = node.axes(1)
+        y = convolve(node, build, (x[0], x[-1], *x[1:-1]), (w[0], w[-1], *w[1:-1]))
+        if node.product is not None:
+            inputs = None if node.product.weight_in is None else len(w) - 1
+            node.product = replace(node.product, data_axis=len(x) - 1, weight_in=inputs)
         return [Tensor((y[0], *y[2:], y[1]), node.tensor(0).dtype)]
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
