@@ -62,7 +62,7 @@ class Unary(Rule):
         "Relu LeakyRelu Elu Selu Celu ThresholdedRelu Gelu HardSwish Mish Swish Tanh Sin Sinh Asin Asinh Atan Atanh Tan"
         " Abs Neg Sqrt Erf Floor Ceil Round Sign Softsign Shrink QuickGelu FastGelu".split()
     )
-    not_finite: ClassVar[frozenset[str]] = frozenset({"Log", "Reciprocal"})
+    not_finite: ClassVar[frozenset[str]] = frozenset({"Log", "Reciprocal", "Acosh"})
     ops = (
         *sorted(keeps_zero),
         "Log",
