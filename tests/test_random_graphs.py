@@ -11,7 +11,7 @@ from graph_moves import concat, cut, gather, residual, split
 from graph_shapes import pad, pixels, shuffle, spread
 from graphs import ACTIONS, build, programs
 from hypothesis import given
-from oracle import Outcome, check, feeds_of, run
+from oracle import Inexact, Outcome, check, feeds_of, run
 from sketch import Sketch
 
 #: The dynamic batch is 1 and 3, so that an extent that was baked in shows.
@@ -125,4 +125,44 @@ def test_a_bias_shifts_zeros_along_the_batch(op: str) -> None:
     else:
         y = s.op(op, moved, s.weight(1, 1, 1, 1), s.const([0.7]))
     s.output(s.op("ReduceSum", y, s.const([0]), keepdims=0), s.conv(h, 2, 6))
+    accepted(s, 0)
+
+
+def test_acosh_is_not_defined_at_zero() -> None:
+    s = Sketch()
+    h = s.op("Add", s.op("Add", s.op("Abs", s.linear(s.input(["N", 5, 4]), 4, 6)), s.positive(6)), s.const([1.0] * 6))
+    s.output(s.linear(s.op("Acosh", h), 6, 3))
+    accepted(s, 0)
+
+
+UNSOUND = pytest.mark.xfail(strict=True, raises=Inexact, reason="an operand that is not flagged zero may still be zero")
+
+
+@UNSOUND
+@pytest.mark.parametrize("op", ["Reciprocal", "Div"])
+def test_what_is_zero_in_part_is_no_divisor(op: str) -> None:
+    """One joined part is zero where it is removed and the other is not: together they count as not zero."""
+    s = Sketch()
+    x = s.input(["N", 5, 4])
+    h = s.op("Concat", s.linear(x, 4, 5), s.op("Sigmoid", s.linear(x, 4, 6)), axis=2)
+    y = s.op("Reciprocal", h) if op == "Reciprocal" else s.op("Div", s.linear(x, 4, 11), h)
+    s.output(s.linear(y, 11, 3))
+    accepted(s, 0)
+
+
+@UNSOUND
+def test_a_difference_of_what_is_not_zero_may_be() -> None:
+    """exp(0) - 1 is zero again."""
+    s = Sketch()
+    h = s.op("Sub", s.op("Exp", s.linear(s.input(["N", 5, 4]), 4, 6)), s.const(1.0))
+    s.output(s.linear(s.op("Reciprocal", h), 6, 3))
+    accepted(s, 0)
+
+
+@pytest.mark.xfail(strict=True, raises=Inexact, reason="bounds that are read from a tensor that shrinks")
+def test_a_slice_by_the_extent_of_what_shrinks() -> None:
+    s = Sketch()
+    h = s.linear(s.input([2, 12]), 12, 6)
+    width = s.op("Gather", s.op("Shape", h), s.const([1]), axis=0)
+    s.output(s.op("Slice", s.input([2, 12]), s.const([0]), width, s.const([1])), s.linear(h, 6, 2))
     accepted(s, 0)
