@@ -213,6 +213,7 @@ class Rule:
 
 
 _RULES: dict[tuple[str, str], Rule] = {}
+_COMPLETE: list[bool] = []  # filled once every module of rules was imported; one of them may have been before
 
 
 def register(cls: type[Rule]) -> type[Rule]:
@@ -227,11 +228,12 @@ def register(cls: type[Rule]) -> type[Rule]:
 
 def rules() -> dict[tuple[str, str], Rule]:
     """The rule table: (domain, operator) to rule."""
-    if not _RULES:
+    if not _COMPLETE:
         import hwpass.ops as package
 
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
+        _COMPLETE.append(True)
     return _RULES
 
 
