@@ -159,7 +159,6 @@ def test_a_difference_of_what_is_not_zero_may_be() -> None:
     accepted(s, 0)
 
 
-@pytest.mark.xfail(strict=True, raises=Inexact, reason="bounds that are read from a tensor that shrinks")
 def test_a_slice_by_the_extent_of_what_shrinks() -> None:
     s = Sketch()
     h = s.linear(s.input([2, 12]), 12, 6)

@@ -170,6 +170,7 @@ class Slice(Rule):
     def shrink(self, node: Node, shrink: Shrink) -> None:
         cut = {place: i for place, i in node.memo.get("cut", {}).items() if shrink.touched(node.axes(0)[place])}
         if not cut:
+            self._hold(node, shrink)
             return
         old = self._ranges(node, len(node.axes(0)))
         places = list(old)
@@ -197,6 +198,23 @@ class Slice(Rule):
         shrink.set_operand(node, 2, ends)
         if node.has(4):
             shrink.set_operand(node, 4, steps_)
+
+    @staticmethod
+    def _hold(node: Node, shrink: Shrink) -> None:
+        """Bounds read from another tensor that shrinks stay what they were, or end with the axis."""
+        if "cut" not in node.memo or all(node.tensor(p).constant for p in (1, 2) if node.has(p)):
+            return
+        x, starts, ends = node.axes(0), node.integers(1), node.integers(2)
+        assert starts is not None
+        assert ends is not None
+        places = [p % len(x) for p in node.integers(3) or range(len(starts))]
+        if not node.tensor(1).constant:
+            shrink.set_operand(node, 1, starts)
+        if not node.tensor(2).constant:
+            whole = [shrink.touched(x[p]) and end >= axis_size(x[p]) for p, end in zip(places, ends, strict=True)]
+            shrink.set_operand(
+                node, 2, [shrink.size(x[p]) if w else e for p, e, w in zip(places, ends, whole, strict=True)]
+            )
 
     @staticmethod
     def _gather(node: Node, shrink: Shrink, cut: dict[int, Ids]) -> None:
