@@ -15,6 +15,13 @@ from hwpass.manager import Context, Pass, PassResult, register
 MERGED = 4096
 
 
+#: Quantised weights stay quantised, and a random generator is not the constant of its first draw.
+KEPT = frozenset(
+    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear RandomNormal RandomUniform RandomNormalLike"
+    " RandomUniformLike Bernoulli Multinomial".split()
+)
+
+
 @register
 @dataclass(frozen=True)
 class Fold(Pass):
@@ -57,7 +64,7 @@ class Fold(Pass):
 
 
 def _kept(node: gs.Node) -> bool:
-    return node.op in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+    return node.op in KEPT
 
 
 def _fold_weights(graph: gs.Graph) -> bool:
@@ -174,5 +181,6 @@ def _merge_equal(model: Model) -> None:
                 node.inputs[position] = first
 
 
-def _signature(model: Model) -> tuple[int, int]:
-    return len(model.graph.nodes), sum(len(node.inputs) for node in model.graph.nodes)
+def _signature(model: Model) -> tuple[tuple[str, int], ...]:
+    """Operators with their inputs, in order: a branch in its If's place is a change though the counts agree."""
+    return tuple((node.op, len(node.inputs)) for node in model.walk())
