@@ -22,8 +22,8 @@ from hwpass.work import Floats
 #: Rows per tensor: a covariance of c channels wants several times c.
 ROWS = 8192
 BATCH = 4
-#: Bytes of taps fetched at once from a batch.
-PORTION_BYTES = 512 << 20
+#: Rows multiplied at once.
+PORTION = 1024
 
 #: Noise put on a layer's output, relative to its own root mean square, to see what the network makes of it.
 NOISE = 0.25
@@ -126,8 +126,7 @@ def covariance(
     inner = {t.name for node in model.graph.nodes for t in node.outputs}
     names = [name for name in taps if name in inner]
     rng = np.random.default_rng(seed)
-    sums: dict[str, list[Floats]] = {}
-    counts: dict[str, int] = {}
+    sums: dict[str, _Moments] = {}
     each = max(1, -(-ROWS // max(len(calibration), 1)))
     try:
         with StoredModel(model.proto()) as stored:
@@ -141,19 +140,41 @@ def covariance(
                     take = min(len(rows), each * max(1, value.shape[0]))
                     if take < len(rows):
                         rows = rows[rng.choice(len(rows), take, replace=False)]
-                    rows = rows.astype(np.float64)
-                    mean, square = sums.setdefault(name, [np.zeros(rows.shape[1]), np.zeros((rows.shape[1],) * 2)])
-                    mean += rows.sum(axis=0)
-                    square += rows.T @ rows
-                    counts[name] = counts.get(name, 0) + len(rows)
+                    sums.setdefault(name, _Moments(rows.shape[1])).add(rows)
             del session
     finally:
         release_memory()
-    found = {}
-    for name, (mean, square) in sums.items():
-        count = counts[name]
-        found[name] = square / count - np.outer(mean / count, mean / count)
-    return found
+    return {name: moments.covariance() for name, moments in sums.items()}
+
+
+class _Moments:
+    """First and second moments of rows [r, c], added up in portions: few rows at a time would only move memory."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(channels)
+        self.square = np.zeros((channels, channels))
+        self.waiting: list[NDArray[np.float32]] = []
+
+    def add(self, rows: NDArray[np.generic]) -> None:
+        """Enter rows."""
+        self.waiting.append(np.array(rows, np.float32))
+        if sum(map(len, self.waiting)) >= PORTION:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.waiting:
+            rows = np.concatenate(self.waiting)
+            self.waiting.clear()
+            self.count += len(rows)
+            self.mean += rows.sum(axis=0, dtype=np.float64)
+            self.square += rows.T @ rows
+
+    def covariance(self) -> Floats:
+        """[c, c], about the mean."""
+        self._flush()
+        mean = self.mean / self.count
+        return self.square / self.count - np.outer(mean, mean)
 
 
 def measure(

@@ -26,6 +26,9 @@ RIDGE = 1e-3
 #: Steps per group at most: each is a rank-s update of matrices of the group's width.
 STEPS = 64
 
+#: Indices of a view from which on half as many steps, in single precision, must do.
+LARGE = 1024
+
 
 @dataclass(eq=False)
 class _View:
@@ -78,13 +81,16 @@ def _views(reader: Consumer, place: dict[int, tuple[int, int]]) -> list[tuple[in
     for number in np.unique(owner[owner >= 0]).tolist():
         inside = np.flatnonzero(owner == number)
         index = np.ix_(inside, inside)
-        views.append((number, _View(precision[index].copy(), reader.gram[index].copy(), unit[inside], weight)))
+        # Downdates of large matrices are bound by memory, and single precision is enough for them.
+        kind = np.float32 if len(inside) > LARGE else np.float64
+        views.append((number, _View(precision[index].astype(kind), reader.gram[index].astype(kind), unit[inside], weight)))
     return views
 
 
 def _eliminate(views: list[_View], width: int) -> tuple[Floats, NDArray[np.int64]]:
     """Remove units step by step; the curve between steps is interpolated."""
-    step = max(1, width // STEPS)
+    large = max(len(view.units) for view in views) > LARGE
+    step = max(1, width // (STEPS // 2 if large else STEPS))
     left = np.ones(width, bool)
     order = np.zeros(width, np.int64)
     curve = np.zeros(width + 1)

@@ -102,14 +102,21 @@ class _Problem:
         gap = self.reference - self.judge(self.output(self.test, weights, bias))
         return float(np.einsum("ij,ij->", gap, gap, dtype=np.float64)) / self.scale
 
-    def solve(self, factor: tuple[Floats, bool], strength: float, target: Rows) -> tuple[Floats, Floats]:
+    def cross(self, target: Rows) -> tuple[Floats, Floats]:
+        """X^T T about the means where a bias takes them, and the mean of T."""
         x = self.x[self.train]
         mean = target.mean(axis=0, dtype=np.float64) if self.has_bias else np.zeros(target.shape[1])
         cross = (x.T @ target).astype(np.float64) - len(x) * np.outer(self.mean_x, mean)
         if not self.has_bias:
             cross -= x.sum(axis=0, dtype=np.float64)[:, None] * self.bias[None, :]
-        found = cho_solve(factor, cross + strength * self.diagonal[:, None] * self.weights, check_finite=False)
-        return found, mean - self.mean_x @ found if self.has_bias else self.bias
+        return cross, mean
+
+    def solve(
+        self, factor: tuple[Floats, bool], strength: float, cross: tuple[Floats, Floats]
+    ) -> tuple[Floats, Floats]:
+        right = cross[0] + strength * self.diagonal[:, None] * self.weights
+        found = cho_solve(factor, right, overwrite_b=True, check_finite=False)
+        return found, cross[1] - self.mean_x @ found if self.has_bias else self.bias
 
 
 def fit(
@@ -125,33 +132,40 @@ def fit(
     """Fit weights [d, n] and bias [n] to rows x [r, d] and target [r, n]; the last `held_out` rows judge.
 
     Never worse than the weights given, on the held-out rows: of the candidates (unchanged; bias alone corrected; ridge
-    with each lambda, and behind a clipping activation each round of the alternation) the best is returned.
+    with each lambda, and behind a clipping activation each round of the alternation with the best of them) the best is
+    returned.
     """
     problem = _Problem(x, target, weights, bias, held_out, has_bias, clipping or Clipping())
     before = problem.error(weights, bias)
     best = (before, weights, bias)
 
-    def consider(w: Floats, b: Floats) -> None:
+    def consider(w: Floats, b: Floats) -> bool:
         nonlocal best
         candidate = problem.error(w, b)
-        if candidate < best[0]:
-            best = (candidate, w, b)
+        if candidate >= best[0]:
+            return False
+        best = (candidate, w, b)
+        return True
 
-    train = problem.train
+    cross = problem.cross(target[problem.train])
     if has_bias:
-        mean = target[train].mean(axis=0, dtype=np.float64)
-        consider(weights, mean - problem.mean_x @ weights)
-    around = problem.clipping.rows(train)
+        consider(weights, cross[1] - problem.mean_x @ weights)
+    chosen = None
     for strength in LAMBDAS if len(problem.gram) <= LARGE else LAMBDAS[1:3]:
-        system = problem.gram + np.diag(strength * problem.diagonal)
         try:
-            factor = cho_factor(system, check_finite=False, overwrite_a=True)
+            factor = cho_factor(
+                problem.gram + np.diag(strength * problem.diagonal), check_finite=False, overwrite_a=True
+            )
         except LinAlgError:
             continue
-        wanted = target[train]
-        for _ in range(ROUNDS if around.clips else 1):
-            w, b = problem.solve(factor, strength, wanted)
+        w, b = problem.solve(factor, strength, cross)
+        if consider(w, b) or chosen is None:
+            chosen = (factor, strength, w, b)
+    around = problem.clipping.rows(problem.train)
+    if chosen is not None and around.clips:
+        factor, strength, w, b = chosen
+        for _ in range(ROUNDS):
+            wanted = around.relaxed(target[problem.train], problem.output(problem.train, w, b))
+            w, b = problem.solve(factor, strength, problem.cross(wanted))
             consider(w, b)
-            if around.clips:
-                wanted = around.relaxed(target[train], problem.output(train, w, b))
     return Fit(best[1], best[2], before, best[0])
