@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hwpass.api import Result, load, run
+    from hwpass.api import load, run
     from hwpass.errors import BudgetError, HwpassError, InputError, UsageError, VerdictError
     from hwpass.ir import Model
+    from hwpass.job import Result
     from hwpass.manager import Context, Pass, PassManager, PassResult
     from hwpass.plan import Plan
 
 _HOMES = {
-    "Result": "api",
+    "Result": "job",
     "load": "api",
     "run": "api",
     "Model": "ir",

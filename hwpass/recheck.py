@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from hwpass.api import verdicts_of
 from hwpass.calibration import load_calibration
 from hwpass.coupling import Coupling
 from hwpass.describe import coupled
@@ -19,6 +18,7 @@ from hwpass.inputs import input_specs, is_float
 from hwpass.ir import Model
 from hwpass.manager import Context, PassManager
 from hwpass.naming import short_path
+from hwpass.outcome import verdicts_of
 from hwpass.plan import Plan
 from hwpass.report import Verdicts
 from hwpass.rewrite import Surgery, dense_twin, prune

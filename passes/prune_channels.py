@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwpass import scores
-from hwpass.allocate import Allocation, Allocator, choices, steps
-from hwpass.analysis import dynamic_dimensions
+from hwpass.allocate import Allocation
 from hwpass.budget import Budget, parse_budgets
-from hwpass.consumers import consumers
-from hwpass.cost import Cost
-from hwpass.coupling import Coupling, couple
-from hwpass.curves import curves_and_order
+from hwpass.coupling import Coupling
 from hwpass.errors import BudgetError, InputError, UsageError
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.plan import Plan, PlannedWeight
 from hwpass.rewrite import Surgery, prune
-from hwpass.statistics import mean_squares
 from hwpass.streaming import release_pages
+from hwpass.study import Study, StudyOptions
 from hwpass.work import Floats
 
 
@@ -54,80 +49,35 @@ class PruneChannels(Pass):
         given = {m: getattr(self, m) or None for m in ("latency", "energy", "memory", "size", "macs", "channels")}
         budgets = parse_budgets(given)
         check_finite(model)
-        context.progress("coupling channels")
-        coupling = couple(model, sample_dims(model, context))
-        fixed = self._fixed(coupling)
-        cost = Cost(coupling, context.target)
-        curves, importance = self._curves(model, coupling, context)
-        align = self.align or context.target.align
+        options = StudyOptions(self.score, self.keep, self.min_channels, self.align)
+        study: Study | None = context.found.get("study")
+        if study is None or not study.holds(model, context, options):
+            study = Study.of(model, context.target, context, options)
+            context.found["study"] = study
         if [b.metric for b in budgets] == ["channels"]:
-            allocation = self._uniform(coupling, cost, budgets[0].value, align, fixed)
+            allocation = study.uniform(budgets[0].value)
         else:
-            allocation = self._allocate(coupling, cost, curves, budgets, align, fixed, context)
-        kept = [select(s, int(w)) for s, w in zip(importance, allocation.widths, strict=True)]
+            allocation = self._allocate(study, budgets, context)
+        coupling = study.coupling
+        kept = [select(s, int(w)) for s, w in zip(study.importance, allocation.widths, strict=True)]
         plan = Plan.of(coupling, kept, context.found.get("prepare", ""))
-        context.found.update(cost=cost, curves=curves, allocation=allocation)
+        context.found.update(cost=study.cost, curves=study.curves, allocation=allocation)
         surgery = operate(coupling, plan, context)
         return PassResult(surgery.model if surgery.modified else model, surgery.modified)
 
-    def _fixed(self, coupling: Coupling) -> list[bool]:
-        names = [node.name for node in coupling.nodes]
-        for glob in self.keep:
-            if not any(fnmatchcase(name, glob) for name in names):
-                raise UsageError(f"--keep {glob}: no layer has such a name; see `hwpass groups MODEL`")
-        return [any(fnmatchcase(layer, glob) for layer in g.layers for glob in self.keep) for g in coupling.groups]
-
-    def _curves(self, model: Model, coupling: Coupling, context: Context) -> tuple[list[Floats], scores.Importance]:
-        """Per group a loss curve and an importance per channel."""
-        score, data = self.score, context.calibration
-        if score == "auto":
-            score = "l2" if data is None else "gram"
-        context.found["score"] = score
-        if score == "gram":
-            if data is None:
-                raise UsageError("--score gram looks at activations: give inputs with --calib FILE.npz or a folder")
-            readers = consumers(coupling, data, threads=context.threads, seed=context.seed, progress=context.progress)
-            return curves_and_order(coupling, readers, scores.importance(coupling, "l2"), context.progress)
-        statistics = None
-        if score == "activation" and data is not None:
-            taps = scores.tapped(coupling)
-            statistics = mean_squares(model, taps, data, threads=context.threads, progress=context.progress)
-        importance = scores.importance(coupling, score, statistics, context.seed)
-        return scores.loss_curves(coupling, importance), importance
-
-    def _uniform(self, coupling: Coupling, cost: Cost, share: float, align: int, fixed: list[bool]) -> Allocation:
-        widths = []
-        for group, step, still in zip(coupling.groups, steps(coupling, align), fixed, strict=True):
-            options = choices(group.width, step, self.min_channels)
-            nearest = options[np.argmin(np.abs(options - share * group.width))]
-            widths.append(group.width if still else int(nearest))
-        chosen = np.asarray(widths, np.int64)
-        costs = {m: float(v[0]) for m, v in cost(chosen[None, :].astype(np.float64)).items()}
-        return Allocation(chosen, True, costs)
-
-    def _allocate(
-        self,
-        coupling: Coupling,
-        cost: Cost,
-        curves: list[Floats],
-        budgets: list[Budget],
-        align: int,
-        fixed: list[bool],
-        context: Context,
-    ) -> Allocation:
-        limits = {b.metric: b.limit(cost.base[b.metric]) for b in budgets}
-        over = [m for m, limit in limits.items() if cost.base[m] > limit * (1 + 1e-9)]
-        if over and (not coupling.groups or all(fixed)):
+    def _allocate(self, study: Study, budgets: list[Budget], context: Context) -> Allocation:
+        coupling, base = study.coupling, study.cost.base
+        limits = {b.metric: b.limit(base[b.metric]) for b in budgets}
+        over = [m for m, limit in limits.items() if base[m] > limit * (1 + 1e-9)]
+        if over and (not coupling.groups or all(study.fixed)):
             reason = next((f"{n}: {r}" for n, r in coupling.frozen), "it has no layer with weights")
             raise BudgetError(f"nothing in this model can be pruned ({reason}); see `hwpass groups`")
         if budgets and not over:
             context.warn("the dense model meets the budget already: nothing was removed")
-        allocation = Allocator(
-            coupling, cost, curves, limits, align=align, least=self.min_channels, fixed=fixed, progress=context.progress
-        ).run()
+        allocation = study.allocator(limits, context).run()
         if not allocation.met:
             worst = max(budgets, key=lambda b: allocation.costs[b.metric] / limits[b.metric])
-            least = allocation.costs[worst.metric] / cost.base[worst.metric]
+            least = allocation.costs[worst.metric] / base[worst.metric]
             text = (
                 f"--{worst.metric} {worst.text} cannot be met: with every group at its narrowest the model still takes"
                 f" {least:.3f}x{_frozen(coupling)}; ask for more, or keep the best effort with --force"
@@ -137,18 +87,6 @@ class PruneChannels(Pass):
             context.warn(text)
             context.found["unmet"] = text
         return allocation
-
-
-def sample_dims(model: Model, context: Context) -> dict[str, int]:
-    """The sizes of dynamic axes in the user's own data, one sample at a time; empty without data."""
-    if context.calibration is None:
-        return {}
-    feed = next(iter(context.calibration.batches(1, limit=1)))
-    found = {}
-    for name, (tensor, place) in dynamic_dimensions(model.graph).items():
-        if tensor.name in feed and place < feed[tensor.name].ndim:
-            found[name] = int(feed[tensor.name].shape[place])
-    return found
 
 
 def _frozen(coupling: Coupling) -> str:

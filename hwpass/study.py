@@ -1,0 +1,150 @@
+"""What is found out about a model before widths are chosen, once for any number of budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from hwpass import scores
+from hwpass.allocate import Allocation, Allocator, choices, steps
+from hwpass.analysis import dynamic_dimensions
+from hwpass.calibration import Calibration
+from hwpass.consumers import consumers
+from hwpass.cost import Cost
+from hwpass.cost_models import Target
+from hwpass.coupling import Coupling, couple
+from hwpass.curves import curves_and_order
+from hwpass.errors import UsageError
+from hwpass.ir import Model
+from hwpass.manager import Context
+from hwpass.statistics import mean_squares
+from hwpass.work import Floats
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What decides on widths besides the budgets."""
+
+    score: str = "auto"
+    keep: tuple[str, ...] = ()
+    min_channels: int = 1
+    align: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Channels, costs, loss curves and importance of a prepared model on a target: the same for every budget."""
+
+    options: StudyOptions
+    target: Target
+    calibration: Calibration | None
+    seed: int
+    coupling: Coupling
+    cost: Cost
+    curves: list[Floats]  # per group, [width + 1]
+    importance: scores.Importance
+    fixed: list[bool]  # groups that may not shrink
+
+    @classmethod
+    def of(cls, model: Model, target: Target, context: Context, options: StudyOptions) -> Study:
+        """Study a model: couple, gather statistics, score. Raises UsageError for options that do not fit."""
+        context.progress("coupling channels")
+        coupling = couple(model, sample_dims(model, context))
+        fixed = _fixed(coupling, options.keep)
+        curves, importance = _curves(coupling, options.score, context)
+        return cls(
+            options=options,
+            target=target,
+            calibration=context.calibration,
+            seed=context.seed,
+            coupling=coupling,
+            cost=Cost(coupling, target),
+            curves=curves,
+            importance=importance,
+            fixed=fixed,
+        )
+
+    def holds(self, model: Model, context: Context, options: StudyOptions) -> bool:
+        """Whether it is about this model (the same operators on the same arrays), these data and these options."""
+        same = self.options == options and self.target is context.target and self.seed == context.seed
+        return same and self.calibration is context.calibration and _contents(model) == _contents(self.model)
+
+    @property
+    def model(self) -> Model:
+        """The model that was studied."""
+        return self.coupling.build.model
+
+    @property
+    def align(self) -> int:
+        """The channel step."""
+        return self.options.align or self.target.align
+
+    def uniform(self, share: float) -> Allocation:
+        """Every group at the width nearest to a share of its own."""
+        widths = []
+        for group, step, still in zip(self.coupling.groups, steps(self.coupling, self.align), self.fixed, strict=True):
+            options = choices(group.width, step, self.options.min_channels)
+            nearest = options[np.argmin(np.abs(options - share * group.width))]
+            widths.append(group.width if still else int(nearest))
+        chosen = np.asarray(widths, np.int64)
+        costs = {m: float(v[0]) for m, v in self.cost(chosen[None, :].astype(np.float64)).items()}
+        return Allocation(chosen, True, costs)
+
+    def allocator(self, limits: dict[str, float], context: Context) -> Allocator:
+        """The problem of the least loss within limits, in the units of METRICS."""
+        return Allocator(
+            self.coupling,
+            self.cost,
+            self.curves,
+            limits,
+            align=self.align,
+            least=self.options.min_channels,
+            fixed=self.fixed,
+            progress=context.progress,
+        )
+
+
+def sample_dims(model: Model, context: Context) -> dict[str, int]:
+    """The sizes of dynamic axes in the user's own data, one sample at a time; empty without data."""
+    if context.calibration is None:
+        return {}
+    feed = next(iter(context.calibration.batches(1, limit=1)))
+    found = {}
+    for name, (tensor, place) in dynamic_dimensions(model.graph).items():
+        if tensor.name in feed and place < feed[tensor.name].ndim:
+            found[name] = int(feed[tensor.name].shape[place])
+    return found
+
+
+def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
+    names = [node.name for node in coupling.nodes]
+    for glob in keep:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise UsageError(f"--keep {glob}: no layer has such a name; see `hwpass groups MODEL`")
+    return [any(fnmatchcase(layer, glob) for layer in g.layers for glob in keep) for g in coupling.groups]
+
+
+def _curves(coupling: Coupling, score: str, context: Context) -> tuple[list[Floats], scores.Importance]:
+    """Per group a loss curve and an importance per channel."""
+    data = context.calibration
+    if score == "auto":
+        score = "l2" if data is None else "gram"
+    if score == "gram":
+        if data is None:
+            raise UsageError("--score gram looks at activations: give inputs with --calib FILE.npz or a folder")
+        readers = consumers(coupling, data, threads=context.threads, seed=context.seed, progress=context.progress)
+        return curves_and_order(coupling, readers, scores.importance(coupling, "l2"), context.progress)
+    statistics = None
+    if score == "activation" and data is not None:
+        taps = scores.tapped(coupling)
+        model = coupling.build.model
+        statistics = mean_squares(model, taps, data, threads=context.threads, progress=context.progress)
+    importance = scores.importance(coupling, score, statistics, context.seed)
+    return scores.loss_curves(coupling, importance), importance
+
+
+def _contents(model: Model) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Operators and what they read; constants by the identity of their arrays, which copies of a model share."""
+    return [(node.op, [(t.name, id(getattr(t, "_values", None))) for t in node.inputs]) for node in model.walk()]

@@ -1,0 +1,75 @@
+"""A job: pipelines on one model that share the study of its channels, and when that may not be shared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwpass import study
+from hwpass.errors import BudgetError
+from hwpass.job import Job
+from hwpass.manager import PassManager
+
+ROOT = Path(__file__).parent.parent
+RESNET = ROOT / "fixtures/resnet_se.onnx"
+
+
+@pytest.fixture
+def studies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The score of every study that is made."""
+    made: list[str] = []
+    curves = study._curves
+
+    def counted(coupling: study.Coupling, score: str, context: study.Context) -> object:
+        made.append(score)
+        return curves(coupling, score, context)
+
+    monkeypatch.setattr(study, "_curves", counted)
+    return made
+
+
+def few() -> dict[str, np.ndarray]:
+    with np.load(ROOT / "fixtures/calib.npz") as data:
+        return {"image": data["image"][:32]}
+
+
+def manager(text: str) -> PassManager:
+    return PassManager.parse(text)
+
+
+def test_attempts_on_a_prepared_model_share_one_study(studies: list[str]) -> None:
+    job = Job(RESNET, target="server-cpu", calib=few())
+    job.prepare(manager("fold,fuse-bn"))
+    halves = [job.attempt(manager(f"prune-channels{{macs={share}x}}")) for share in (0.6, 0.5)]
+    assert studies == ["auto"]
+    alone = Job(RESNET, target="server-cpu", calib=few()).attempt(manager("fold,fuse-bn,prune-channels{macs=0.5x}"))
+    assert halves[1].context.found["plan"] == alone.context.found["plan"]
+    assert halves[0].context.found["plan"] != halves[1].context.found["plan"]
+    report = job.result(halves[1]).report
+    assert [step.name for step in report.passes] == ["fold", "fuse-bn", "prune-channels{macs=0.5x}"]
+    assert report.budget == {"macs": "0.5x"}
+
+
+def test_a_study_survives_a_budget_that_cannot_be_met(studies: list[str]) -> None:
+    job = Job(RESNET, target="server-cpu")
+    with pytest.raises(BudgetError):
+        job.attempt(manager("prune-channels{latency=0.001x}"))
+    job.attempt(manager("prune-channels{latency=0.9x}"))
+    assert len(studies) == 1
+
+
+def test_other_options_need_another_study(studies: list[str]) -> None:
+    job = Job(RESNET, target="server-cpu")
+    for options in ("score=l1", "score=l2", "score=l2,align=4", "score=l2,min-channels=9", "score=l2,keep=*Gemm*"):
+        job.attempt(manager(f"prune-channels{{macs=0.8x,{options}}}"))
+    assert len(studies) == 5
+
+
+def test_a_model_that_was_pruned_is_another_model(studies: list[str]) -> None:
+    job = Job(RESNET, target="server-cpu")
+    twice = job.attempt(manager("prune-channels{macs=0.8x},prune-channels{macs=0.8x}"))
+    assert len(studies) == 2
+    assert twice.records[1].changed
+    assert twice.model.parameter_count() < job.attempt(manager("prune-channels{macs=0.8x}")).model.parameter_count()
