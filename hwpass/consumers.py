@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx import helper
 
 from hwpass.calibration import Calibration
 from hwpass.coupling import Coupling
@@ -28,7 +29,7 @@ PORTION = 1024
 #: Noise put on a layer's output, relative to its own root mean square, to see what the network makes of it.
 NOISE = 0.25
 #: Multiply-accumulates spent on all sensitivities together: decides on how many samples (8 to 64) they are measured.
-SENSITIVITY_MACS = 8e11
+SENSITIVITY_MACS = 4e11
 
 
 @dataclass(eq=False)
@@ -79,7 +80,7 @@ def consumers(
             if energy > 0:
                 found.append(Consumer(node, name, components, gram, cov, energy))
     macs = sum(_macs(node) for node in coupling.nodes)
-    measure(coupling.build.model, found, macs, calibration, threads, progress)
+    measure(coupling.build.model, found, macs, calibration, threads, seed, progress)
     return found
 
 
@@ -183,6 +184,7 @@ def measure(
     macs: float,
     calibration: Calibration,
     threads: int,
+    seed: int,
     progress: Callable[[str], None],
 ) -> None:
     """Set each consumer's sensitivity: noise on its output against the change of the model's outputs.
@@ -192,20 +194,23 @@ def measure(
     """
     if not readers:
         return
-    noisy, names = _noisy(model, readers)
+    samples = int(np.clip(SENSITIVITY_MACS / (macs * len(readers) + 1), 8, 64))
+    feeds = list(calibration.batches(BATCH, limit=samples))
+    rng = np.random.default_rng(seed)
     outputs = [t.name for t in model.graph.outputs]
     try:
+        shapes = _shapes(model, readers, feeds, threads)
+        noisy, names = _noisy(model, readers)
         session = open_session(noisy.proto(), threads=threads)
         quiet = {name: np.zeros((), np.float32) for name in names}
-        samples = int(np.clip(SENSITIVITY_MACS / (macs * len(readers) + 1), 8, 64))
-        feeds = list(calibration.batches(16, limit=samples))
         clean = [_outputs(session, {**f, **quiet}, outputs) for f in feeds]
         for number, (reader, name) in enumerate(zip(readers, names, strict=True), 1):
             progress(f"sensitivity of layer {number} of {len(readers)}")
-            scale = NOISE * np.sqrt(reader.energy / max(_width(reader.node), 1))
+            scale = np.float32(NOISE * np.sqrt(reader.energy / max(_width(reader.node), 1)))
             gap = size = 0.0
-            for f, reference in zip(feeds, clean, strict=True):
-                found = _outputs(session, {**f, **quiet, name: np.asarray(scale, np.float32)}, outputs)
+            for f, reference, known in zip(feeds, clean, shapes, strict=True):
+                noise = scale * rng.standard_normal(known[number - 1], np.float32)
+                found = _outputs(session, {**f, **quiet, name: noise}, outputs)
                 for a, b in zip(reference, found, strict=True):
                     centred = a - a.mean(axis=0)
                     gap += float(np.square(b - a).sum())
@@ -217,6 +222,19 @@ def measure(
         release_memory()
 
 
+def _shapes(model: Model, readers: list[Consumer], feeds: list[Feed], threads: int) -> list[list[tuple[int, ...]]]:
+    """The shape of every consumer's output for each feed."""
+    names = [reader.node.gs.outputs[0].name for reader in readers]
+    with StoredModel(model.proto()) as stored:
+        session = stored.open_session(outputs=[*dict.fromkeys(names)], threads=threads)
+        found = []
+        for feed in feeds:
+            values = run_session(session, feed)
+            found.append([values[name].shape for name in names])
+        del session
+    return found
+
+
 def _width(node: Node) -> int:
     product = node.product
     assert product is not None
@@ -225,26 +243,27 @@ def _width(node: Node) -> int:
 
 
 def _noisy(model: Model, readers: list[Consumer]) -> tuple[Model, list[str]]:
-    """The model with y -> y + s N(0, 1) at every consumer's output y, and the names of the inputs s."""
+    """The model with y -> y + noise at every consumer's output y, and the names of the inputs that take the noise."""
     noisy = model.copy()
     made = {t.name: node for node in noisy.graph.nodes for t in node.outputs}
     names = []
     for number, reader in enumerate(readers):
-        node = made.get(reader.node.gs.outputs[0].name)
-        name = f"hwpass_noise_{number}"
-        scale = gs.Variable(name, dtype=np.float32, shape=[])
-        noisy.graph.inputs.append(scale)
-        names.append(name)
-        if node is None:
-            continue
+        node = made[reader.node.gs.outputs[0].name]
         result = node.outputs[0]
-        plain, unit, noise = (gs.Variable(f"{name}_{part}", dtype=np.float32) for part in ("plain", "unit", "scaled"))
+        product = reader.node.product
+        assert product is not None
+        weight = reader.node.value(product.weight)
+        assert weight is not None
+        kind = helper.np_dtype_to_tensor_dtype(weight.dtype)
+        noise = gs.Variable(f"hwpass_noise_{number}", dtype=np.float32)
+        noisy.graph.inputs.append(noise)
+        names.append(noise.name)
+        plain, cast = (gs.Variable(f"{noise.name}_{part}") for part in ("plain", "cast"))
         node.outputs[0] = plain
         place = next(i for i, n in enumerate(noisy.graph.nodes) if n is node) + 1
         noisy.graph.nodes[place:place] = [
-            gs.Node("RandomNormalLike", f"{name}_r", {"seed": float(number + 1)}, [plain], [unit]),
-            gs.Node("Mul", f"{name}_m", {}, [unit, scale], [noise]),
-            gs.Node("Add", f"{name}_a", {}, [plain, noise], [result]),
+            gs.Node("Cast", f"{noise.name}_c", {"to": kind}, [noise], [cast]),
+            gs.Node("Add", f"{noise.name}_a", {}, [plain, cast], [result]),
         ]
     return noisy, names
 

@@ -83,7 +83,8 @@ def _views(reader: Consumer, place: dict[int, tuple[int, int]]) -> list[tuple[in
         index = np.ix_(inside, inside)
         # Downdates of large matrices are bound by memory, and single precision is enough for them.
         kind = np.float32 if len(inside) > LARGE else np.float64
-        views.append((number, _View(precision[index].astype(kind), reader.gram[index].astype(kind), unit[inside], weight)))
+        view = _View(precision[index].astype(kind), reader.gram[index].astype(kind), unit[inside], weight)
+        views.append((number, view))
     return views
 
 

@@ -25,13 +25,16 @@ LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 #: Of systems larger than this the middle lambdas are tried alone: each costs a factorisation.
 LARGE = 1500
 
+#: Systems up to this size are solved many at a time.
+SMALL = 64
+
 #: Rounds of the alternation behind a clipping activation.
 ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class Clipping:
-    """What follows the output: clip(y + offset, low, high), offset [r, n] being the rest of a residual stream."""
+    """What follows the output: clip(y + offset, low, high); the offset, shaped as y is, is the rest of a stream."""
 
     low: float = -np.inf
     high: float = np.inf
@@ -44,7 +47,7 @@ class Clipping:
 
     def rows(self, part: slice) -> Clipping:
         """The same for some rows."""
-        return Clipping(self.low, self.high, None if self.offset is None else self.offset[part])
+        return Clipping(self.low, self.high, None if self.offset is None else self.offset[..., part, :])
 
     def relaxed(self, target: Rows, found: Rows) -> Rows:
         """The target nearest to what was found among those that the activation cannot tell from the target."""
@@ -63,7 +66,7 @@ class Clipping:
 
 @dataclass(frozen=True)
 class Fit:
-    """New weights [d, n] and bias [n]; errors are held-out squared errors over the target's variance."""
+    """New weights [.., d, n] and bias [.., n]; errors are held-out squared errors over the target's variance."""
 
     weights: Floats
     bias: Floats
@@ -73,6 +76,8 @@ class Fit:
 
 @dataclass
 class _Problem:
+    """One or more products side by side: x [g, r, d], target [g, r, n], weights [g, d, n], bias [g, n]."""
+
     x: Rows
     target: Rows
     weights: Floats
@@ -80,43 +85,51 @@ class _Problem:
     held_out: int
     has_bias: bool
     clipping: Clipping
-    mean_x: Floats = field(init=False)
-    gram: Floats = field(init=False)
+    mean_x: Floats = field(init=False)  # [g, d]
+    gram: Floats = field(init=False)  # [g, d, d]
 
     def __post_init__(self) -> None:
-        rows = len(self.x) - self.held_out
-        self.train, self.test = slice(0, rows), slice(rows, len(self.x))
-        x = self.x[self.train]
-        self.mean_x = x.mean(axis=0, dtype=np.float64) if self.has_bias else np.zeros(x.shape[1])
-        self.gram = (x.T @ x).astype(np.float64) - rows * np.outer(self.mean_x, self.mean_x)
-        diagonal = np.diag(self.gram)
-        self.diagonal = np.maximum(diagonal, diagonal.max() * 1e-9 + 1e-30)
+        rows = self.x.shape[1] - self.held_out
+        self.train, self.test = slice(0, rows), slice(rows, self.x.shape[1])
+        x = self.x[:, self.train]
+        self.mean_x = x.mean(axis=1, dtype=np.float64) if self.has_bias else np.zeros((len(x), x.shape[2]))
+        self.gram = (x.swapaxes(1, 2) @ x).astype(np.float64) - rows * self.mean_x[:, :, None] * self.mean_x[:, None, :]
+        diagonal = np.diagonal(self.gram, axis1=1, axis2=2)
+        self.diagonal = np.maximum(diagonal, diagonal.max(axis=1, keepdims=True) * 1e-9 + 1e-30)
         self.judge = self.clipping.rows(self.test)
-        self.reference = self.judge(self.target[self.test])
-        self.scale = float(np.var(self.reference, axis=0, dtype=np.float64).sum()) * self.held_out + 1e-30
+        self.reference = self.judge(self.target[:, self.test])
+        self.scale = float(np.var(self.reference, axis=1, dtype=np.float64).sum()) * self.held_out + 1e-30
 
     def output(self, part: slice, weights: Floats, bias: Floats) -> Rows:
-        return np.asarray(self.x[part] @ weights.astype(np.float32) + bias.astype(np.float32), np.float32)
+        return np.asarray(self.x[:, part] @ weights.astype(np.float32) + bias[:, None].astype(np.float32), np.float32)
 
-    def error(self, weights: Floats, bias: Floats) -> float:
+    def errors(self, weights: Floats, bias: Floats) -> Floats:
+        """Per product, as shares of the variance of all targets."""
         gap = self.reference - self.judge(self.output(self.test, weights, bias))
-        return float(np.einsum("ij,ij->", gap, gap, dtype=np.float64)) / self.scale
+        return np.asarray(np.square(gap).sum(axis=(1, 2), dtype=np.float64)) / self.scale
 
     def cross(self, target: Rows) -> tuple[Floats, Floats]:
         """X^T T about the means where a bias takes them, and the mean of T."""
-        x = self.x[self.train]
-        mean = target.mean(axis=0, dtype=np.float64) if self.has_bias else np.zeros(target.shape[1])
-        cross = (x.T @ target).astype(np.float64) - len(x) * np.outer(self.mean_x, mean)
+        x = self.x[:, self.train]
+        shape = (len(x), target.shape[2])
+        mean = target.mean(axis=1, dtype=np.float64) if self.has_bias else np.zeros(shape)
+        cross = (x.swapaxes(1, 2) @ target).astype(np.float64) - x.shape[1] * self.mean_x[:, :, None] * mean[:, None, :]
         if not self.has_bias:
-            cross -= x.sum(axis=0, dtype=np.float64)[:, None] * self.bias[None, :]
+            cross -= x.sum(axis=1, dtype=np.float64)[:, :, None] * self.bias[:, None, :]
         return cross, mean
 
-    def solve(
-        self, factor: tuple[Floats, bool], strength: float, cross: tuple[Floats, Floats]
-    ) -> tuple[Floats, Floats]:
-        right = cross[0] + strength * self.diagonal[:, None] * self.weights
-        found = cho_solve(factor, right, overwrite_b=True, check_finite=False)
-        return found, cross[1] - self.mean_x @ found if self.has_bias else self.bias
+    def solve(self, strength: Floats, cross: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+        """Weights and bias for one strength per product, [g]. Raises LinAlgError."""
+        penalty = strength[:, None] * self.diagonal
+        right = cross[0] + penalty[:, :, None] * self.weights
+        system = self.gram + penalty[:, :, None] * np.eye(self.gram.shape[1])
+        if len(system) > 1 and self.gram.shape[1] <= SMALL:
+            found = np.linalg.solve(system, right)
+        else:
+            factors = [cho_factor(part, check_finite=False, overwrite_a=True) for part in system]
+            pairs = zip(factors, right, strict=True)
+            found = np.stack([cho_solve(f, b, overwrite_b=True, check_finite=False) for f, b in pairs])
+        return found, cross[1] - (self.mean_x[:, None] @ found)[:, 0] if self.has_bias else self.bias
 
 
 def fit(
@@ -131,41 +144,41 @@ def fit(
 ) -> Fit:
     """Fit weights [d, n] and bias [n] to rows x [r, d] and target [r, n]; the last `held_out` rows judge.
 
-    Never worse than the weights given, on the held-out rows: of the candidates (unchanged; bias alone corrected; ridge
-    with each lambda, and behind a clipping activation each round of the alternation with the best of them) the best is
-    returned.
+    Or many products at once, every array with one more axis in front. Never worse than the weights given, on the
+    held-out rows: of the candidates (unchanged; bias alone corrected; ridge with each lambda, and behind a clipping
+    activation each round of the alternation with the best of them) each product gets its best.
     """
+    if x.ndim == 2:
+        around = clipping or Clipping()
+        if around.offset is not None:
+            around = Clipping(around.low, around.high, around.offset[None])
+        many = fit(x[None], target[None], weights[None], bias[None], held_out, has_bias=has_bias, clipping=around)
+        return Fit(many.weights[0], many.bias[0], many.before, many.after)
     problem = _Problem(x, target, weights, bias, held_out, has_bias, clipping or Clipping())
-    before = problem.error(weights, bias)
-    best = (before, weights, bias)
+    least = before = problem.errors(weights, bias)
+    best = (weights.copy(), bias.copy())
 
-    def consider(w: Floats, b: Floats) -> bool:
-        nonlocal best
-        candidate = problem.error(w, b)
-        if candidate >= best[0]:
-            return False
-        best = (candidate, w, b)
-        return True
+    def consider(w: Floats, b: Floats) -> NDArray[np.bool_]:
+        nonlocal least
+        errors = problem.errors(w, b)
+        better = errors < least
+        least = np.where(better, errors, least)
+        best[0][better], best[1][better] = w[better], b[better]
+        return np.asarray(better)
 
-    cross = problem.cross(target[problem.train])
+    cross = problem.cross(target[:, problem.train])
     if has_bias:
-        consider(weights, cross[1] - problem.mean_x @ weights)
-    chosen = None
-    for strength in LAMBDAS if len(problem.gram) <= LARGE else LAMBDAS[1:3]:
-        try:
-            factor = cho_factor(
-                problem.gram + np.diag(strength * problem.diagonal), check_finite=False, overwrite_a=True
-            )
-        except LinAlgError:
-            continue
-        w, b = problem.solve(factor, strength, cross)
-        if consider(w, b) or chosen is None:
-            chosen = (factor, strength, w, b)
-    around = problem.clipping.rows(problem.train)
-    if chosen is not None and around.clips:
-        factor, strength, w, b = chosen
-        for _ in range(ROUNDS):
-            wanted = around.relaxed(target[problem.train], problem.output(problem.train, w, b))
-            w, b = problem.solve(factor, strength, problem.cross(wanted))
-            consider(w, b)
-    return Fit(best[1], best[2], before, best[0])
+        consider(weights, cross[1] - (problem.mean_x[:, None] @ weights)[:, 0])
+    lambdas = LAMBDAS if problem.gram.shape[1] <= LARGE else LAMBDAS[1:3]
+    chosen = np.full(len(x), lambdas[-1])
+    try:
+        for strength in lambdas:
+            better = consider(*problem.solve(np.full(len(x), strength), cross))
+            chosen[better] = strength
+        around = problem.clipping.rows(problem.train)
+        for _ in range(ROUNDS if around.clips else 0):
+            wanted = around.relaxed(target[:, problem.train], problem.output(problem.train, *best))
+            consider(*problem.solve(chosen, problem.cross(wanted)))
+    except LinAlgError:
+        pass
+    return Fit(*best, float(before.sum()), float(least.sum()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,7 +17,7 @@ import onnx_graphsurgeon as gs
 from hwpass.ir import Model, bodies, quiet
 from hwpass.sessions import Feed, open_session, run_session
 
-#: Activations kept in memory; beyond this they go to a temporary folder and are mapped.
+#: Activations kept in memory; beyond this they go to a temporary folder.
 MEMORY_BYTES = 512 << 20
 
 
@@ -31,7 +32,7 @@ class Segments:
         self._folder = tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)
         self._held = 0
         self._count = 0
-        self._values: dict[str, list[np.ndarray]] = {}
+        self._values: dict[str, list[np.ndarray | Path]] = {}
         self._last = self._last_reads()
         for batch in batches:
             for name, value in batch.items():
@@ -49,9 +50,9 @@ class Segments:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def value(self, name: str) -> list[np.ndarray]:
+    def value(self, name: str) -> Sequence[np.ndarray]:
         """A tensor that is live at the cursor, batch by batch."""
-        return self._values[name]
+        return _Batches(self._values[name])
 
     def live(self, name: str) -> bool:
         """Whether a tensor is known at the cursor."""
@@ -82,9 +83,9 @@ class Segments:
         made = {t.name for node in nodes for t in node.outputs}
         inputs = sorted({n for node in nodes for n in reads(node) if n not in made and n in self._values})
         session = open_session(self._graph(nodes, inputs, wanted), threads=self.threads)
-        results: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+        results: dict[str, list[np.ndarray | Path]] = {name: [] for name in wanted}
         for number in range(self.batches):
-            feed: Feed = {name: np.asarray(self._values[name][number], order="C") for name in inputs}
+            feed: Feed = {name: np.asarray(self.value(name)[number], order="C") for name in inputs}
             for name, value in run_session(session, feed).items():
                 results[name].append(self._stored(value))
         self._values.update(results)
@@ -110,7 +111,7 @@ class Segments:
             for node in nodes
         ]
         for name in inputs:
-            value = self._values[name][0]
+            value = self.value(name)[0]
             variable = made.setdefault(name, gs.Variable(name))
             variable.dtype = value.dtype
             variable.shape = [f"{name}.{axis}" for axis in range(value.ndim)]
@@ -126,21 +127,35 @@ class Segments:
         with quiet():
             return bytes(gs.export_onnx(graph, do_type_check=False).SerializeToString())
 
-    def _stored(self, value: np.ndarray) -> np.ndarray:
+    def _stored(self, value: np.ndarray) -> np.ndarray | Path:
         if self._held + value.nbytes <= MEMORY_BYTES or value.nbytes < 1 << 16:
             self._held += value.nbytes
             return value
         path = Path(self._folder.name) / f"{self._count}.npy"
         self._count += 1
         np.save(path, value)
-        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+        return path
 
     def _drop(self, name: str) -> None:
         for value in self._values.pop(name):
-            if isinstance(value, np.memmap):
-                Path(str(value.filename)).unlink(missing_ok=True)
+            if isinstance(value, Path):
+                value.unlink()
             else:
                 self._held -= value.nbytes
+
+
+class _Batches(Sequence[np.ndarray]):
+    """Arrays, those in files mapped only while they are looked at: what stays mapped counts as memory."""
+
+    def __init__(self, held: Sequence[np.ndarray | Path]) -> None:
+        self.held = held
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, number: Any) -> Any:
+        value = self.held[number]
+        return np.load(value, mmap_mode="r") if isinstance(value, Path) else value
 
 
 def reads(node: gs.Node) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -125,7 +125,9 @@ class _Compensation:
     def _kept(self, axis: Any) -> NDArray[np.bool_]:
         return self.coupling.kept(self.surgery.keep, axis)
 
-    def _where(self, values: list[np.ndarray], image: tuple[int, ...], width: int, name: str) -> list[tuple[Ints, ...]]:
+    def _where(
+        self, values: Sequence[np.ndarray], image: tuple[int, ...], width: int, name: str
+    ) -> list[tuple[Ints, ...]]:
         rows = min(self.options.rows, max(1024, ROW_BYTES // (4 * max(width, 1))))
         seed = self.context.seed + len(name)
         return sample(len(values), [v.shape[0] for v in values], image, rows, seed)
@@ -171,21 +173,19 @@ class _Compensation:
         mask = self._kept(self.coupling.weight_axes(node)[0])
         wanted, clipping = self._wanted(node, target, dense, pruned, where, image_rows, mask)
         rows = np.concatenate([conv_rows(v, window, w) for v, w in zip(x, where, strict=True)])
-        bias = _bias(target, weight.shape[0])
-        weights = weight.astype(np.float64).reshape(groups, outputs, depth)
-        held = self._held(len(rows))
-        new, shifts, before, after = np.empty_like(weights), np.empty_like(bias), 0.0, 0.0
-        for g in range(groups):
-            part = rows[:, g * weight.shape[1] : (g + 1) * weight.shape[1]].reshape(len(rows), depth)
-            out = slice(g * outputs, (g + 1) * outputs)
-            around = replace(clipping, offset=None if clipping.offset is None else clipping.offset[:, out])
-            found = fit(part, wanted[:, out], weights[g].T, bias[out], held, has_bias=True, clipping=around)
-            new[g], shifts[out] = found.weights.T, found.bias
-            before, after = before + found.before / groups, after + found.after / groups
-        if after < before:
-            _store(target, 1, new.reshape(weight.shape), weight.dtype)
-            _store(target, 2, shifts, weight.dtype)
-        return before, after
+
+        def by_group(table: NDArray[np.float32]) -> NDArray[np.float32]:
+            return table.reshape(len(table), groups, -1).swapaxes(0, 1)
+
+        found = fit(
+            by_group(rows), by_group(wanted), weight.astype(np.float64).reshape(groups, outputs, depth).swapaxes(1, 2),
+            _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(len(rows)), has_bias=True,
+            clipping=replace(clipping, offset=None if clipping.offset is None else by_group(clipping.offset)),
+        )  # fmt: skip
+        if found.after < found.before:
+            _store(target, 1, found.weights.swapaxes(1, 2).reshape(weight.shape), weight.dtype)
+            _store(target, 2, found.bias.reshape(-1), weight.dtype)
+        return found.before, found.after
 
     def _matmul(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
         x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
