@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hwpass.ir import Model
 from hwpass.job import Job, Result
 from hwpass.manager import PassManager
 from hwpass.plan import Plan
+from hwpass.search import search
 
 #: What runs before channels are coupled, and so what group names in a plan refer to.
 PREPARE = "fold,fuse-bn"
@@ -55,27 +57,33 @@ def run(
     """Prune a model for a target within the budgets given, and prove the rewrite.
 
     A budget is a share of the dense model (`0.6`, `"0.6x"`) or absolute (`"12ms"`, `"5mJ"`, `"2MiB"`, `"300M"`).
+    Without one, `metric` and `max_drop` are enough: the fastest model whose metric falls by at most that is searched.
     Raises UsageError, InputError, BudgetError (unless `force`) or VerdictError; each message is one line.
     """
     budgets = {"latency": latency, "energy": energy, "memory": memory, "size": size, "macs": macs, "channels": channels}
     given = {key: _text(value) for key, value in budgets.items() if value is not None}
-    if pipeline is None:
-        if not given:
-            raise UsageError("give a budget: --latency, --energy, --memory, --size, --macs or --channels")
-        options = {
-            **given,
-            "score": score,
-            "keep": "|".join(keep),
-            "min_channels": str(min_channels),
-            "align": str(align or 0),
-        }
-        checks = verify_step(rtol, atol, fidelity, metric, max_drop)
-        pipeline = f"{PREPARE},prune-channels{_options(options)},{amends(compensate, calib)}{checks}"
-    elif given:
-        raise UsageError("--pipeline says what runs: put budgets into it, as in prune-channels{latency=0.6x}")
-    return execute(
-        source, pipeline, target=target, calib=calib, seed=seed, threads=threads, force=force, progress=progress
-    )
+    setting: dict[str, Any] = {"target": target, "calib": calib, "seed": seed, "threads": threads, "force": force,
+                               "progress": progress}  # fmt: skip
+    if pipeline is not None:
+        if given:
+            raise UsageError("--pipeline says what runs: put budgets into it, as in prune-channels{latency=0.6x}")
+        return execute(source, pipeline, **setting)
+    prune = partial(prune_step, score=score, keep=tuple(keep), min_channels=min_channels, align=align)
+    checks = partial(verify_step, rtol, atol, tuple(fidelity), metric)
+    fixes = amends(compensate, calib)
+    if given:
+        return execute(source, f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}", **setting)
+    if metric is None or max_drop is None:
+        raise UsageError(
+            "give a budget: --latency, --energy, --memory, --size, --macs or --channels; or --metric with --max-drop,"
+            " which searches for it"
+        )
+    preparation = PassManager.parse(PREPARE)
+    for text in (prune({"latency": "1x"}), fixes, checks(max_drop)):
+        PassManager.parse(text)
+    job = Job(source, **setting)
+    job.prepare(preparation)
+    return job.result(search(job, lambda share: prune({"latency": share}), fixes, checks, metric, max_drop))
 
 
 def execute(
@@ -106,6 +114,20 @@ def amends(compensate: str, calib: Any) -> str:
     return "compensate," if compensate == "auto" and calib is not None else ""
 
 
+def prune_step(
+    budgets: Mapping[str, str],
+    *,
+    score: str = "auto",
+    keep: Iterable[str] = (),
+    min_channels: int = 1,
+    align: int | None = None,
+) -> str:
+    """The pipeline text of pruning within budgets."""
+    return "prune-channels" + _options({
+        **budgets, "score": score, "keep": "|".join(keep), "min_channels": str(min_channels), "align": str(align or 0),
+    })  # fmt: skip
+
+
 def verify_step(
     rtol: float = 1e-4,
     atol: float = 1e-9,
@@ -113,7 +135,11 @@ def verify_step(
     metric: str | None = None,
     max_drop: float | None = None,
 ) -> str:
-    """The pipeline text of the verdicts."""
+    """The pipeline text of the verdicts. Raises UsageError for a drop that nothing can have."""
+    if max_drop is not None and metric is None:
+        raise UsageError("--max-drop bounds the drop of a metric: give one with --metric package.module:function")
+    if max_drop is not None and not max_drop >= 0:
+        raise UsageError(f"--max-drop {max_drop}: a drop is at least 0")
     return "verify" + _options({
         "rtol": f"{rtol!r}", "atol": f"{atol!r}", "fidelity": "|".join(fidelity), "metric": metric or "",
         "max_drop": "" if max_drop is None else f"{max_drop!r}",

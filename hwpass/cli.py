@@ -75,8 +75,14 @@ TOLERANCES = _stack(
     click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score, compensate and measure fidelity on."),
     click.option("--metric", metavar="PKG.MOD:FN",
                  help="A figure of merit: a function of predict, larger is better."),
-    click.option("--max-drop", type=NOT_NEGATIVE, metavar="X", help="Largest drop of the metric allowed."),
 )  # fmt: skip
+
+
+def _max_drop(text: str) -> Callable[[Any], Any]:
+    return click.option("--max-drop", type=NOT_NEGATIVE, metavar="X", help=text)
+
+
+MAX_DROP = _max_drop("Largest drop of the metric allowed.")
 
 
 @main.command(context_settings=CONTEXT)
@@ -85,6 +91,7 @@ TOLERANCES = _stack(
 @OUTPUT
 @BUDGETS
 @TOLERANCES
+@_max_drop("Largest drop of the metric allowed. Without a budget: the fastest model within it is searched.")
 @click.option("--score", default="auto", show_default=True, metavar="auto|gram|l1|l2|bn|activation|random",
               help="What makes a channel matter; auto is gram with --calib, else l2.")  # fmt: skip
 @COMPENSATE
@@ -185,6 +192,7 @@ def groups(model: str, why: str | None, json_path: str | None) -> None:
 @click.option("-o", "--output", required=True, metavar="OUT", help="Where to write the model; - is standard output.")
 @click.option("--target", default=None, metavar="NAME|FILE.toml", help="Also report costs on a target.")
 @TOLERANCES
+@MAX_DROP
 @COMPENSATE
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
@@ -221,6 +229,7 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
 @click.argument("pruned")
 @click.option("--plan", "plan_path", metavar="PLAN.json", help="The plan: exactness is then proved by the dense twin.")
 @TOLERANCES
+@MAX_DROP
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
 def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, **options: Any) -> None:

@@ -40,6 +40,7 @@ def page(report: Report) -> str:
         f'<p class="note">{escape(" · ".join(facts))}</p>',
         _table(("", "before", "after", "ratio", "asked"), report.cost_rows(), numbers=(1, 2, 3, 4)),
         _verdicts(report),
+        _trials(report),
         _groups(report.changed_groups(), len(report.groups)),
         _frozen(report),
         _warnings(report.warnings),
@@ -64,6 +65,13 @@ def _verdicts(report: Report) -> str:
         lines.append(f"<tr><td>{escape(name)}</td>{outcome}<td>{escape(figures)}</td></tr>")
     head = "<tr><th>verdict</th><th>outcome</th><th>figures</th></tr>"
     return f"<h2>Verdicts</h2>\n<table>{head}{''.join(lines)}</table>"
+
+
+def _trials(report: Report) -> str:
+    if not report.trials:
+        return ""
+    table = _table(("tried", "latency", "metric", "drop", "allowed drop"), report.trial_rows(), numbers=(0, 1, 2, 3))
+    return f"<h2>Search within the allowed drop</h2>\n{table}"
 
 
 def _groups(changed: Sequence[GroupChange], total: int) -> str:

@@ -80,10 +80,14 @@ class Job:
         """Run the passes before channels are coupled, once for all attempts that follow."""
         self.prepared = self.further(self.prepared, manager)
 
-    def attempt(self, manager: PassManager) -> Attempt:
-        """Run a pipeline on the prepared model. Attempts know nothing of each other but the study."""
+    def attempt(self, manager: PassManager, *, force: bool | None = None) -> Attempt:
+        """Run a pipeline on the prepared model. Attempts know nothing of each other but the study.
+
+        `force` overrides the job's own.
+        """
         found = dict(self.context.found)
         context = replace(self.context, found=found, warnings=list(self.context.warnings))
+        context.force = self.context.force if force is None else force
         apart = replace(self.prepared, context=context)
         try:
             return self.further(apart, manager)

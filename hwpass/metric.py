@@ -7,12 +7,15 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwpass.errors import InputError, UsageError
 from hwpass.sessions import ModelLike, open_session, release_memory, run_session
+
+if TYPE_CHECKING:
+    from hwpass.manager import Context
 
 Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Runs the model: arrays by input name in, arrays by output name out."""
@@ -67,6 +70,15 @@ def evaluate_metric(metric: TaskMetric, model: ModelLike, threads: int = 1) -> f
     if not math.isfinite(number):
         raise UsageError(f"metric {name} returned {number}; a finite number is needed")
     return number
+
+
+def metric_before(spec: str, context: Context) -> float:
+    """The metric of the original model, measured once in a run. Raises `UsageError`."""
+    assert context.original is not None
+    known: dict[str, float] = context.found.setdefault("metric_before", {})
+    if spec not in known:
+        known[spec] = evaluate_metric(task_metric(spec), context.original, context.threads)
+    return known[spec]
 
 
 def _score(metric: TaskMetric, session: Any) -> float:

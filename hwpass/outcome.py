@@ -53,6 +53,7 @@ def report_of(
         frozen=_frozen(coupling, context) if coupling is not None else [],
         passes=[ReportedPass(name=r.name, seconds=round(r.seconds, 4), changed=r.changed) for r in records],
         warnings=context.warnings,
+        trials=context.found.get("trials", []),
     )
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "PassRecord",
     "Ratios",
     "Report",
+    "Trial",
     "Verdicts",
     "abbreviated",
     "frozen_by_reason",
@@ -169,6 +170,16 @@ class Frozen(_Part):
     reason: str
 
 
+class Trial(_Part):
+    """A latency budget that the search for --max-drop tried."""
+
+    asked: str
+    latency: float = Field(description="predicted, over the dense model's")
+    metric: float
+    drop: float = Field(description="the original's metric minus this one's")
+    passed: bool
+
+
 class PassRecord(_Part):
     """One pass of the pipeline."""
 
@@ -186,7 +197,9 @@ class Report(_Part):
     hwpass: str = Field(description="version of the program")
     model: ModelInfo
     target: str | None = None
-    budget: dict[str, str] = Field(default_factory=dict, description="as given, for example latency: 0.6x")
+    budget: dict[str, str] = Field(
+        default_factory=dict, description="as given (or found within --max-drop), for example latency: 0.6x"
+    )
     before: Costs
     after: Costs
     ratio: Ratios
@@ -196,6 +209,7 @@ class Report(_Part):
     passes: list[PassRecord] = Field(default_factory=list)
     seconds: float = 0.0
     warnings: list[str] = Field(default_factory=list)
+    trials: list[Trial] = Field(default_factory=list, description="what --max-drop tried, in order; else empty")
 
     def to_json(self) -> str:
         """JSON in the order of the schema, with mappings sorted: the same report gives the same text."""
@@ -235,6 +249,13 @@ class Report(_Part):
             (name, old, new, "-" if value is None else f"{value:.3g}x", self.budget.get(asked, ""))
             for name, old, new, value, asked in rows
             if (old, new) != ("-", "-")
+        ]
+
+    def trial_rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Budget, latency, metric, drop and outcome of what --max-drop tried, the fastest first."""
+        return [
+            (t.asked, f"{t.latency:.3g}x", f"{t.metric:.4g}", f"{t.drop:.3g}", "within" if t.passed else "dropped")
+            for t in sorted(self.trials, key=lambda t: t.latency)
         ]
 
     def changed_groups(self) -> list[GroupChange]:

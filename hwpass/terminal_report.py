@@ -24,6 +24,9 @@ def show(report: Report, console: Console) -> None:
     for name, passed, figures in report.verdicts.rows():
         outcome = Text("passed", "green") if passed else Text("FAILED", "bold red")
         console.print(Text(f"{name} ") + outcome + Text(f": {figures}" if figures else ""), soft_wrap=True)
+    if report.trials:
+        print_line(console, "")
+        print_table(console, ("tried", "latency", "metric", "drop", "allowed drop"), report.trial_rows(), "rrrrl")
     _show_groups(report, console)
     _show_frozen(report, console)
     for warning in report.warnings:

@@ -16,6 +16,7 @@ from hwpass.fidelity import fidelity_of, parse_fidelity
 from hwpass.inputs import dimension_values, input_specs, make_inputs
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.metric import metric_before
 from hwpass.rewrite import Surgery, dense_twin
 from hwpass.sessions import Feed, open_session, release_memory, run_session
 from hwpass.stepwise import Reindex, stepwise
@@ -85,7 +86,7 @@ class Verify(Pass):
             context.warn(warning)
         if metric is not None:
             context.progress("running the metric")
-            before = evaluate_metric(metric, original, context.threads)
+            before = metric_before(self.metric, context)
             after = evaluate_metric(metric, model.proto(), context.threads)
             context.found["metric"] = (self.metric, before, after, self.max_drop)
         if not outcome.passed:
