@@ -12,6 +12,7 @@ from onnx import TypeProto, defs, helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
 
 from hwpass.axes import Relations, axis_size, opaque
+from hwpass.inputs import dimension_name
 from hwpass.ir import Model, bodies
 from hwpass.ops import Node, Tensor, rule_for
 from hwpass.ops.base import Array, Freeze
@@ -210,11 +211,6 @@ def _type(tensor: Tensor) -> TypeProto:
     elem = dtype_to_onnx(tensor.dtype) if tensor.dtype is not None else 1
     shape = None if tensor.axes is None else [axis_size(axis) for axis in tensor.axes]
     return helper.make_tensor_type_proto(elem, shape)
-
-
-def dimension_name(tensor: str, place: int, size: object) -> str:
-    """The name of a dynamic dimension: its own, or one made of the input and the axis."""
-    return size if isinstance(size, str) and size else f"{tensor}.{place}"
 
 
 def dynamic_dimensions(graph: gs.Graph) -> dict[str, tuple[gs.Variable, int]]:

@@ -86,10 +86,20 @@ def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
         shape: list[int | str] = []
         for axis, dim in enumerate(tensor.shape.dim):
             fixed = dim.HasField("dim_value") and dim.dim_value >= 0
-            shape.append(int(dim.dim_value) if fixed else dim.dim_param.strip() or f"{value.name}.{axis}")
+            shape.append(int(dim.dim_value) if fixed else dimension_name(value.name, axis, dim.dim_param))
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         specs.append(InputSpec(value.name, dtype, tuple(shape)))
     return specs
+
+
+def dimension_name(tensor: str, axis: int, given: object) -> str:
+    """The name of a dynamic dimension: its own, or one made of the input and the axis.
+
+    Text without a letter or digit, such as the `?` that some exporters write, names nothing: two axes of an image may
+    both be called so.
+    """
+    text = given.strip() if isinstance(given, str) else ""
+    return text if any(c.isalnum() for c in text) else f"{tensor}.{axis}"
 
 
 def make_inputs(

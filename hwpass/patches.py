@@ -42,16 +42,18 @@ class Window:
         return cls(kernel, strides, dilations, tuple((pads or [0] * rank)[:rank]))
 
 
-def sample(batches: int, sizes: Sequence[int], image: Sequence[int], rows: int, seed: int) -> list[tuple[Ints, ...]]:
+def sample(sizes: Sequence[int], images: Sequence[Sequence[int]], rows: int, seed: int) -> list[tuple[Ints, ...]]:
     """Positions per batch: sample numbers and one index array per image axis, about `rows` in all.
 
-    Every sample gives the same number of positions, so that rows of held-out samples can be told apart.
+    A batch has its own image extents. Every sample gives the same number of positions, or all it has, so that rows of
+    held-out samples can be told apart.
     """
-    total = prod(image)
-    each = max(1, min(total, -(-rows // max(sum(sizes), 1))))
+    most = max(1, -(-rows // max(sum(sizes), 1)))
     rng = np.random.default_rng(seed)
     found = []
-    for size in sizes[:batches]:
+    for size, image in zip(sizes, images, strict=True):
+        total = prod(image)
+        each = min(total, most)
         flat = np.stack([rng.permutation(total)[:each] if each < total else np.arange(total) for _ in range(size)])
         places = np.unravel_index(flat.reshape(-1), tuple(image)) if image else ()
         found.append((np.repeat(np.arange(size), each), *[np.asarray(p, np.int64) for p in places]))

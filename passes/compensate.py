@@ -125,12 +125,12 @@ class _Compensation:
     def _kept(self, axis: Any) -> NDArray[np.bool_]:
         return self.coupling.kept(self.surgery.keep, axis)
 
-    def _where(
-        self, values: Sequence[np.ndarray], image: tuple[int, ...], width: int, name: str
-    ) -> list[tuple[Ints, ...]]:
+    def _where(self, values: Sequence[np.ndarray], image: slice, width: int, name: str) -> list[tuple[Ints, ...]]:
+        """Sampled positions of each batch; `image` are the axes beside samples and channels."""
         rows = min(self.options.rows, max(1024, ROW_BYTES // (4 * max(width, 1))))
         seed = self.context.seed + len(name)
-        return sample(len(values), [v.shape[0] for v in values], image, rows, seed)
+        shapes = [v.shape for v in values]
+        return sample([s[0] for s in shapes], [s[image] for s in shapes], rows, seed)
 
     def _wanted(
         self,
@@ -168,11 +168,10 @@ class _Compensation:
         weight = target.inputs[1].values
         groups = int(target.attrs.get("group", 1))
         outputs, depth = weight.shape[0] // groups, int(np.prod(weight.shape[1:]))
-        window = Window.of(target, x[0].shape[2:])
-        where = self._where(x, y[0].shape[2:], depth * (groups if groups > 1 else 1), node.name)
+        where = self._where(y, slice(2, None), depth * (groups if groups > 1 else 1), node.name)
         mask = self._kept(self.coupling.weight_axes(node)[0])
         wanted, clipping = self._wanted(node, target, dense, pruned, where, image_rows, mask)
-        rows = np.concatenate([conv_rows(v, window, w) for v, w in zip(x, where, strict=True)])
+        rows = np.concatenate([conv_rows(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, where, strict=True)])
 
         def by_group(table: NDArray[np.float32]) -> NDArray[np.float32]:
             return table.reshape(len(table), groups, -1).swapaxes(0, 1)
@@ -197,7 +196,7 @@ class _Compensation:
         product = node.product
         assert product is not None
         mask = self._kept(self.coupling.weight_axes(node)[product.weight_out])
-        where = self._where(x, x[0].shape[1:-1], len(matrix), node.name)
+        where = self._where(x, slice(1, -1), len(matrix), node.name)
         holder, position = (target, 2) if target.op == "Gemm" else added_bias(target, matrix.shape[1])
         wanted, clipping = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
         rows = np.concatenate([last_axis_rows(v, w) for v, w in zip(x, where, strict=True)])
@@ -221,7 +220,7 @@ class _Compensation:
         x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
         scale, bias, mean, variance = (t.values.astype(np.float64) for t in target.inputs[1:5])
         mask = self._kept(node.axes(1)[0])
-        where = self._where(x, x[0].shape[2:], len(scale), node.name)
+        where = self._where(x, slice(2, None), len(scale), node.name)
         wanted = np.concatenate([image_rows(v, w) for v, w in zip(y, where, strict=True)])[:, mask]
         rows = np.concatenate([image_rows(v, w) for v, w in zip(x, where, strict=True)])
         normal = (rows - mean) / np.sqrt(variance + float(target.attrs.get("epsilon", 1e-5)))

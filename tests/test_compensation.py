@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 import hwpass
 from hwpass.api import execute
@@ -14,6 +16,7 @@ from hwpass.consumers import consumers, weight_gram
 from hwpass.coupling import couple
 from hwpass.inputs import input_specs
 from hwpass.manager import PassManager
+from hwpass.patches import sample
 from hwpass.segments import Segments
 from hwpass.sessions import open_session, run_session
 
@@ -93,3 +96,34 @@ def test_segments_give_the_outputs_of_the_whole(name: str, images: np.ndarray) -
             segments.advance(stop, keep=["logits"])
         for wanted, found in zip(whole, segments.value("logits"), strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_positions_lie_inside_the_image_of_their_own_batch() -> None:
+    # 200 rows of 3 samples: at most 67 positions each, and no more than an image has.
+    found = sample([2, 1], [(4, 5), (10, 10)], rows=200, seed=0)
+    assert [len(where[0]) for where in found] == [2 * 20, 67]
+    for where, (height, width) in zip(found, [(4, 5), (10, 10)], strict=True):
+        assert where[1].max() < height
+        assert where[2].max() < width
+
+
+def test_samples_of_different_widths_are_fitted_on() -> None:
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(16, 4, 1, 1)) @ np.ones((1, 1)) + 0.05 * rng.normal(size=(16, 4, 3, 3))
+    weights = {"w": low, "v": rng.normal(size=(8, 16, 3, 3)), "u": rng.normal(size=(8, 6))}
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 21]>
+        net (float[n, 4, h, w0] x) => (float[n, m, 6] y) {
+            a = Conv <pads = [1, 1, 1, 1]> (x, w)
+            b = Relu (a)
+            c = Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (b, v)
+            d = ReduceMean <keepdims = 0> (c, axes)
+            e = Transpose <perm = [0, 2, 1]> (d)
+            y = MatMul (e, u)
+        }""")
+    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items())
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([2]), "axes"))
+    feeds = [{"x": rng.normal(size=(8, 4, 6, width)).astype(np.float32)} for width in (9, 5, 12, 7)]
+    text = "fold,prune-channels{channels=0.5x,align=1},compensate,verify"
+    result = execute(hwpass.load(model), text, target="server-cpu", calib=feeds)
+    assert [p.changed for p in result.report.passes if p.name == "compensate"] == [True]

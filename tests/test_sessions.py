@@ -12,7 +12,9 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper
 
+import hwpass
 from hwpass import sessions
+from hwpass.coupling import couple
 from hwpass.errors import InputError
 from hwpass.sessions import (
     StoredModel,
@@ -159,6 +161,13 @@ def test_specs_leave_initialisers_out_and_name_dynamic_axes() -> None:
     assert (spec.name, spec.dtype, spec.shape) == ("x", np.dtype(np.float32), ("x.0", 3, "h", "x.3"))
     with pytest.raises(InputError, match="'h' has no size"):
         make_inputs([spec], {"x.0": 1})
+
+
+def test_a_question_mark_names_no_axis() -> None:
+    (spec,) = input_specs(relu(("?", 3, "?", "width")))
+    assert spec.shape == ("x.0", 3, "x.2", "width")
+    coupling = couple(hwpass.load(relu(("?", 3, "?", "width"))), {"x.0": 1, "x.2": 4, "width": 6})
+    assert coupling.build.dims == {"x.0": 1, "x.2": 4, "width": 6}
 
 
 def test_inputs_that_cannot_be_fed_are_refused() -> None:
