@@ -144,11 +144,12 @@ class _Cutter:
         if isinstance(tensor, gs.Constant):
             self.set_constant(node, position, wanted.reshape(actual.shape).astype(actual.dtype))
             return
-        # Computed from extents that may be dynamic: scale what it evaluates to.
-        dtype = actual.dtype
-        self._scale(
-            node, position, [(op, v.reshape(actual.shape).astype(dtype)) for op, v in (("Mul", wanted), ("Div", flat))]
-        )
+        # Computed from extents that may be dynamic: scale what it evaluates to, but zeros, which no factor changes.
+        nothing = flat == 0
+        steps = [("Mul", np.where(nothing, 1, wanted)), ("Div", np.where(nothing, 1, flat))]
+        if wanted[nothing].any():
+            steps.append(("Add", np.where(nothing, wanted, 0)))
+        self._scale(node, position, [(op, v.reshape(actual.shape).astype(actual.dtype)) for op, v in steps])
 
     def _scale(self, node: Node, position: int, steps: list[tuple[str, Array]]) -> None:
         """Put arithmetic with constants in front of an input."""

@@ -165,3 +165,23 @@ def test_a_slice_by_the_extent_of_what_shrinks() -> None:
     width = s.op("Gather", s.op("Shape", h), s.const([1]), axis=0)
     s.output(s.op("Slice", s.input([2, 12]), s.const([0]), width, s.const([1])), s.linear(h, 6, 2))
     accepted(s, 0)
+
+
+def test_no_rows_are_added() -> None:
+    """An extent of zero that is computed from what shrinks: it is neither one, nor a divisor."""
+    s = Sketch()
+    h = s.linear(s.input([2, 5, 4]), 4, 6)
+    nothing = s.op("Slice", h, s.const([0]), s.const([-5]), s.const([1]))
+    ones = s.op("Expand", s.const([[[1.0]]]), s.op("Shape", nothing))
+    s.output(s.linear(s.op("Concat", h, ones, axis=1), 6, 3))
+    accepted(s, 1)
+
+
+def test_a_computed_target_whose_zero_copies_no_more() -> None:
+    """[2, 4, 8] -> [2 * 4, 0, 2] copies the 4; when that shrinks, the place behind it still has 4 entries."""
+    s = Sketch()
+    h = s.conv_1d(s.input([2, 3, 8]), 4, 3)
+    rows = s.op("Mul", s.op("Gather", s.op("Shape", h), s.const([0]), axis=0), s.const([4]))
+    y = s.op("Reshape", h, s.op("Concat", rows, s.const([0]), s.const([2]), axis=0))
+    s.output(s.axes_op("ReduceSum", s.linear(y, 2, 3), [0], since=13))
+    accepted(s, 1)

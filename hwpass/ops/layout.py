@@ -162,8 +162,8 @@ class Expand(Rule):
         shape = [1] * (rank - len(target)) + target
         axes: list[Axis] = []
         for axis, size in zip(x, shape, strict=True):
-            if not axis and size > 1:
-                axis = (build.fresh(size),)
+            if not axis and size != 1:
+                axis = (build.fresh(size),) if size else opaque(0)
             elif axis and size not in (1, axis_size(axis)):
                 raise Freeze("the shape does not broadcast")
             axes.append(axis)
