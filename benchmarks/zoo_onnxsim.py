@@ -12,6 +12,7 @@ declared extents. Needs `onnxsim==0.8.1`.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import resource
 import subprocess
@@ -60,7 +61,7 @@ def worker(path: Path, kind: str) -> dict[str, Any]:
         row["valid"] = not row["problem"]
         step = "count"
         del session
-        row["macs"] = macs(pruned) / macs(path)
+        row["macs"] = macs(pruned) / macs(path) if row["changed"] else 1.0
     except Exception as error:
         row["problem"] = f"{step}: {type(error).__name__}: {' '.join(str(error).split())[:320]}"
     return row
@@ -131,7 +132,9 @@ def main() -> None:
     if options.output.exists():
         done = {json.loads(line)["name"] for line in options.output.read_text().splitlines()}
     names = [n for n in zoo_module(options.zoo).names() if fnmatchcase(n, options.only) and n not in done]
-    names.sort(key=lambda n: (options.zoo / "graphs" / f"{n}.onnx.gz").stat().st_size)
+    with open(options.zoo / "index.csv") as stream:
+        sizes = {entry["name"]: int(entry["parameters"]) for entry in csv.DictReader(stream)}
+    names.sort(key=lambda n: sizes.get(n, 0))
     with open(options.output, "a") as stream:
         for name in names:
             row = examine(options.zoo, name, options.limit, options.largest)

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from hwpass.analysis import Builder, analyse
 from hwpass.axes import FROZEN, Axis, Ids
+from hwpass.collection import collection_paused
 from hwpass.factoring import decide
 from hwpass.ir import Model
 from hwpass.ops import Node
@@ -105,10 +106,11 @@ def couple(model: Model, dims: Mapping[str, int] | None = None) -> Coupling:
 
     `dims` gives extents of dynamic dimensions to analyse at; the relations do not depend on them.
     """
-    build = analyse(model, dims)
-    component = decide(build)
-    coupling = Coupling(build, component)
-    coupling.groups = _groups(coupling)
+    with collection_paused():
+        build = analyse(model, dims)
+        component = decide(build)
+        coupling = Coupling(build, component)
+        coupling.groups = _groups(coupling)
     return coupling
 
 

@@ -18,6 +18,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from hwpass.collection import collection_paused
 from hwpass.errors import InputError
 from hwpass.files import Source, check_writable, inlined, materialise_constants, read
 from hwpass.streaming import write_single
@@ -65,7 +66,7 @@ class Model:
         proto = inlined(proto, name)
         if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
             raise InputError(f"{name}: no opset_import for the standard ONNX operators; not a usable model")
-        with quiet():
+        with quiet(), collection_paused():
             graph = gs.import_onnx(proto)
         # The imported entries are views that would keep the whole protobuf, weights included, alive.
         graph.import_domains = [helper.make_opsetid(entry.domain, entry.version) for entry in proto.opset_import]
@@ -94,8 +95,10 @@ class Model:
 
     def copy(self) -> Model:
         """A copy whose graph may be edited freely; the arrays of constants are shared until replaced."""
+        with collection_paused():
+            graph = self.graph.copy()
         return Model(
-            self.graph.copy(), self.sha256, self.path, dict(self.metadata), self.domain, self.model_version,
+            graph, self.sha256, self.path, dict(self.metadata), self.domain, self.model_version,
             self.doc_string,
         )  # fmt: skip
 

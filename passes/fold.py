@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort  # type: ignore[import-untyped]
 
+from hwpass.collection import collection_paused
 from hwpass.ir import Model, quiet
 from hwpass.manager import Context, Pass, PassResult, register
 
@@ -40,7 +41,7 @@ class Fold(Pass):
         before = _signature(model)
         ort.set_default_logger_severity(4)
         several = [(node, list(node.outputs)) for node in model.walk() if len(node.outputs) > 1]
-        with quiet():
+        with quiet(), collection_paused():
             while True:
                 model.graph.fold_constants(
                     size_threshold=self.limit,
