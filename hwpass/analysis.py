@@ -15,7 +15,8 @@ from hwpass.axes import Relations, axis_size, opaque
 from hwpass.inputs import dimension_name
 from hwpass.ir import Model, bodies
 from hwpass.ops import Node, Tensor, rule_for
-from hwpass.ops.base import Array, Freeze
+from hwpass.ops.base import Array, Freeze, Sign
+from hwpass.signs import signed
 
 #: Values of more elements than this are never those of a shape.
 SMALL = 4096
@@ -114,6 +115,9 @@ class Builder(Relations):
             outputs = self.inferred(node)
         self._evaluate(node, outputs, rule)
         node.outputs = outputs
+        sign = Sign() if node.frozen else signed(node)
+        for output in outputs:
+            output.sign = sign
         for tensor, output in zip(gs_node.outputs, outputs, strict=False):
             self.tensors[tensor.name] = output
         self.nodes.append(node)

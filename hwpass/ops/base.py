@@ -31,6 +31,15 @@ class Real:
     zero_point: Array
 
 
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What is certain of a tensor's entries: of all of them, and (`solid`) of those a removal leaves in the twin."""
+
+    nonnegative: bool = False
+    positive: bool = False
+    solid: bool = False  # no zero among them that is not among the entries that stay
+
+
 @dataclass(slots=True, eq=False)
 class Tensor:
     """An abstract tensor: its axes (None when even the rank is unknown), its type, its value where that is known."""
@@ -40,6 +49,7 @@ class Tensor:
     data: Array | None = None  # the value: of constants, and of the small integer tensors that describe shapes
     constant: bool = False
     real: Real | None = None  # of a quantised tensor: what it stands for
+    sign: Sign = Sign()
 
     @property
     def shape(self) -> tuple[int, ...]:

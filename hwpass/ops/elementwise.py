@@ -93,9 +93,9 @@ class Unary(Rule):
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         x = node.tensor(0)
-        if node.op in self.not_finite:
+        if node.op == "Acosh" or (node.op in self.not_finite and not x.sign.solid):
             # log 0 and 1/0 of a removed channel would meet the zero weights of its consumers as NaN.
-            build.freeze([a for a in node.axes(0) if any(f.zero for f in a)], f"{node.op} is not finite at zero")
+            build.freeze(node.axes(0), f"{node.op} is not finite at zero")
         keeps = node.op in self.keeps_zero
         dtype = np.dtype(bool) if node.op in ("Not", "IsNaN", "IsInf") else x.dtype
         axes = node.axes(0) if keeps else tuple(with_zero(axis, False) for axis in node.axes(0))
@@ -247,7 +247,8 @@ class Div(Rule):
             if not positive:
                 build.freeze([a for a in node.axes(0) if any(f.zero for f in a)], "a power of zero is not finite")
         else:
-            build.freeze([a for a in node.axes(1) if any(f.zero for f in a)], "a removed channel would divide by zero")
+            if not (right.sign.positive if node.op == "Pow" else right.sign.solid):
+                build.freeze(node.axes(1), "a removed channel would divide by zero")
             axes = broadcast(node, build, [0, 1], lambda z: z[0] and node.op == "Div")
         return [Tensor(tuple(axes), node.tensor(0).dtype)]
 

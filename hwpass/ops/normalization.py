@@ -116,7 +116,7 @@ def rms(node: Node, build: Builder, x: tuple[Axis, ...], start: int, scale: int)
     """Couple x g / sqrt(mean(x^2) + epsilon) over the axes from `start` on, g being input `scale`; see `keep_rms`."""
     g, normed = node.axes(scale), x[start:]
     if not float(node.attr("epsilon", 1e-5)):
-        build.freeze([a for a in x[:start] if any(f.zero for f in a)], f"{node.op} is not finite at zero")
+        build.freeze([] if node.tensor(0).sign.solid else x[:start], f"{node.op} is not finite at zero")
     for place, axis in enumerate(reversed(normed)):
         if place < len(g) and g[len(g) - 1 - place]:
             build.unify(axis, g[len(g) - 1 - place], "one scale per channel")
@@ -240,7 +240,7 @@ class Reduce(Rule):
         if node.op == "ReduceMean":
             node.memo["mean"] = [x[place] for place in sorted(reduced)]
         if node.op == "ReduceLogSum":
-            build.freeze([a for a in x if any(f.zero for f in a)], f"{node.op} is not finite at zero")
+            build.freeze([] if node.tensor(0).sign.solid else x, f"{node.op} is not finite at zero")
         keeps = additive or node.op in ("ReduceMax", "ReduceMin", "ReduceProd")
         axes = []
         for place, axis in enumerate(x):
