@@ -1,9 +1,9 @@
 """Every graph of a zoo through `--macs 0.5x --score l2 --target server-cpu`: changed, valid, exact, MACs left, why not.
 
-    python benchmarks/zoo.py ZOO [-o zoo.jsonl] [--jobs 2] [--only GLOB] [--peer] [--names NAME ...]
+    python benchmarks/zoo.py ZOO [-o zoo.jsonl] [--jobs 2] [--only GLOB] [--names NAME ...] [--peer zoo_onnxsim.jsonl]
 
-One process a graph; results are appended to the JSONL file and graphs already in it are not run again. `--peer` adds
-onnxsim's `apply_structured_pruning(sparsity=0.5)`, raw and after `simplify` (needs `onnxsim==0.8.1`).
+One process a graph; results are appended to the JSONL file and graphs already in it are not run again. `--peer` names
+what `benchmarks/zoo_onnxsim.py` wrote, and adds its columns.
 """
 
 from __future__ import annotations
@@ -21,19 +21,27 @@ from typing import Any
 
 from common import fresh, save_zoo, show, zoo_module
 
+#: The share of the MACs that counts as reached: 0.5x, and what rounding to the target's channels costs.
+REACHED = 0.55
 
-def worker(zoo: str, name: str, peer: bool) -> dict[str, Any]:
+#: What `benchmarks/zoo_onnxsim.py` does with a graph.
+KINDS = ("raw", "simplified")
+
+
+def worker(zoo: str, name: str) -> dict[str, Any]:
     """One graph, in this process."""
     import onnxruntime
 
     import hwpass
     from hwpass.coupling import couple
     from hwpass.manager import PassManager
+    from hwpass.ops.base import rules
 
     row: dict[str, Any] = {"name": name}
     with tempfile.TemporaryDirectory() as folder:
         path = save_zoo(Path(zoo), name, Path(folder))
         prepared = PassManager.parse("fold,fuse-bn").run(hwpass.load(path))
+        rules()  # imports the rules, which is no part of coupling
         start = time.perf_counter()
         coupling = couple(prepared)
         row["couple_seconds"] = time.perf_counter() - start
@@ -54,8 +62,6 @@ def worker(zoo: str, name: str, peer: bool) -> dict[str, Any]:
         except hwpass.HwpassError as error:
             row["status"], row["message"] = type(error).__name__, str(error)[:300]
         row["seconds"] = time.perf_counter() - start
-        if peer:
-            row["peer"] = {kind: rival(path, kind) for kind in ("raw", "simplified")}
     return row
 
 
@@ -74,26 +80,6 @@ def reasons(coupling: Any) -> list[tuple[float, str]]:
     return [(round(share, 4), reason) for reason, share in held.most_common(5)]
 
 
-def rival(path: Path, kind: str) -> str:
-    """What onnxsim makes of it: the MACs left, or what went wrong."""
-    import onnx
-    import onnxruntime
-    import onnxsim
-    from faster import macs
-    from onnxsim.pruning import apply_structured_pruning
-
-    try:
-        model = onnx.load(path)
-        if kind == "simplified":
-            model, _ = onnxsim.simplify(model)
-        before = macs(model)
-        pruned = apply_structured_pruning(model, sparsity=0.5)
-        onnxruntime.InferenceSession(pruned.SerializeToString(), providers=["CPUExecutionProvider"])
-        return f"{macs(pruned) / before:.3f}"
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
-
-
 def main() -> None:
     """Run what is not there yet, then print the table and the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -102,7 +88,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="*")
     parser.add_argument("--names", nargs="*")
-    parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--peer", type=Path)
     options = parser.parse_args()
     done = {}
     if options.output.exists():
@@ -111,11 +97,7 @@ def main() -> None:
     wanted = options.names or [n for n in zoo_module(options.zoo).names() if fnmatchcase(n, options.only)]
     todo = [n for n in wanted if n not in done]
     with ThreadPoolExecutor(options.jobs) as pool, open(options.output, "a") as stream:
-        arguments = ["--peer"] if options.peer else []
-        jobs = {
-            pool.submit(fresh, Path(__file__), "--worker", str(options.zoo), n, *arguments, timeout=1200): n
-            for n in todo
-        }
+        jobs = {pool.submit(fresh, Path(__file__), "--worker", str(options.zoo), n, timeout=1200): n for n in todo}
         for job in as_completed(jobs):
             try:
                 row = {"name": jobs[job], **job.result()}
@@ -126,36 +108,83 @@ def main() -> None:
             done[row["name"]] = row
             stream.write(json.dumps(row) + "\n")
             stream.flush()
-    summary([done[n] for n in wanted if n in done])
+    peer = {}
+    if options.peer:
+        peer = {row["name"]: row for row in map(json.loads, options.peer.read_text().splitlines())}
+    rows = [done[n] for n in wanted if n in done]
+    table(rows, peer)
+    families(rows, peer)
 
 
-def summary(rows: list[dict[str, Any]]) -> None:
-    """The table, worst first, and the counts that matter."""
+def table(rows: list[dict[str, Any]], peer: dict[str, dict[str, Any]]) -> None:
+    """Every graph, worst first."""
     ordered = sorted(rows, key=lambda r: (r.get("status") == "ok", -r.get("macs", 9), r["name"]))
-    show(
-        "zoo",
-        ["graph", "status", "MACs left", "exactness", "couple s", "run s", "why"],
+    columns = ["graph", "status", "MACs left", "exactness", "couple s", "run s", "why"]
+    cells = [
         [
-            [
-                r["name"],
-                r["status"],
-                r.get("macs", "-"),
-                r.get("exact", "-"),
-                r.get("couple_seconds", "-"),
-                r.get("seconds", "-"),
-                r.get("message")
-                or "; ".join(f"{s:.2f} {t}" for s, t in r.get("reasons", [])[:2] if r.get("macs", 1) > 0.55),
-            ]
-            for r in ordered
-        ],
-    )
-    fine = [r for r in rows if r["status"] == "ok"]
-    reached = [r for r in fine if r["macs"] <= 0.55]
-    print(f"{len(rows)} graphs, {len(fine)} done and exact, {len(reached)} at 0.55x of the MACs or less")
+            r["name"],
+            r["status"],
+            r.get("macs", "-"),
+            r.get("exact", "-"),
+            r.get("couple_seconds", "-"),
+            r.get("seconds", "-"),
+            r.get("message")
+            or "; ".join(f"{s:.2f} {t}" for s, t in r.get("reasons", [])[:2] if r.get("macs", 1) > REACHED),
+        ]
+        for r in ordered
+    ]
+    if peer:
+        columns[6:6] = [f"onnxsim {kind}" for kind in KINDS]
+        for r, row in zip(ordered, cells, strict=True):
+            row[6:6] = [verdict(peer.get(r["name"], {}).get(kind)) for kind in KINDS]
+    show("zoo", columns, cells)
+
+
+def verdict(found: dict[str, Any] | None) -> str:
+    """The peer's result in a cell: the MACs left, unchanged, or invalid."""
+    if found is None:
+        return "-"
+    if found["problem"].startswith("not run"):
+        return "not run"
+    return "invalid" if not found["valid"] else f"{found['macs']:.3f}" if found["changed"] else "unchanged"
+
+
+def family(name: str) -> str:
+    """The family of a graph, from its name."""
+    first = name.removeprefix("dyn_").partition("_")[0]
+    known = {"tv": "torchvision", "timm": "timm", "hf": "transformers", "net": "by hand"}
+    return known.get(first, "segmentation, detection, video, flow")
+
+
+def families(rows: list[dict[str, Any]], peer: dict[str, dict[str, Any]]) -> None:
+    """Counts per family, for both tools."""
+    own: dict[str, Counter[str]] = {}
+    for r in rows:
+        for key in (family(r["name"]), "all"):
+            seen = own.setdefault(key, Counter())
+            fine = r["status"] == "ok"
+            seen["graphs"] += 1
+            seen["valid"] += fine
+            seen["reached"] += fine and r["macs"] <= REACHED
+            for kind in KINDS:
+                found = peer.get(r["name"], {}).get(kind)
+                if found is None or found["problem"].startswith("not run"):
+                    continue
+                seen[kind] += 1
+                seen[f"{kind} valid"] += found["valid"] and found["changed"]
+                seen[f"{kind} unchanged"] += found["valid"] and not found["changed"]
+                seen[f"{kind} reached"] += found["valid"] and found["macs"] <= REACHED
+    keys = [*sorted(own.keys() - {"all"}), "all"]
+    columns = ["family", "graphs", "exact and valid", f"<= {REACHED}x"]
+    show("hwpass", columns, [[key, own[key]["graphs"], own[key]["valid"], own[key]["reached"]] for key in keys])
+    for kind in KINDS if peer else ():
+        columns = ["family", "run", "unchanged", "changed and valid", f"<= {REACHED}x"]
+        counts = [kind, f"{kind} unchanged", f"{kind} valid", f"{kind} reached"]
+        show(f"onnxsim, {kind}", columns, [[key, *(own[key][c] for c in counts)] for key in keys])
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        print(json.dumps(worker(sys.argv[2], sys.argv[3], "--peer" in sys.argv)))
+        print(json.dumps(worker(sys.argv[2], sys.argv[3])))
     else:
         main()

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common import fresh, save_zoo, zoo_module
-
-KINDS = ("raw", "simplified")
+from zoo import KINDS
 
 #: Address space of a worker, in bytes.
 MEMORY = 12 << 30
@@ -112,7 +111,7 @@ def examine(zoo: Path, name: str, limit: float, largest: float) -> dict[str, Any
             try:
                 found = fresh(Path(__file__), "--worker", str(path), kind, timeout=limit)
             except subprocess.TimeoutExpired:
-                found = {"error": f"not done after {limit:.0f} s"}
+                found = {"changed": False, "valid": False, "problem": f"not done after {limit:.0f} s"}
             if "error" in found:
                 found = {"changed": False, "valid": False, "problem": f"crash: {found['error'][:160]}"}
             row[kind] = found
