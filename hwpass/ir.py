@@ -82,6 +82,7 @@ class Model:
         for scope in model.scopes():
             materialise_constants(scope, folder, name)
         _rename_generated(model)
+        _restore_types(model, proto)
         return model
 
     def walk(self) -> Iterator[gs.Node]:
@@ -220,6 +221,21 @@ def _rename_generated(model: Model) -> None:
     for name, tensor in model.constants().items():
         if name.startswith(("gemm_input_shape", "gemm_output_shape")):
             tensor.name = f"kept_{name}"
+
+
+def _restore_types(model: Model, proto: onnx.ModelProto) -> None:
+    """Give nodes back their attributes that are types, which graphsurgeon leaves out: an Optional has one."""
+    found = {
+        (node.output[0], attribute.name): attribute.tp
+        for graph in (proto.graph, *_body_protos(proto.graph))
+        for node in graph.node
+        for attribute in node.attribute
+        if attribute.type == onnx.AttributeProto.TYPE_PROTO
+    }
+    for node in model.walk() if found else ():
+        for (output, name), kind in found.items():
+            if node.outputs and node.outputs[0].name == output:
+                node.attrs[name] = kind
 
 
 def _walk(graph: gs.Graph) -> Iterator[gs.Node]:
