@@ -28,6 +28,7 @@ from hwpass.ops.table import treatments  # noqa: E402
 from hwpass.plan import Plan  # noqa: E402
 from hwpass.profile import Profile  # noqa: E402
 from hwpass.report import Report  # noqa: E402
+from hwpass.sweep_report import SweepReport  # noqa: E402
 
 NOTE = "<!-- written by docs/generate.py; `make docs` writes it again -->\n"
 
@@ -143,6 +144,7 @@ def json() -> str:
         ("The report", "`hwpass run --json`, `hwpass apply --json`", Report),
         ("The plan", "`hwpass run --plan`; `hwpass apply` and `hwpass verify --plan` read it", Plan),
         ("Groups", "`hwpass groups --json`", GroupsReport),
+        ("The sweep", "`hwpass sweep --json`", SweepReport),
         ("Profile", "`hwpass profile --json`", Profile),
     ]
     for title, where, model in pages:

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from hwpass.ir import Model
     from hwpass.job import Result
     from hwpass.manager import Context, Pass, PassManager, PassResult
+    from hwpass.pareto import sweep
     from hwpass.plan import Plan
 
 _HOMES = {
     "Result": "job",
     "load": "api",
     "run": "api",
+    "sweep": "pareto",
     "Model": "ir",
     "Plan": "plan",
     "Context": "manager",
@@ -47,6 +49,7 @@ __all__ = [
     "__version__",
     "load",
     "run",
+    "sweep",
 ]
 
 

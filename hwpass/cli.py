@@ -65,16 +65,22 @@ THREADS = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime."
 )
 OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
-TOLERANCES = _stack(
+CALIB = click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score, compensate and measure fidelity on.")
+METRIC = click.option(
+    "--metric", metavar="PKG.MOD:FN", help="A figure of merit: a function of predict, larger is better."
+)
+EXACTNESS = _stack(
     click.option("--rtol", type=NOT_NEGATIVE, default=1e-4, show_default=True,
                  help="Exactness: largest difference over the output's largest magnitude."),
     click.option("--atol", type=NOT_NEGATIVE, default=1e-9, show_default=True,
                  help="Exactness: difference always allowed."),
+)  # fmt: skip
+TOLERANCES = _stack(
+    EXACTNESS,
     click.option("--fidelity", multiple=True, metavar="METRIC>=X",
                  help="Tolerance against the original, such as cosine>=0.99. Repeatable."),
-    click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score, compensate and measure fidelity on."),
-    click.option("--metric", metavar="PKG.MOD:FN",
-                 help="A figure of merit: a function of predict, larger is better."),
+    CALIB,
+    METRIC,
 )  # fmt: skip
 
 
@@ -85,6 +91,16 @@ def _max_drop(text: str) -> Callable[[Any], Any]:
 MAX_DROP = _max_drop("Largest drop of the metric allowed.")
 
 
+SCORING = _stack(
+    click.option("--score", default="auto", show_default=True, metavar="auto|gram|l1|l2|bn|activation|random",
+                 help="What makes a channel matter; auto is gram with --calib, else l2."),
+    COMPENSATE,
+    click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable."),
+    click.option("--min-channels", type=click.IntRange(1), default=1, show_default=True, help="Fewest of a group."),
+    click.option("--align", type=click.IntRange(1), default=None, help="Channel step; the target's by default."),
+)  # fmt: skip
+
+
 @main.command(context_settings=CONTEXT)
 @MODEL
 @TARGET
@@ -92,12 +108,7 @@ MAX_DROP = _max_drop("Largest drop of the metric allowed.")
 @BUDGETS
 @TOLERANCES
 @_max_drop("Largest drop of the metric allowed. Without a budget: the fastest model within it is searched.")
-@click.option("--score", default="auto", show_default=True, metavar="auto|gram|l1|l2|bn|activation|random",
-              help="What makes a channel matter; auto is gram with --calib, else l2.")  # fmt: skip
-@COMPENSATE
-@click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable.")
-@click.option("--min-channels", type=click.IntRange(1), default=1, show_default=True, help="Fewest of a group.")
-@click.option("--align", type=click.IntRange(1), default=None, help="Channel step; the target's by default.")
+@SCORING
 @click.option("--pipeline", metavar="TEXT", help="Run these passes instead of the usual ones; see `hwpass passes`.")
 @click.option("--report", "report_path", metavar="OUT.html", help="Write the report as a web page.")
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
@@ -136,6 +147,51 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
         )
     if result.unmet:
         fail(BudgetError(result.unmet + " (the best effort was kept)"))
+
+
+@main.command(context_settings=CONTEXT)
+@MODEL
+@TARGET
+@click.option("-o", "--output", metavar="DIR", help="A folder to write the models to.")
+@click.option(
+    "--budget",
+    type=click.Choice(["latency", "energy", "memory", "size", "macs"]),
+    default="latency",
+    show_default=True,
+    help="The cost to go along.",
+)
+@click.option(
+    "--points",
+    default="0.9,0.75,0.6,0.5,0.4,0.33",
+    show_default=True,
+    metavar="X,X,...",
+    help="Shares of the dense model's cost.",
+)
+@CALIB
+@METRIC
+@SCORING
+@EXACTNESS
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the points as JSON; - is standard output.")
+@click.option("--csv", "csv_path", metavar="OUT.csv", help="Write the points as CSV; - is standard output.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs and scores.")
+@THREADS
+def sweep(model: str, target: str, points: str, json_path: str | None, csv_path: str | None, **options: Any) -> None:
+    """Prune MODEL to several budgets on one study of it, prove each, and mark the Pareto front."""
+    from hwpass.pareto import parse_points, refused
+    from hwpass.pareto import sweep as run_sweep
+    from hwpass.sweep_report import render_sweep
+
+    check_outputs(json=json_path, csv=csv_path)
+    with status_line() as progress:
+        found = run_sweep(source(model)[0], target, points=parse_points(points), progress=progress, **options)
+    if json_path is not None:
+        write_text(json_path, found.to_json())
+    if csv_path is not None:
+        write_text(csv_path, found.to_csv())
+    render_sweep(found, console(json_path, csv_path))
+    error = refused(found)
+    if error is not None:
+        fail(error)
 
 
 @main.command(context_settings=CONTEXT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from hwpass import __version__
@@ -82,15 +84,19 @@ def _costs(params: int, size: int, result: Model, context: Context) -> tuple[Cos
         widths = np.asarray([plan.widths()[g.name] for g in coupling.groups], np.float64)
         found = cost(np.stack([cost.dense, widths]))
         rows = [{m: float(v[i]) for m, v in found.items()} for i in range(2)]
-    made = []
-    for row, count, stored in zip(rows, (params, after_params), (size, after_size), strict=True):
-        made.append(
-            Costs(
-                latency_ms=row["latency"] * 1e3, energy_mj=row["energy"] * 1e3, macs=round(row["macs"]), params=count,
-                size_bytes=stored, peak_memory_bytes=round(row["memory"] - row["size"] + stored),
-            )
-        )  # fmt: skip
-    return made[0], made[1]
+    return costs_from(rows[0], params, size), costs_from(rows[1], after_params, after_size)
+
+
+def costs_from(predicted: Mapping[str, float], params: int, size: int) -> Costs:
+    """Predictions in the units of METRICS as the report's, with the counted parameters and stored bytes."""
+    return Costs(
+        latency_ms=predicted["latency"] * 1e3,
+        energy_mj=predicted["energy"] * 1e3,
+        macs=round(predicted["macs"]),
+        params=params,
+        size_bytes=size,
+        peak_memory_bytes=round(predicted["memory"] - predicted["size"] + size),
+    )
 
 
 def _changes(coupling: Coupling, plan: Plan, context: Context) -> list[GroupChange]:

@@ -21,6 +21,9 @@ from hwpass.streaming import release_pages
 from hwpass.study import Study, StudyOptions
 from hwpass.work import Floats
 
+#: How the refusal of a budget ends.
+MEND = "; ask for more, or keep the best effort with --force"
+
 
 @register
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class PruneChannels(Pass):
             least = allocation.costs[worst.metric] / base[worst.metric]
             text = (
                 f"--{worst.metric} {worst.text} cannot be met: with every group at its narrowest the model still takes"
-                f" {least:.3f}x{_frozen(coupling)}; ask for more, or keep the best effort with --force"
+                f" {least:.3f}x{_frozen(coupling)}{MEND}"
             )
             if not context.force:
                 raise BudgetError(text)

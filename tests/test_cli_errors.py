@@ -36,6 +36,10 @@ def run(rest: str = "--macs 0.5x", model: str = MODEL, target: str = "mobile-cpu
     return f"run {model} --target {target} -o {{dir}}/out.onnx {rest}"
 
 
+def sweep(rest: str) -> str:
+    return f"sweep {MODEL} --target mobile-cpu {rest}"
+
+
 def write(name: str, data: bytes | str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
 
@@ -195,6 +199,14 @@ CASES = [
     Case("drop below zero", run("--metric a:b --max-drop -1"), USAGE, ["--max-drop"]),
     Case("search by no such metric", run("--metric no.where:fn --max-drop 0.1"), USAGE, ["no.where:fn"]),
     Case("fidelity fails", run("--macs 0.2x --fidelity cosine>=0.99999"), VERDICT, ["logits", "cosine"]),
+    Case("points in words", sweep("--points many"), USAGE, ["--points many", "0.9,0.75"]),
+    Case("a point above the model", sweep("--points 0.5,1.5"), USAGE, ["--points 1.5"]),
+    Case("a point of nothing", sweep("--points 0"), USAGE, ["--points 0"]),
+    Case("no such cost to sweep", sweep("--budget channels"), USAGE, ["--budget", "latency"]),
+    Case("both tables on stdout", sweep("--csv - --json -"), USAGE, ["--csv", "--json"]),
+    Case("models into a file", sweep("-o {dir}/f"), INPUT, ["/f:", "folder"], write("f", "x")),
+    Case("models into nowhere", sweep("-o {dir}/no/models"), INPUT, ["/no does not exist"]),
+    Case("sweep by no such metric", sweep("--metric no.where:fn"), USAGE, ["no.where:fn"]),
     Case("misspelt option", run("--mac 0.5x"), USAGE, ["--mac", "--macs", "--help"]),
     Case("no such command", "prune model.onnx", USAGE, ["prune", "--help"]),
     Case("missing argument", "apply", USAGE, ["PLAN", "--help"]),

@@ -1,0 +1,202 @@
+"""Many budgets, one study of the model: the trade-off between cost and quality, each model proved exact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwpass import __version__
+from hwpass.api import PREPARE, amends, prune_step, verify_step
+from hwpass.cost_models import Target
+from hwpass.errors import BudgetError, InputError, UsageError, VerdictError
+from hwpass.files import Source
+from hwpass.ir import Model
+from hwpass.job import Job
+from hwpass.manager import PassManager
+from hwpass.metric import metric_before, task_metric
+from hwpass.outcome import costs_from, verdicts_of
+from hwpass.passes.prune_channels import MEND
+from hwpass.report import Ratios
+from hwpass.study import Study
+from hwpass.sweep_report import ALONG, SweepPoint, SweepReport, marked
+
+POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
+
+
+def sweep(
+    source: Source | Model,
+    target: str | Target,
+    *,
+    points: Iterable[float] = POINTS,
+    budget: str = "latency",
+    calib: str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
+    metric: str | None = None,
+    score: str = "auto",
+    compensate: str = "auto",
+    keep: Iterable[str] = (),
+    min_channels: int = 1,
+    align: int | None = None,
+    rtol: float = 1e-4,
+    atol: float = 1e-9,
+    output: str | Path | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> SweepReport:
+    """Prune to each of several shares of one cost of the dense model, and mark the Pareto front.
+
+    Statistics and loss curves are gathered once. Points that cannot be reached and models that fail a verdict are
+    reported as such. With `output`, a folder, each model is written when it is proved and not kept in memory.
+    Raises UsageError or InputError; each message is one line.
+    """
+    if budget not in ALONG:
+        raise UsageError(f"--budget {budget}: choose one of {', '.join(ALONG)}")
+    shares = _shares(points)
+    preparation = PassManager.parse(PREPARE)
+    amend = PassManager.parse(amends(compensate, calib))
+    verify = PassManager.parse(verify_step(rtol, atol, (), metric))
+    prunes = [
+        PassManager.parse(
+            prune_step({budget: f"{s:g}x"}, score=score, keep=tuple(keep), min_channels=min_channels, align=align)
+        )
+        for s in shares
+    ]
+    if metric is not None:
+        task_metric(metric)
+    folder = None if output is None else _folder(Path(output))
+    job = Job(source, target=target, calib=calib, seed=seed, threads=threads, progress=progress)
+    if metric is not None:
+        job.context.progress("running the metric on the original model")
+    before = None if metric is None else metric_before(metric, job.context)
+    job.prepare(preparation)
+    work = _Sweep(job, amend, verify, folder, before)
+    tell = job.context.progress
+    found = []
+    for number, (share, prune) in enumerate(zip(shares, prunes, strict=True), 1):
+        job.context.progress = partial(_under, tell, f"point {number} of {len(shares)}, {share:g}x")
+        found.append(work.point(share, budget, prune))
+    return SweepReport(
+        hwpass=__version__,
+        model=job.info,
+        target=job.context.target.name if job.context.target is not None else "",
+        budget=budget,
+        metric=metric,
+        points=marked([work.dense(), *found], budget),
+        warnings=work.warnings,
+        seconds=round(time.perf_counter() - job.start, 3),
+    )
+
+
+def _under(tell: Callable[[str], None], heading: str, text: str) -> None:
+    tell(f"{heading}: {text}")
+
+
+class _Sweep:
+    """The points of one sweep: what they share, and what they leave for the report."""
+
+    def __init__(
+        self, job: Job, amend: PassManager, verify: PassManager, folder: Path | None, before: float | None
+    ) -> None:
+        self.job = job
+        self.amend = amend
+        self.verify = verify
+        self.folder = folder
+        self.before = before
+        self.warnings: list[str] = []
+
+    def point(self, share: float, budget: str, prune: PassManager) -> SweepPoint:
+        """The model of one budget, judged, and written where it passed."""
+        asked = f"{share:g}x"
+        try:
+            made = self.job.attempt(prune)
+        except BudgetError as error:
+            return SweepPoint(asked=asked, status="unreachable", reason=str(error).removesuffix(MEND))
+        made = self.job.further(made, self.amend)
+        reason = None
+        try:
+            made = self.job.further(made, self.verify)
+        except VerdictError as error:
+            reason = str(error)
+        for warning in made.context.warnings:
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+        result = self.job.result(made)
+        verdicts = verdicts_of(made.context)
+        file = None
+        if self.folder is not None and reason is None:
+            file = self.folder / f"{self.stem}-{budget}-{asked}.onnx"
+            result.save(file)
+        return SweepPoint(
+            asked=asked,
+            status="pruned" if reason is None else "failed",
+            costs=result.report.after,
+            ratio=result.report.ratio,
+            metric=None if verdicts.metric is None else verdicts.metric.after,
+            drop=None if verdicts.metric is None else verdicts.metric.drop,
+            fidelity=verdicts.fidelity,
+            exactness=verdicts.exactness,
+            file=None if file is None else str(file),
+            reason=reason,
+        )
+
+    def dense(self) -> SweepPoint:
+        """The model as it was given, in the terms of the study that the points share."""
+        study: Study = self.job.context.found["study"]
+        costs = costs_from(study.cost.base, self.job.params, self.job.size)
+        drop = None if self.before is None else 0.0
+        ratio = Ratios.of(costs, costs)
+        return SweepPoint(asked="1x", status="dense", costs=costs, ratio=ratio, metric=self.before, drop=drop)
+
+    @property
+    def stem(self) -> str:
+        """What the names of the models begin with."""
+        return Path(self.job.info.path).stem or "model"
+
+
+def refused(report: SweepReport) -> VerdictError | BudgetError | None:
+    """What a sweep ends with when a verdict failed, or when no point could be reached."""
+    failed = [point.asked for point in report.points if point.status == "failed"]
+    if failed:
+        return VerdictError(f"a verdict failed at {', '.join(failed)}; those models were not written")
+    if all(point.status in ("dense", "unreachable") for point in report.points):
+        return BudgetError(f"none of the points can be reached along {report.budget}; ask for more of the model")
+    return None
+
+
+def parse_points(text: str) -> list[float]:
+    """Shares from text such as `0.9,0.75x`. Raises UsageError.
+
+    >>> parse_points("0.9, 0.75x")
+    [0.9, 0.75]
+    """
+    try:
+        return [float(part.strip().removesuffix("x")) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--points {text}: not shares of the dense model; write 0.9,0.75,0.6") from None
+
+
+def _shares(points: Iterable[float]) -> list[float]:
+    """The shares, the largest first, each once."""
+    shares = sorted(set(points), reverse=True)
+    wrong = next((share for share in shares if not 0 < share < 1), None)
+    if wrong is not None:
+        raise UsageError(f"--points {wrong:g}: a share of the dense model lies above 0 and below 1")
+    if not shares:
+        raise UsageError("--points: give at least one share of the dense model, such as 0.6")
+    return shares
+
+
+def _folder(folder: Path) -> Path:
+    """The folder, made if it is not there. Raises InputError."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        raise InputError(f"{folder}: the folder {folder.parent} does not exist; create it first") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be a folder for the models ({error.strerror}); name another") from None
+    return folder
