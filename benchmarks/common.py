@@ -14,6 +14,11 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
+import hwpass
+from hwpass.cost import Cost
+from hwpass.cost_models import load_target
+from hwpass.coupling import couple
+
 
 def zoo_module(folder: Path) -> Any:
     """The `load.py` beside a folder of graphs: it fills a graph with reproducible weights."""
@@ -34,6 +39,12 @@ def save_zoo(folder: Path, name: str, target: Path) -> Path:
     else:
         onnx.save(model, data, save_as_external_data=True, location=data.name + ".data")
     return data
+
+
+def macs(model: onnx.ModelProto | Path) -> float:
+    """Multiply-accumulates at batch 1."""
+    source = str(model) if isinstance(model, Path) else model
+    return Cost(couple(hwpass.load(source)), load_target("server-cpu")).base["macs"]
 
 
 def fresh(program: Path, *arguments: str, timeout: float = 600) -> dict[str, Any]:

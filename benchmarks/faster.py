@@ -14,21 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from common import save_zoo, show
+from common import macs, save_zoo, show
 
 import hwpass
 from hwpass.bench import bench
-from hwpass.cost import Cost
-from hwpass.cost_models import load_target
-from hwpass.coupling import couple
 
 NETS = ("tv_mobilenet_v2", "tv_resnet50")
-
-
-def macs(model: onnx.ModelProto | Path) -> float:
-    """Multiply-accumulates at batch 1."""
-    source = str(model) if isinstance(model, Path) else model
-    return Cost(couple(hwpass.load(source)), load_target("server-cpu")).base["macs"]
 
 
 def peer(path: Path, share: float) -> tuple[onnx.ModelProto, float] | None:

@@ -1,0 +1,201 @@
+"""The model of a way of pruning that meets a measured latency: drafts at several strengths, timed, refined, confirmed.
+
+One rule for everybody: at a point p, the least pruned model whose measured latency is at most p times the dense one's.
+The drafts are timed together in few sessions; what is chosen is timed again, together, in more of them, and gives way
+to the next more strongly pruned one where it does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+
+from hwpass.bench import Timing, bench
+from hwpass.sessions import open_session, run_session
+
+#: A draft this much over the point may still hold when it is timed properly.
+SLACK = 1.01
+
+#: A bracket of settings narrower than this is not looked into.
+FINEST = 0.01
+
+
+class Refusal(Exception):
+    """There is no model at this setting, and why."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model and what is to be recorded with it."""
+
+    model: onnx.ModelProto
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Maker(Protocol):
+    """A way of pruning one network. A setting is the share to remove: 0 nothing, 1 everything."""
+
+    def draft(self, setting: float) -> Pruned:
+        """A model of the final structure; its weights do not matter. Raises Refusal."""
+
+    def final(self, setting: float) -> Pruned:
+        """The model whose accuracy counts."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How models are timed: sessions and runs of a draft and of what is reported."""
+
+    sessions: int = 7
+    runs: int = 50
+    draft_sessions: int = 3
+    draft_runs: int = 30
+
+    def drafts(self, dense: Path, models: Sequence[onnx.ModelProto]) -> list[Timing]:
+        """Quick timings against the dense model, which is timed in the same rounds."""
+        return bench([dense, *models], sessions=self.draft_sessions, runs=self.draft_runs)[1:]
+
+    def finals(self, dense: Path, models: Sequence[onnx.ModelProto]) -> list[Timing]:
+        """The timings that are reported."""
+        return bench([dense, *models], sessions=self.sessions, runs=self.runs)[1:]
+
+
+@dataclass
+class Candidate:
+    """A draft at a setting, and its latency as a share of the dense model's."""
+
+    setting: float
+    structure: tuple[Any, ...]
+    latency: float
+
+
+@dataclass
+class Ladder:
+    """The candidates of one way of pruning, found so far, and why some settings have none."""
+
+    dense: Path
+    maker: Maker
+    clock: Clock
+    say: Callable[[str], None]
+    candidates: list[Candidate] = field(default_factory=list)
+    refusals: dict[float, str] = field(default_factory=dict)
+
+    def climb(self, settings: Iterable[float]) -> None:
+        """Draft and time what is new at these settings; equal structures are one candidate."""
+        known = {c.structure for c in self.candidates}
+        tried = {c.setting for c in self.candidates} | set(self.refusals)
+        new: dict[tuple[Any, ...], tuple[float, onnx.ModelProto]] = {}
+        for setting in sorted(set(settings) - tried):
+            try:
+                model = self.maker.draft(setting).model
+                check_runs(model)
+            except Refusal as refusal:
+                self.refusals[setting] = str(refusal)
+                continue
+            structure = structure_of(model)
+            if structure not in known:
+                known.add(structure)
+                new[structure] = (setting, model)
+            else:
+                # Known already: the setting leads nowhere new, which ends the refinement there.
+                self.refusals[setting] = "a structure that another setting gives"
+        if not new:
+            return
+        timings = self.clock.drafts(self.dense, [model for _, model in new.values()])
+        for (structure, (setting, _)), timing in zip(new.items(), timings, strict=True):
+            self.candidates.append(Candidate(setting, structure, timing.ratio))
+        self.say(", ".join(f"{c.setting:.3f}: {c.latency:.3f}x" for c in self.candidates[-len(new) :]))
+
+    def refine(self, points: Sequence[float]) -> None:
+        """One more setting between the least pruned candidate that meets each point and the one before it."""
+        self.climb(s for s in map(self._between, points) if s is not None)
+
+    def _between(self, point: float) -> float | None:
+        meeting = self.meeting(point, 1.0)
+        if not meeting:
+            return None
+        best = meeting[0]
+        over = [c for c in self.candidates if c.setting < best.setting]
+        low = max(over, key=lambda c: c.setting) if over else Candidate(0.0, (), 1.0)
+        width = best.setting - low.setting
+        if width < FINEST:
+            return None
+        share = (low.latency - point) / max(low.latency - best.latency, 1e-9)
+        # Slightly on the side that meets the point, and never at an end of the bracket.
+        return round(low.setting + width * float(np.clip(share + 0.05, 0.15, 0.85)), 4)
+
+    def meeting(self, point: float, slack: float = SLACK) -> list[Candidate]:
+        """The candidates that meet a point as far as their drafts say, the least pruned first."""
+        met = [c for c in self.candidates if c.latency <= point * slack]
+        return sorted(met, key=lambda c: c.setting)
+
+    def why_not(self) -> str:
+        """Why a point has no model."""
+        reasons = [r for r in self.refusals.values() if "another setting" not in r]
+        fastest = min((c.latency for c in self.candidates), default=None)
+        said = [f"no faster than {fastest:.2f}x"] if fastest is not None else []
+        return "; ".join(said + reasons[-1:]) or "nothing was removed at any setting"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stands at a point: the final model, its setting and its timing."""
+
+    setting: float
+    pruned: Pruned
+    timing: Timing
+
+
+def search(
+    dense: Path,
+    maker: Maker,
+    points: Sequence[float],
+    grid: Sequence[float],
+    clock: Clock,
+    say: Callable[[str], None],
+    refinements: int = 2,
+) -> tuple[dict[float, Found], str]:
+    """The model at each point that can be met, and why the other points cannot."""
+    ladder = Ladder(dense, maker, clock, say)
+    ladder.climb(grid)
+    for _ in range(refinements):
+        ladder.refine(points)
+    queues = {point: ladder.meeting(point) for point in points}
+    found: dict[float, Found] = {}
+    made: dict[float, Pruned] = {}
+    while tried := {p: q[0].setting for p, q in queues.items() if q and p not in found}:
+        for setting in set(tried.values()) - set(made):
+            made[setting] = maker.final(setting)
+        settings = sorted(set(tried.values()))
+        timings = dict(zip(settings, clock.finals(dense, [made[s].model for s in settings]), strict=True))
+        for point, setting in tried.items():
+            if timings[setting].ratio <= point:
+                found[point] = Found(setting, made[setting], timings[setting])
+            else:
+                queues[point].pop(0)
+    return found, ladder.why_not()
+
+
+def structure_of(model: onnx.ModelProto) -> tuple[Any, ...]:
+    """What decides the latency: operators in order and the shapes of the weights."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return tuple((node.op_type, *(shapes.get(name) for name in node.input)) for node in model.graph.node)
+
+
+def check_runs(model: onnx.ModelProto) -> None:
+    """Raise Refusal when ONNX Runtime does not load or run the model, or its logits are not finite."""
+    try:
+        session = open_session(model)
+        for batch in (1, 3):
+            logits = run_session(session, {"image": np.full((batch, 1, 28, 28), 0.5, np.float32)})["logits"]
+            if logits.shape != (batch, 10) or not np.isfinite(logits).all():
+                raise Refusal(f"outputs are {logits.shape} or not finite")
+    except Refusal:
+        raise
+    except Exception as error:  # whatever another tool's model makes the runtime say
+        raise Refusal(f"does not run: {' '.join(str(error).split())[:120]}") from error
