@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import numpy as np
 from latency_search import Pruned, Refusal
 
 import hwpass
-from hwpass.passes import compensate, prune_channels
+from hwpass.api import PREPARE, amends, prune_step, verify_step
+from hwpass.job import Job
+from hwpass.manager import PassManager
+from hwpass.passes import compensate
 from hwpass.segments import Segments
 
 #: Budgets tried first, as shares to remove; the search refines between them.
@@ -26,29 +30,39 @@ class Hwpass:
     network: Path
     target: str
     calibration: Path | None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the pass prune-channels
+    compensation: str = "auto"
     budget: str = "latency"
     without: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def draft(self, setting: float) -> Pruned:
         """The structure alone."""
-        return self._run(setting, {**self.options, "compensate": "off"})
+        return self._run(setting)
 
     def final(self, setting: float) -> Pruned:
-        """With the compensation that the options ask for."""
-        return self._run(setting, self.options)
+        """With the compensation, and proved exact."""
+        return self._run(setting, amends(self.compensation, self.calibration), verify_step())
 
-    def _run(self, setting: float, options: Mapping[str, Any]) -> Pruned:
+    def _run(self, setting: float, *further: str) -> Pruned:
         share = f"{1 - setting:.4f}x"
+        study = job(self.network, self.target, self.calibration)
         try:
-            with shared_curves(), self.without():
-                result = hwpass.run(
-                    self.network, self.target, calib=self.calibration, force=True, **{self.budget: share}, **options
-                )
+            with self.without():
+                made = study.attempt(PassManager.parse(prune_step({self.budget: share}, **self.options)))
+                for text in further:
+                    made = study.further(made, PassManager.parse(text))
         except hwpass.HwpassError as error:
             raise Refusal(f"hwpass: {error}") from error
-        ratio = result.report.ratio
-        return Pruned(result.model.proto(), {"asked": share, "predicted": ratio.latency, "macs": ratio.macs})
+        ratio = study.result(made).report.ratio
+        return Pruned(made.model.proto(), {"asked": share, "predicted": ratio.latency, "macs": ratio.macs})
+
+
+@lru_cache(maxsize=2)
+def job(network: Path, target: str, calibration: Path | None) -> Job:
+    """The network with its statistics and loss curves, which are the same at all budgets."""
+    found = Job(network, target=target, calib=calibration, force=True)
+    found.prepare(PassManager.parse(PREPARE))
+    return found
 
 
 def methods(network: Path, target: str, calibration: Path) -> dict[str, Hwpass]:
@@ -56,54 +70,23 @@ def methods(network: Path, target: str, calibration: Path) -> dict[str, Hwpass]:
     return {
         "hwpass": Hwpass(network, target, calibration),
         "hwpass, no data": Hwpass(network, target, None),
-        "hwpass, l2, no compensation": Hwpass(network, target, None, {"score": "l2", "compensate": "off"}),
+        "hwpass, l2, no compensation": Hwpass(network, target, None, {"score": "l2"}, "off"),
     }
 
 
 def ablation(network: Path, target: str, calibration: Path) -> dict[str, Hwpass]:
     """hwpass with one part taken away, by name."""
     parts = {
-        "no compensation": Hwpass(network, target, calibration, {"compensate": "off"}),
+        "no compensation": Hwpass(network, target, calibration, compensation="off"),
         "compensation not sequential": Hwpass(network, target, calibration, without=one_shot),
-        "score l2": Hwpass(network, target, calibration, {"score": "l2"}),
         "uniform widths": Hwpass(network, target, calibration, budget="channels"),
-        "alignment 1": Hwpass(network, target, calibration, {"align": 1}),
     }
-    if keeps_norms(network):
+    prepared = job(network, target, calibration).prepared.model
+    if any(node.op == "BatchNormalization" for node in prepared.graph.nodes):
         parts["batch norms not refitted"] = Hwpass(network, target, calibration, without=norms_kept)
+    parts["score l2"] = Hwpass(network, target, calibration, {"score": "l2"})
+    parts["alignment 1"] = Hwpass(network, target, calibration, {"align": 1})
     return parts
-
-
-def keeps_norms(network: Path) -> bool:
-    """Whether batch normalisations are left once those behind a product were fused."""
-    context = hwpass.Context()
-    model = hwpass.PassManager.parse(hwpass.api.PREPARE).run(hwpass.load(network), context)
-    return any(node.op == "BatchNormalization" for node in model.graph.nodes)
-
-
-_curves: dict[tuple[Any, ...], Any] = {}
-
-
-@contextmanager
-def shared_curves() -> Iterator[None]:
-    """Loss curves depend on the network, the data and the score, not on the budget: computed once for all budgets."""
-    original = prune_channels.PruneChannels._curves
-
-    def shared(step: Any, model: Any, coupling: Any, context: Any) -> Any:
-        key = (str(context.original), context.calibration is None, step.score, step.align, step.min_channels)
-        if key not in _curves:
-            before, data = dict(context.found), context.calibration
-            result = original(step, model, coupling, context)
-            new = {name: value for name, value in context.found.items() if before.get(name) is not value}
-            if context.calibration is not data or not all(isinstance(value, str) for value in new.values()):
-                return result  # it left more behind than can be handed to another run
-            _curves[key] = (result, new)
-        result, new = _curves[key]
-        context.found.update(new)
-        return result
-
-    with replaced(prune_channels.PruneChannels, "_curves", shared):
-        yield
 
 
 @contextmanager
@@ -132,30 +115,35 @@ def one_shot() -> Iterator[None]:
         yield
 
 
-class Cut(Segments):
-    """The original's activations where the pruned network's are asked for."""
+class Cut(AbstractContextManager["Cut"]):
+    """The original's activations, cut to the channels that are left, where the pruned network's are asked for."""
 
     def __init__(self, worker: Any, batches: Any, threads: int) -> None:
         self.worker = worker
         dense = worker.coupling.build.model
-        super().__init__(dense, batches, threads)
+        self.dense = Segments(dense, batches, threads)
         places = {n.outputs[0].name: i for i, n in enumerate(dense.graph.nodes) if n.outputs}
         self.places = [places.get(n.outputs[0].name) if n.outputs else None for n in worker.model.graph.nodes]
 
-    def advance(self, stop: int, keep: Any = ()) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.dense.close()
+
+    def advance(self, stop: int) -> None:
         """`stop` counts the pruned network's nodes."""
         place = self.places[stop]
         assert place is not None, "the layers that are fitted are in both networks"
-        super().advance(place, keep)
+        self.dense.advance(place)
+
+    def live(self, name: str) -> bool:
+        """Whether a tensor is known at the cursor."""
+        return self.dense.live(name)
 
     def value(self, name: str) -> list[np.ndarray]:
         """A tensor of the original without the indices that were removed."""
-        tensor = self.worker.coupling.build.tensors.get(name)
-        values = super().value(name)
-        if tensor is None or tensor.axes is None:
-            return values
-        masks = [self.worker.coupling.kept(self.worker.surgery.keep, axis) for axis in tensor.axes]
-        for place, mask in enumerate(masks):
+        values = self.dense.value(name)
+        axes = self.worker.coupling.build.tensors[name].axes
+        for place, axis in enumerate(axes):
+            mask = self.worker.coupling.kept(self.worker.surgery.keep, axis)
             if not mask.all():
                 values = [np.compress(mask, value, place) for value in values]
         return values
