@@ -38,7 +38,7 @@ def decide(build: Relations) -> Ids:
     for _ in range(6):
         classes = _classes(build.splits, component)
         live = _choose(build.splits, classes, refused)
-        left, right, origin = _equalities(build.splits, classes, live)
+        left, right, origin = _equalities(build.splits, classes, live, component)
         solved = solve(build.count, [*build.left, *left], [*build.right, *right])
         worse = {
             c for s in build.splits for c in _sides(s, classes)
@@ -134,7 +134,7 @@ def _prefers_outer(split: Split) -> bool:
 
 
 def _equalities(
-    splits: list[Split], classes: _Classes, live: set[int]
+    splits: list[Split], classes: _Classes, live: set[int], component: Ids
 ) -> tuple[list[Ids], list[Ids], list[tuple[int, str]]]:
     left: list[Ids] = []
     right: list[Ids] = []
@@ -159,10 +159,12 @@ def _equalities(
             left.append(split.parent)
             right.append(np.tile(split.inner, a))
         else:
-            freeze(split.outer, split.node, "no factor of the product may be thinned")
-            freeze(split.inner, split.node, "no factor of the product may be thinned")
+            # Whatever else freezes a factor is the better reason.
+            for ids in (split.outer, split.inner):
+                if component[ids].any():
+                    freeze(ids, split.node, "no factor of the product may be thinned")
             left.append(split.parent)
-            right.append(np.zeros(a * b, np.int64))
+            right.append(np.repeat(split.outer, b))
         origin.append((split.node, f"the product {a} x {b}"))
     return left, right, origin
 

@@ -112,6 +112,19 @@ def test_normalised_channels_are_frozen_with_the_reason() -> None:
     assert found.frozen[0][1] == "LayerNormalization mixes all of its channels"
 
 
+def test_what_freezes_both_factors_of_a_product_is_its_reason() -> None:
+    """32 channels are 4 heads of 8, which a norm mixes once the heads are joined again."""
+    s = Sketch()
+    heads = s.op("Reshape", s.linear(s.input(["N", 5, 4]), 4, 32), s.const([0, 5, 4, 8]))
+    again = s.op("Transpose", s.op("Relu", heads), perm=[0, 2, 1, 3])
+    joined = s.op("Reshape", s.op("Transpose", again, perm=[0, 2, 1, 3]), s.const([0, 5, 32]))
+    normed = s.op("LayerNormalization", joined, s.positive(32), s.weight(32, fan=1))
+    s.output(s.linear(normed, 32, 3))
+    found = coupled(s)
+    assert not found.groups
+    assert found.frozen[0][1] == "LayerNormalization mixes all of its channels"
+
+
 def test_an_operator_without_a_rule_freezes_and_says_so() -> None:
     s = Sketch()
     h = s.linear(s.input(["N", 5, 4]), 4, 6)

@@ -1,4 +1,4 @@
-"""Sequences, optionals and the like, which have no node tests of their own: built by hand, they freeze with a reason."""
+"""Sequences, optionals and the like, which have no node tests of their own, freeze with a reason."""
 
 from __future__ import annotations
 
