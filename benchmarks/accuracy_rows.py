@@ -160,8 +160,8 @@ def _bars(rows: Sequence[Row]) -> str:
             continue
         for other in found:
             same = other["network"] == ours["network"] and other["point"] == ours["point"]
-            if same and other is not ours and (other.get("accuracy") or 0.0) > value:
-                said.append(f"- {where}: {other['method']} is above hwpass, {other['accuracy']:.4f} to {value:.4f}")
+            if same and other is not ours and (other.get("accuracy") or 0.0) >= value:
+                said.append(f"- {where}: {other['method']} is not below hwpass, {other['accuracy']:.4f} to {value:.4f}")
         loss = 100 * (ours["dense"] - value)
         allowed = {0.5: (1.0, 2.0), 0.33: (3.0, 5.0)}.get(ours["point"])
         if allowed is not None and loss > allowed[ours["network"] == "vit"] + 1e-9:

@@ -158,7 +158,7 @@ def search(
     grid: Sequence[float],
     clock: Clock,
     say: Callable[[str], None],
-    refinements: int = 2,
+    refinements: int = 3,
 ) -> tuple[dict[float, Found], str]:
     """The model at each point that can be met, and why the other points cannot."""
     ladder = Ladder(dense, maker, clock, say)

@@ -137,7 +137,7 @@ def test_missed_goals_are_listed(rows: ModuleType, tmp_path: Path) -> None:
     found.add(row(method="peer", accuracy=0.85))
     found.add(row(method="other", accuracy=None, error="it fails"))
     text = rows.tables(found, {"n": "1"})
-    assert "n at 0.5x: peer is above hwpass, 0.8500 to 0.8000" in text
+    assert "n at 0.5x: peer is not below hwpass, 0.8500 to 0.8000" in text
     assert "n at 0.5x: loses 10.00 points, the goal is 1" in text
     assert "n, other, 0.5x: it fails" in text
     assert "| other | not met |" in text
