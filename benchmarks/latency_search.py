@@ -22,7 +22,12 @@ from hwpass.sessions import open_session, run_session
 SLACK = 1.01
 
 #: A bracket of settings narrower than this is not looked into.
-FINEST = 0.01
+FINEST = 0.005
+
+#: Settings tried in a bracket until one gives a structure that is new.
+TRIES = 4
+
+Structure = tuple[Any, ...]
 
 
 class Refusal(Exception):
@@ -67,11 +72,17 @@ class Clock:
 
 @dataclass
 class Candidate:
-    """A draft at a setting, and its latency as a share of the dense model's."""
+    """A structure, the settings from `low` to `high` that are known to give it, and its latency as a share of the
+    dense model's."""
 
     setting: float
-    structure: tuple[Any, ...]
+    low: float
+    high: float
     latency: float
+
+    def widen(self, setting: float) -> None:
+        """Another setting gives the same."""
+        self.low, self.high = min(self.low, setting), max(self.high, setting)
 
 
 @dataclass
@@ -82,15 +93,13 @@ class Ladder:
     maker: Maker
     clock: Clock
     say: Callable[[str], None]
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: dict[Structure, Candidate] = field(default_factory=dict)
     refusals: dict[float, str] = field(default_factory=dict)
 
-    def climb(self, settings: Iterable[float]) -> None:
-        """Draft and time what is new at these settings; equal structures are one candidate."""
-        known = {c.structure for c in self.candidates}
-        tried = {c.setting for c in self.candidates} | set(self.refusals)
-        new: dict[tuple[Any, ...], tuple[float, onnx.ModelProto]] = {}
-        for setting in sorted(set(settings) - tried):
+    def climb(self, settings: Iterable[float]) -> bool:
+        """Draft the models at these settings, and time those of a new structure; whether there are any."""
+        new: dict[Structure, tuple[float, onnx.ModelProto]] = {}
+        for setting in sorted(settings):
             try:
                 model = self.maker.draft(setting).model
                 check_runs(model)
@@ -98,48 +107,49 @@ class Ladder:
                 self.refusals[setting] = str(refusal)
                 continue
             structure = structure_of(model)
-            if structure not in known:
-                known.add(structure)
-                new[structure] = (setting, model)
+            if structure in self.candidates:
+                self.candidates[structure].widen(setting)
             else:
-                # Known already: the setting leads nowhere new, which ends the refinement there.
-                self.refusals[setting] = "a structure that another setting gives"
-        if not new:
-            return
-        timings = self.clock.drafts(self.dense, [model for _, model in new.values()])
-        for (structure, (setting, _)), timing in zip(new.items(), timings, strict=True):
-            self.candidates.append(Candidate(setting, structure, timing.ratio))
-        self.say(", ".join(f"{c.setting:.3f}: {c.latency:.3f}x" for c in self.candidates[-len(new) :]))
+                self.candidates[structure] = Candidate(setting, setting, setting, float("nan"))
+                new[structure] = (setting, model)
+        timings = self.clock.drafts(self.dense, [model for _, model in new.values()]) if new else []
+        for structure, timing in zip(new, timings, strict=True):
+            self.candidates[structure].latency = timing.ratio
+        if new:
+            self.say(", ".join(f"{self.candidates[s].setting:.3f}: {self.candidates[s].latency:.3f}x" for s in new))
+        return bool(new)
 
     def refine(self, points: Sequence[float]) -> None:
-        """One more setting between the least pruned candidate that meets each point and the one before it."""
-        self.climb(s for s in map(self._between, points) if s is not None)
+        """One more structure between the least pruned candidate that meets each point and the one before it."""
+        for _ in range(TRIES):
+            between = {s for s in map(self._between, points) if s is not None}
+            if self.climb(between - set(self.refusals)) or not between:
+                return
 
     def _between(self, point: float) -> float | None:
         meeting = self.meeting(point, 1.0)
         if not meeting:
             return None
         best = meeting[0]
-        over = [c for c in self.candidates if c.setting < best.setting]
-        low = max(over, key=lambda c: c.setting) if over else Candidate(0.0, (), 1.0)
-        width = best.setting - low.setting
+        over = [c for c in self.candidates.values() if c.high < best.low]
+        before = max(over, key=lambda c: c.high) if over else Candidate(0.0, 0.0, 0.0, 1.0)
+        width = best.low - before.high
         if width < FINEST:
             return None
-        share = (low.latency - point) / max(low.latency - best.latency, 1e-9)
+        share = (before.latency - point) / max(before.latency - best.latency, 1e-9)
         # Slightly on the side that meets the point, and never at an end of the bracket.
-        return round(low.setting + width * float(np.clip(share + 0.05, 0.15, 0.85)), 4)
+        return round(before.high + width * float(np.clip(share + 0.05, 0.15, 0.85)), 4)
 
     def meeting(self, point: float, slack: float = SLACK) -> list[Candidate]:
         """The candidates that meet a point as far as their drafts say, the least pruned first."""
-        met = [c for c in self.candidates if c.latency <= point * slack]
-        return sorted(met, key=lambda c: c.setting)
+        met = [c for c in self.candidates.values() if c.latency <= point * slack]
+        return sorted(met, key=lambda c: c.low)
 
     def why_not(self) -> str:
         """Why a point has no model."""
-        reasons = [r for r in self.refusals.values() if "another setting" not in r]
-        fastest = min((c.latency for c in self.candidates), default=None)
+        fastest = min((c.latency for c in self.candidates.values()), default=None)
         said = [f"no faster than {fastest:.2f}x"] if fastest is not None else []
-        return "; ".join(said + reasons[-1:]) or "nothing was removed at any setting"
+        return "; ".join(said + list(self.refusals.values())[-1:])
 
 
 @dataclass(frozen=True)
@@ -165,23 +175,34 @@ def search(
     ladder.climb(grid)
     for _ in range(refinements):
         ladder.refine(points)
-    queues = {point: ladder.meeting(point) for point in points}
     found: dict[float, Found] = {}
     made: dict[float, Pruned] = {}
-    while tried := {p: q[0].setting for p, q in queues.items() if q and p not in found}:
-        for setting in set(tried.values()) - set(made):
-            made[setting] = maker.final(setting)
-        settings = sorted(set(tried.values()))
+    refuted: set[tuple[float, float]] = set()
+    while True:
+        tried: dict[float, Candidate] = {}
+        for point in (p for p in points if p not in found):
+            left = [c for c in ladder.meeting(point) if (point, c.setting) not in refuted]
+            if left:
+                tried[point] = left[0]
+        if not tried:
+            return found, ladder.why_not()
+        settings = sorted({c.setting for c in tried.values()})
+        for setting in settings:
+            if setting not in made:
+                made[setting] = maker.final(setting)
         timings = dict(zip(settings, clock.finals(dense, [made[s].model for s in settings]), strict=True))
-        for point, setting in tried.items():
-            if timings[setting].ratio <= point:
-                found[point] = Found(setting, made[setting], timings[setting])
+        for point, candidate in tried.items():
+            timing = timings[candidate.setting]
+            if timing.ratio <= point:
+                found[point] = Found(candidate.setting, made[candidate.setting], timing)
             else:
-                queues[point].pop(0)
-    return found, ladder.why_not()
+                refuted.add((point, candidate.setting))
+                candidate.latency = timing.ratio
+        # What did not hold may have a slightly narrower neighbour that does.
+        ladder.refine([p for p in tried if p not in found])
 
 
-def structure_of(model: onnx.ModelProto) -> tuple[Any, ...]:
+def structure_of(model: onnx.ModelProto) -> Structure:
     """What decides the latency: operators in order and the shapes of the weights."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     return tuple((node.op_type, *(shapes.get(name) for name in node.input)) for node in model.graph.node)
