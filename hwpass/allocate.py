@@ -87,6 +87,7 @@ class Allocator:
         align: int,
         least: int = 1,
         fixed: Sequence[bool] | None = None,
+        removable: Sequence[bool] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.cost = cost
@@ -99,9 +100,10 @@ class Allocator:
         self.progress = progress or (lambda text: None)
         self.haste = 0.0
         fixed = fixed or [False] * len(coupling.groups)
+        removable = removable or [False] * len(coupling.groups)
         self.options = [
-            np.asarray([g.width]) if still else choices(g.width, step, least)
-            for g, step, still in zip(coupling.groups, steps(coupling, align), fixed, strict=True)
+            np.asarray([g.width]) if still else np.append([0] * goes, choices(g.width, step, least)).astype(np.int64)
+            for g, step, still, goes in zip(coupling.groups, steps(coupling, align), fixed, removable, strict=True)
         ]
 
     def loss(self, group: int, width: int) -> float:
@@ -161,7 +163,8 @@ class Allocator:
             inside = options[max(0, place - 1) : place + 2]
         if len(inside) > CHOICES:
             inside = np.unique(np.append(inside[np.linspace(0, len(inside) - 1, CHOICES).astype(int)], width))
-        return inside
+        # A whole branch may go at any time.
+        return np.unique(np.append(inside, options[0])) if options[0] == 0 else inside
 
     def _knapsack(self, widths: NDArray[np.int64], limits: dict[str, float]) -> NDArray[np.int64]:
         """The best widths near the current ones for costs linearised around them."""
@@ -241,11 +244,13 @@ class Allocator:
         trials, moved = [], []
         for group, options in enumerate(self.options):
             place = int(np.searchsorted(options, widths[group])) + direction
-            if 0 <= place < len(options):
-                trial = widths.copy()
-                trial[group] = options[place]
-                trials.append(trial)
-                moved.append(group)
+            places = {place, 0} if direction < 0 < place and options[0] == 0 else {place}
+            for p in sorted(places):
+                if 0 <= p < len(options):
+                    trial = widths.copy()
+                    trial[group] = options[p]
+                    trials.append(trial)
+                    moved.append(group)
         return np.asarray(trials, np.int64).reshape(-1, len(widths)), moved
 
     def _exchange(self, widths: NDArray[np.int64]) -> NDArray[np.int64] | None:

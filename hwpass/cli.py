@@ -96,7 +96,8 @@ SCORING = _stack(
                  help="What makes a channel matter; auto is gram with --calib, else l2."),
     COMPENSATE,
     click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable."),
-    click.option("--min-channels", type=click.IntRange(1), default=1, show_default=True, help="Fewest of a group."),
+    click.option("--min-channels", type=click.IntRange(1), default=1, show_default=True,
+                 help="Fewest of a group; above 1 no whole branch goes."),
     click.option("--align", type=click.IntRange(1), default=None, help="Channel step; the target's by default."),
 )  # fmt: skip
 

@@ -26,6 +26,12 @@ class Cost:
         self.model = cost_model(target)
         self.kernels = Kernels(coupling, target.fusion)
         self.dense = self.kernels.dense
+        # [G, K]: which kernels are gone when a group has no channel left.
+        self._gone = np.zeros((len(coupling.groups), len(self.kernels.kernels)))
+        for number, branch in enumerate(coupling.branches):
+            if branch is not None:
+                gone = branch.gone | branch.constant | branch.folded
+                self._gone[number] = [all(n.index in gone for n in k.nodes) for k in self.kernels.kernels]
 
     def __call__(self, widths: Floats, metrics: tuple[str, ...] = tuple(METRICS)) -> dict[str, Floats]:
         """Each metric at widths [P, G], as [P] in the units of METRICS."""
@@ -36,12 +42,13 @@ class Cost:
         values = self.kernels.values(widths)
         work = self.kernels.work_of(values)
         found: dict[str, Floats] = {}
+        stays = (widths == 0) @ self._gone == 0 if self._gone.any() else np.ones((1, 1), bool)
         if "latency" in metrics:
-            found["latency"] = self.model.latency(work).sum(axis=1)
+            found["latency"] = (self.model.latency(work) * stays).sum(axis=1)
         if "energy" in metrics:
-            found["energy"] = self.model.energy(work).sum(axis=1)
+            found["energy"] = (self.model.energy(work) * stays).sum(axis=1)
         if "macs" in metrics:
-            found["macs"] = work.macs.sum(axis=1)
+            found["macs"] = (work.macs * stays).sum(axis=1)
         size = self.kernels.size(values)
         if "size" in metrics:
             found["size"] = size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from hwpass.collection import collection_paused
 from hwpass.factoring import decide
 from hwpass.ir import Model
 from hwpass.ops import Node
+
+if TYPE_CHECKING:
+    from hwpass.branches import Branch
 
 __all__ = ["Builder", "Coupling", "Group", "couple"]
 
@@ -50,6 +54,13 @@ class Coupling:
     def nodes(self) -> list[Node]:
         """The analysed nodes in graph order."""
         return self.build.nodes
+
+    @cached_property
+    def branches(self) -> list[Branch | None]:
+        """Per group what goes when none of its channels stays; None where that cannot be."""
+        from hwpass.branches import branches
+
+        return branches(self)
 
     @cached_property
     def frozen(self) -> list[tuple[str, str]]:

@@ -13,13 +13,16 @@ from hwpass.errors import InputError
 
 
 class PlannedGroup(BaseModel):
-    """The fate of one group: `kept` are the surviving channels' positions, 0 .. width - 1."""
+    """The fate of one group: `kept` are the surviving channels' positions, 0 .. width - 1.
+
+    None of them stays where a whole branch goes.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     width: int
-    kept: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    kept: list[Annotated[int, Field(ge=0)]]
     layers: list[str]
 
 
@@ -72,14 +75,17 @@ class Plan(BaseModel):
         """The mask over components. Raises InputError where the plan does not fit the model's groups."""
         keep = np.ones(int(coupling.component.max()) + 1, bool)
         known = {g.name: g for g in coupling.groups}
+        branches = {g.name: b for g, b in zip(coupling.groups, coupling.branches, strict=True)}
         for planned in self.groups:
             group = known.get(planned.name)
             if group is None:
                 raise InputError(f"the plan names group {planned.name}, which the model does not have")
-            if group.width != planned.width or max(planned.kept) >= group.width:
+            if group.width != planned.width or max(planned.kept, default=0) >= group.width:
                 raise InputError(
                     f"the plan's group {planned.name} has {planned.width} channels, the model's has {group.width}"
                 )
+            if not planned.kept and branches[planned.name] is None:
+                raise InputError(f"the plan leaves group {planned.name} without a channel, which its readers cannot do")
             mask = np.zeros(group.width, bool)
             mask[planned.kept] = True
             keep[group.components[~mask]] = False

@@ -21,8 +21,9 @@ from hwpass.naming import short_path
 from hwpass.outcome import verdicts_of
 from hwpass.plan import Plan
 from hwpass.report import Verdicts
-from hwpass.rewrite import Surgery, dense_twin, prune
+from hwpass.rewrite import Surgery, prune
 from hwpass.tables import print_line
+from hwpass.twin import dense_twin
 
 
 @dataclass(frozen=True)

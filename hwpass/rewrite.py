@@ -1,4 +1,4 @@
-"""Apply a choice of channels to a graph, and build the dense twin that proves the surgery exact."""
+"""Apply a choice of channels to a graph."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hwpass.analysis import small_value
 from hwpass.axes import Axis
+from hwpass.branches import merged
 from hwpass.coupling import Coupling
 from hwpass.ir import Model
 from hwpass.ops import Node, Rule, Tensor, rule_for
@@ -42,11 +43,12 @@ class Surgery:
     slices: tuple[SlicedConstant, ...]
     keep: Mask  # per component
     renamed: Mapping[str, str] = field(default_factory=dict)  # outputs whose node now has another, and a node behind
+    constants: Mapping[int, str] = field(default_factory=dict)  # products without input channels: the constant instead
 
     @property
     def modified(self) -> bool:
         """Whether anything was removed."""
-        return bool(self.slices)
+        return bool(self.slices or self.constants)
 
 
 def prune(coupling: Coupling, keep: Mask) -> Surgery:
@@ -59,7 +61,7 @@ def prune(coupling: Coupling, keep: Mask) -> Surgery:
     cutter = _Cutter(coupling, keep, model)
     cutter.run()
     model.invalidate_shapes()
-    return Surgery(model, tuple(cutter.slices), keep, cutter.renamed)
+    return Surgery(model, tuple(cutter.slices), keep, cutter.renamed, cutter.constants)
 
 
 class _Cutter:
@@ -80,13 +82,25 @@ class _Cutter:
         self._masks: dict[int, Mask] = {}
         self._outputs = {t.name for t in model.graph.outputs}
         self.renamed: dict[str, str] = {}
+        self.constants: dict[int, str] = {}
+        emptied = [
+            branch
+            for group, branch in zip(coupling.groups, coupling.branches, strict=True)
+            if branch is not None and not keep[group.components].any()
+        ]
+        self.branch = merged(emptied)
 
     def run(self) -> None:
         """Rewrite every node."""
         nodes = list(self.model.walk())
         for original, target in zip(self.coupling.nodes, nodes, strict=True):
+            if original.index in self.branch.gone:
+                continue
             node = replace(original, gs=target)
             self._slice_constants(node)
+            if node.index in self.branch.constant:
+                self._become_bias(node)
+                continue
             rule = rule_for(target)
             if not node.frozen:
                 rule.shrink(node, self)
@@ -94,12 +108,31 @@ class _Cutter:
                 self._hold(node)
             self._evaluate(node, rule)
             self._hold_output(node)
+        gone = {id(nodes[index]) for index in self.branch.gone | self.branch.constant}
+        for node in nodes:
+            if id(node) in gone:
+                node.inputs.clear()
+                node.outputs.clear()
         before = {id(nodes[index]): inserted for index, inserted in self._inserted.items()}
         after = {id(nodes[index]): appended for index, appended in self._appended.items()}
         for scope in self.model.scopes():
-            scope.nodes = [
-                n for node in scope.nodes for n in (*before.get(id(node), ()), node, *after.get(id(node), ()))
-            ]
+            left = [node for node in scope.nodes if id(node) not in gone]
+            scope.nodes = [n for node in left for n in (*before.get(id(node), ()), node, *after.get(id(node), ()))]
+
+    def _become_bias(self, node: Node) -> None:
+        """A product without input channels gives its bias, everywhere: put that in its output's place."""
+        product, result = node.product, node.gs.outputs[0]
+        assert product is not None
+        assert node.outputs[0].axes is not None
+        width = self.size(self.coupling.weight_axes(node)[product.weight_out])
+        shape = [1] * len(node.outputs[0].axes)
+        shape[1 if node.op == "Conv" else -1] = width
+        weight, bias = node.gs.inputs[1], node.gs.inputs[2:3]
+        value = bias[0].values if bias and bias[0].name else np.zeros(width, weight.values.dtype)
+        constant = gs.Constant(result.name, value.reshape(shape))
+        for reader in list(result.outputs):
+            reader.inputs = [constant if tensor is result else tensor for tensor in reader.inputs]
+        self.constants[node.index] = constant.name
 
     # What rules may ask.
 
@@ -302,62 +335,3 @@ def _compress(tensor: gs.Constant, masks: tuple[Mask, ...]) -> Array:
         if not masks[place].all():
             values = np.compress(masks[place], values, axis=place)
     return np.asarray(values)
-
-
-def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
-    """The original graph with the pruned model's weights scattered back into zeros of the original shapes.
-
-    Same inputs give the same outputs as the pruned model exactly when the surgery is exact. Entries that divide are
-    filled with one instead (see `Node.fill`). Nodes are matched by the names of their outputs, so weights that were
-    changed after the surgery, and biases that were added, are taken as they now are.
-    """
-    twin = coupling.build.model.copy()
-    current: dict[str, list[gs.Node]] = {}
-    for node in surgery.model.walk():
-        current.setdefault(node.outputs[0].name if node.outputs else "", []).append(node)
-    made: dict[tuple[str, bytes], gs.Constant] = {}
-    for analysed, target in zip(coupling.nodes, list(twin.walk()), strict=True):
-        name = target.outputs[0].name if target.outputs else ""
-        found = current.get(surgery.renamed.get(name, name))
-        if not found or len(found[0].inputs) < len(target.inputs):
-            continue
-        for position, tensor in enumerate(found.pop(0).inputs):
-            if not isinstance(tensor, gs.Constant):
-                continue
-            axes = _twin_axes(analysed, position, coupling)
-            if axes is None:
-                continue
-            before = target.inputs[position] if position < len(target.inputs) else None
-            if isinstance(before, gs.Constant) and before.values is tensor.values:
-                continue
-            masks = [coupling.kept(surgery.keep, axis) for axis in axes]
-            if tuple(int(m.sum()) for m in masks) != tensor.values.shape:
-                continue
-            if tensor.values.dtype.kind in "iu" and all(m.all() for m in masks):
-                continue  # a shape operand, rewritten for the pruned widths
-            fill = analysed.fill.get(position, 0.0)
-            key = (
-                tensor.name,
-                np.asarray(fill, np.float64).tobytes() + b"".join(np.packbits(m).tobytes() for m in masks),
-            )
-            if key not in made:
-                values = np.full([len(m) for m in masks], fill, tensor.values.dtype)
-                values[np.ix_(*[np.flatnonzero(m) for m in masks])] = tensor.values
-                made[key] = gs.Constant(f"{tensor.name}_twin_{len(made)}", values)
-            if position < len(target.inputs):
-                target.inputs[position] = made[key]
-            else:
-                target.inputs.append(made[key])
-    twin.invalidate_shapes()
-    return twin
-
-
-def _twin_axes(node: Node, position: int, coupling: Coupling) -> tuple[Axis, ...] | None:
-    """The axes of a constant of the original: one that was there, or a bias that was added to a product."""
-    use = coupling.build.uses.get((node.index, position))
-    if use is not None:
-        return use.axes
-    product = node.product
-    if product is None or product.bias is not None or position != len(node.inputs):
-        return None
-    return (coupling.weight_axes(node)[product.weight_out],)

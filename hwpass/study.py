@@ -81,6 +81,17 @@ class Study:
         """The channel step."""
         return self.options.align or self.target.align
 
+    def removable(self) -> list[bool]:
+        """Groups that may be left without a channel: a branch goes with them, and no layer that is to stay."""
+        if self.options.min_channels > 1:
+            return [False] * len(self.fixed)
+        stay = {layer for g, still in zip(self.coupling.groups, self.fixed, strict=True) if still for layer in g.layers}
+        nodes = self.coupling.nodes
+        return [
+            branch is not None and not any(nodes[i].name in stay for i in branch.gone | branch.constant)
+            for branch in self.coupling.branches
+        ]
+
     def uniform(self, share: float) -> Allocation:
         """Every group at the width nearest to a share of its own."""
         widths = []
@@ -102,6 +113,7 @@ class Study:
             align=self.align,
             least=self.options.min_channels,
             fixed=self.fixed,
+            removable=self.removable(),
             progress=context.progress,
         )
 

@@ -78,7 +78,9 @@ class _Compensation:
         dense_model = self.coupling.build.model
         place = {id(n): i for i, n in enumerate(dense_model.graph.nodes)}
         current = {n.outputs[0].name: (i, n) for i, n in enumerate(self.model.graph.nodes) if n.outputs}
-        todo = [n for n in self.coupling.nodes if id(n.gs) in place and n.gs.outputs[0].name in current]
+        alone = self.surgery.constants
+        todo = [n for n in self.coupling.nodes if id(n.gs) in place]
+        todo = [n for n in todo if n.index in alone or n.gs.outputs[0].name in current]
         todo = [n for n in todo if n.product is not None or n.op == "BatchNormalization"]
         try:
             with (
@@ -87,6 +89,9 @@ class _Compensation:
             ):
                 for number, node in enumerate(todo, 1):
                     self.context.progress(f"compensating layer {number} of {len(todo)}")
+                    if node.index in alone:
+                        self._constant(node, dense, place[id(node.gs)])
+                        continue
                     index, target = current[node.gs.outputs[0].name]
                     fitted = self._fitter(node, target)
                     if fitted is None:
@@ -100,6 +105,28 @@ class _Compensation:
         finally:
             release_memory()
         return self.gains
+
+    def _constant(self, node: Node, dense: Segments, place: int) -> None:
+        """Where a branch went, its mean stays: the best constant there is."""
+        product, name = node.product, node.gs.outputs[0].name
+        assert product is not None
+        found = {t.name: t for n in self.model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
+        constant = found.get(name)
+        if constant is None:
+            return
+        dense.advance(place + 1, keep=[name])
+        axis = 1 if node.op == "Conv" else -1
+        rows = [np.moveaxis(np.asarray(v, np.float64), axis, -1).reshape(-1, v.shape[axis]) for v in dense.value(name)]
+        mean = np.concatenate([r.mean(axis=0, keepdims=True) for r in rows]).mean(axis=0)
+        kept = self._kept(self.coupling.weight_axes(node)[product.weight_out])
+        if node.op != "MatMul":
+            constant.values = mean[kept].reshape(constant.shape).astype(constant.values.dtype)
+            return
+        # A MatMul has no bias of its own; the Add behind it may give it one.
+        holder, position = added_bias(constant, int(kept.sum()))
+        if holder is not None:
+            old = holder.inputs[position].values
+            _store(holder, position, old + mean[kept].reshape(old.shape), old.dtype)
 
     def _fitter(self, node: Node, target: gs.Node) -> Callable[..., tuple[float, float] | None] | None:
         if node.op == "BatchNormalization":
@@ -197,7 +224,7 @@ class _Compensation:
         assert product is not None
         mask = self._kept(self.coupling.weight_axes(node)[product.weight_out])
         where = self._where(x, slice(1, -1), len(matrix), node.name)
-        holder, position = (target, 2) if target.op == "Gemm" else added_bias(target, matrix.shape[1])
+        holder, position = (target, 2) if target.op == "Gemm" else added_bias(target.outputs[0], matrix.shape[1])
         wanted, clipping = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
         rows = np.concatenate([last_axis_rows(v, w) for v, w in zip(x, where, strict=True)])
         has_bias = holder is not None
@@ -283,13 +310,13 @@ def follow(node: gs.Node) -> Tail:
     return tail
 
 
-def added_bias(node: gs.Node, width: int) -> tuple[gs.Node | None, int]:
-    """The Add behind a MatMul that gives it its bias, and the input that holds it; None without one."""
-    tensor = node.outputs[0]
+def added_bias(tensor: gs.Tensor, width: int) -> tuple[gs.Node | None, int]:
+    """The Add behind a MatMul's output that gives it its bias, and the input that holds it; None without one."""
     if len(tensor.outputs) == 1 and tensor.outputs[0].op == "Add":
         add = tensor.outputs[0]
         for position, operand in enumerate(add.inputs):
-            if isinstance(operand, gs.Constant) and operand.values.size == width and operand.shape[-1] == width:
+            constant = isinstance(operand, gs.Constant) and operand is not tensor
+            if constant and operand.values.size == width and operand.shape[-1] == width:
                 return add, position
     return None, 0
 

@@ -43,7 +43,7 @@ class PruneChannels(Pass):
     channels: str = field(default="", metadata={"help": "uniform width, for comparison: 0.7x"})
     score: str = field(default="auto", metadata={"help": f"auto, gram, {', '.join(scores.NAMES)}"})
     keep: tuple[str, ...] = field(default=(), metadata={"help": "layers whose channels stay, as globs joined by |"})
-    min_channels: int = field(default=1, metadata={"help": "fewest channels of a group"})
+    min_channels: int = field(default=1, metadata={"help": "fewest channels of a group; above 1 no whole branch goes"})
     align: int = field(default=0, metadata={"help": "channel step; 0 takes the target's"})
 
     def run(self, model: Model, context: Context) -> PassResult:

@@ -17,10 +17,11 @@ from hwpass.inputs import dimension_values, input_specs, make_inputs
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.metric import metric_before
-from hwpass.rewrite import Surgery, dense_twin
+from hwpass.rewrite import Surgery
 from hwpass.sessions import Feed, open_session, release_memory, run_session
 from hwpass.stepwise import Reindex, stepwise
 from hwpass.streaming import release_pages
+from hwpass.twin import dense_twin
 from hwpass.verify import (
     Exactness,
     compare_outputs,

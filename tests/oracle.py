@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from hwpass.coupling import Coupling, couple
 from hwpass.ir import Model
-from hwpass.rewrite import Surgery, dense_twin, prune
+from hwpass.rewrite import Surgery, prune
+from hwpass.twin import dense_twin
 
 TOLERANCE = 1e-4
 #: A difference this many times what a relative change of 1e-7 of the inputs makes is rounding, not surgery.
@@ -65,12 +66,14 @@ def feeds_of(proto: onnx.ModelProto, seed: int, sizes: tuple[int, ...] = (1, 3))
 
 
 def random_keep(coupling: Coupling, seed: int, share: float = 0.6) -> NDArray[np.bool_]:
-    """A random choice of channels, at least one and as a rule not all of every group."""
+    """A random choice of channels, at least one and as a rule not all of every group; at times a branch goes whole."""
     rng = np.random.default_rng(seed)
     keep = np.ones(int(coupling.component.max()) + 1, bool)
-    for group in coupling.groups:
+    for group, branch in zip(coupling.groups, coupling.branches, strict=True):
         alive = rng.random(group.width) < share
         alive[rng.integers(group.width)] = True
+        if branch is not None and rng.random() < 0.3:
+            alive[:] = False
         keep[group.components] = alive
     return keep
 

@@ -16,7 +16,8 @@ from witnesses import every_model
 import hwpass.ops
 from hwpass.coupling import couple
 from hwpass.ir import Model
-from hwpass.rewrite import dense_twin, prune
+from hwpass.rewrite import prune
+from hwpass.twin import dense_twin
 from hwpass.verify import exactness
 
 SEEDS = (0, 1)

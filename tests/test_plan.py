@@ -60,7 +60,6 @@ def edited(**changes: object) -> str:
     [
         ("{", "the file"),
         ('{"schema": 1}', "model_sha256"),
-        (edited(kept=[]), "groups.0.kept"),
         (edited(kept=[-1]), "groups.0.kept.0"),
         (edited(more=1), "groups.0.more"),
         (plan(coupled()).to_json().replace('"schema": 1', '"schema": 2'), "schema"),
@@ -80,6 +79,7 @@ def test_what_is_not_a_plan_names_the_field(text: str, message: str) -> None:
         ({"name": "other"}, "names group other"),
         ({"width": 6}, "has 6 channels"),
         ({"kept": [0, 4]}, "the model's has 4"),
+        ({"kept": []}, "without a channel"),
     ],
 )
 def test_a_plan_for_another_model(changes: dict[str, object], message: str) -> None:

@@ -10,7 +10,8 @@ from sketch import Sketch
 
 from hwpass.coupling import Coupling, couple
 from hwpass.ir import Model
-from hwpass.rewrite import Surgery, dense_twin, prune
+from hwpass.rewrite import Surgery, prune
+from hwpass.twin import dense_twin
 
 KEPT = np.asarray([True, False, True, True, False, True])
 

@@ -14,7 +14,8 @@ from onnx.reference import ReferenceEvaluator
 
 from hwpass.coupling import Coupling, couple
 from hwpass.ir import Model
-from hwpass.rewrite import dense_twin, prune
+from hwpass.rewrite import prune
+from hwpass.twin import dense_twin
 
 ort.set_default_logger_severity(4)
 
