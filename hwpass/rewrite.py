@@ -44,6 +44,7 @@ class Surgery:
     keep: Mask  # per component
     renamed: Mapping[str, str] = field(default_factory=dict)  # outputs whose node now has another, and a node behind
     constants: Mapping[int, str] = field(default_factory=dict)  # products without input channels: the constant instead
+    folded: frozenset[int] = frozenset()  # nodes that are left with nothing but constants to work on
 
     @property
     def modified(self) -> bool:
@@ -61,7 +62,7 @@ def prune(coupling: Coupling, keep: Mask) -> Surgery:
     cutter = _Cutter(coupling, keep, model)
     cutter.run()
     model.invalidate_shapes()
-    return Surgery(model, tuple(cutter.slices), keep, cutter.renamed, cutter.constants)
+    return Surgery(model, tuple(cutter.slices), keep, cutter.renamed, cutter.constants, cutter.branch.folded)
 
 
 class _Cutter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,7 +79,7 @@ class _Compensation:
         place = {id(n): i for i, n in enumerate(dense_model.graph.nodes)}
         current = {n.outputs[0].name: (i, n) for i, n in enumerate(self.model.graph.nodes) if n.outputs}
         alone = self.surgery.constants
-        todo = [n for n in self.coupling.nodes if id(n.gs) in place]
+        todo = [n for n in self.coupling.nodes if id(n.gs) in place and n.index not in self.surgery.folded]
         todo = [n for n in todo if n.index in alone or n.gs.outputs[0].name in current]
         todo = [n for n in todo if n.product is not None or n.op == "BatchNormalization"]
         try:
@@ -183,7 +183,9 @@ class _Compensation:
             if theirs[0].shape != dense.value(name)[0].shape or ours[0].ndim != theirs[0].ndim:
                 return wanted, Clipping()
             full = np.concatenate([rows_of(v, w) for v, w in zip(theirs, where, strict=True)])[:, mask]
-            now = np.concatenate([rows_of(v, w) for v, w in zip(ours, where, strict=True)])
+            axis = 1 if rows_of is image_rows else -1
+            pairs = zip(_spread(ours, theirs, axis), where, strict=True)
+            now = np.concatenate([rows_of(v, w) for v, w in pairs])
             if now.shape != full.shape:
                 return wanted, Clipping()
             wanted = wanted + (full - now)
@@ -319,6 +321,14 @@ def added_bias(tensor: gs.Tensor, width: int) -> tuple[gs.Node | None, int]:
             if constant and operand.values.size == width and operand.shape[-1] == width:
                 return add, position
     return None, 0
+
+
+def _spread(values: Sequence[np.ndarray], like: Sequence[np.ndarray], axis: int) -> Iterator[np.ndarray]:
+    """Values over the whole extents of others, the channel axis excepted: a branch that went left one for all."""
+    for value, other in zip(values, like, strict=True):
+        shape = list(other.shape)
+        shape[axis] = value.shape[axis]
+        yield np.broadcast_to(value, shape)
 
 
 def _bias(node: gs.Node, width: int) -> NDArray[np.float64]:
