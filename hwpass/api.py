@@ -19,7 +19,7 @@ from hwpass.plan import Plan
 from hwpass.search import search
 
 #: What runs before channels are coupled, and so what group names in a plan refer to.
-PREPARE = "fold,fuse-bn"
+PREPARE = "fold,fuse-bn,fold-redundant"
 
 
 def load(source: Source) -> Model:

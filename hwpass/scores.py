@@ -12,6 +12,7 @@ from hwpass.axes import Axis
 from hwpass.coupling import Coupling
 from hwpass.errors import UsageError
 from hwpass.ops import Node
+from hwpass.redundancy import unread
 from hwpass.work import Floats
 
 Importance = list[Floats]  # per group, [width]
@@ -135,8 +136,15 @@ NAMES = (*_WEIGHT_SCORES, "activation", "random")
 def importance(coupling: Coupling, score: str, statistics: Statistics | None = None, seed: int = 0) -> Importance:
     """One importance per channel of every group, on a common scale of mean about one.
 
-    `activation` needs `statistics`; `random` is uniform in [0, 1). Raises UsageError for an unknown score.
+    A channel that nobody reads has none. `activation` needs `statistics`; `random` is uniform in [0, 1). Raises
+    UsageError for an unknown score.
     """
+    found = _importance(coupling, score, statistics, seed)
+    idle = unread(coupling)
+    return [np.where(idle[group.components], 0.0, own) for group, own in zip(coupling.groups, found, strict=True)]
+
+
+def _importance(coupling: Coupling, score: str, statistics: Statistics | None, seed: int) -> Importance:
     if score in _WEIGHT_SCORES:
         return _WEIGHT_SCORES[score](coupling)
     if score == "random":
@@ -157,11 +165,13 @@ def loss_curves(coupling: Coupling, scores: Importance) -> list[Floats]:
     It grows without bound towards an empty layer, which is what keeps layers from collapsing.
     """
     curves = []
-    for group, score, weight in zip(coupling.groups, scores, consumers(coupling), strict=True):
+    for score, weight in zip(scores, consumers(coupling), strict=True):
         ordered = np.sort(np.maximum(score, 0)) + 1e-9
         left = 1.0 - np.concatenate([[0.0], np.cumsum(ordered)]) / ordered.sum()
-        # A score of nearly nothing is no licence to empty a layer: half the loss counts channels alike.
-        uniform = 1.0 - np.arange(group.width + 1) / group.width
+        # A score of nearly nothing is no licence to empty a layer: half the loss counts channels alike, but for those
+        # of none at all.
+        counted = np.concatenate([[0], np.cumsum(np.sort(score) > 0)])
+        uniform = 1.0 - counted / max(counted[-1], 1)
         share = np.maximum(0.5 * left + 0.5 * uniform, 1e-6)
         curves.append(weight * (1.0 / share - 1.0))
     return curves

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hwpass.calibration import Calibration
+from hwpass.constants import added_bias
 from hwpass.coupling import Coupling
 from hwpass.errors import UsageError
 from hwpass.ir import Model
@@ -310,17 +311,6 @@ def follow(node: gs.Node) -> Tail:
             return tail
         tensor = reader.outputs[0]
     return tail
-
-
-def added_bias(tensor: gs.Tensor, width: int) -> tuple[gs.Node | None, int]:
-    """The Add behind a MatMul's output that gives it its bias, and the input that holds it; None without one."""
-    if len(tensor.outputs) == 1 and tensor.outputs[0].op == "Add":
-        add = tensor.outputs[0]
-        for position, operand in enumerate(add.inputs):
-            constant = isinstance(operand, gs.Constant) and operand is not tensor
-            if constant and operand.values.size == width and operand.shape[-1] == width:
-                return add, position
-    return None, 0
 
 
 def _spread(values: Sequence[np.ndarray], like: Sequence[np.ndarray], axis: int) -> Iterator[np.ndarray]:
