@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,7 @@ def sweep(
     """Prune to each of several shares of one cost of the dense model, and mark the Pareto front.
 
     Statistics and loss curves are gathered once. Points that cannot be reached and models that fail a verdict are
-    reported as such. With `output`, a folder, each model is written when it is proved and not kept in memory.
+    reported as such. With `output`, a folder, the models that passed are written there; none is kept in memory.
     Raises UsageError or InputError; each message is one line.
     """
     if budget not in ALONG:
@@ -74,12 +76,21 @@ def sweep(
         job.context.progress("running the metric on the original model")
     before = None if metric is None else metric_before(metric, job.context)
     job.prepare(preparation)
-    work = _Sweep(job, amend, verify, folder, before)
     tell = job.context.progress
     found = []
-    for number, (share, prune) in enumerate(zip(shares, prunes, strict=True), 1):
-        job.context.progress = partial(_under, tell, f"point {number} of {len(shares)}, {share:g}x")
-        found.append(work.point(share, budget, prune))
+    with ExitStack() as stack:
+        drafts = None
+        if folder is not None:
+            drafts = Path(stack.enter_context(TemporaryDirectory(dir=folder, prefix=".hwpass-")))
+        work = _Sweep(job, amend, verify, drafts, before)
+        for number, (share, prune) in enumerate(zip(shares, prunes, strict=True), 1):
+            job.context.progress = partial(_under, tell, f"point {number} of {len(shares)}, {share:g}x")
+            found.append(work.point(share, budget, prune))
+        if folder is not None and drafts is not None:
+            # All at once, so that a sweep that was interrupted leaves nothing.
+            for draft in sorted(drafts.iterdir()):
+                draft.replace(folder / draft.name)
+            found = [p if p.file is None else p.model_copy(update={"file": str(folder / p.file)}) for p in found]
     return SweepReport(
         hwpass=__version__,
         model=job.info,
@@ -100,17 +111,17 @@ class _Sweep:
     """The points of one sweep: what they share, and what they leave for the report."""
 
     def __init__(
-        self, job: Job, amend: PassManager, verify: PassManager, folder: Path | None, before: float | None
+        self, job: Job, amend: PassManager, verify: PassManager, drafts: Path | None, before: float | None
     ) -> None:
         self.job = job
         self.amend = amend
         self.verify = verify
-        self.folder = folder
+        self.drafts = drafts
         self.before = before
         self.warnings: list[str] = []
 
     def point(self, share: float, budget: str, prune: PassManager) -> SweepPoint:
-        """The model of one budget, judged, and written where it passed."""
+        """The model of one budget, judged, and written to the drafts where it passed."""
         asked = f"{share:g}x"
         try:
             made = self.job.attempt(prune)
@@ -128,9 +139,9 @@ class _Sweep:
         result = self.job.result(made)
         verdicts = verdicts_of(made.context)
         file = None
-        if self.folder is not None and reason is None:
-            file = self.folder / f"{self.stem}-{budget}-{asked}.onnx"
-            result.save(file)
+        if self.drafts is not None and reason is None:
+            file = f"{self.stem}-{budget}-{asked}.onnx"
+            result.save(self.drafts / file)
         return SweepPoint(
             asked=asked,
             status="pruned" if reason is None else "failed",
@@ -140,7 +151,7 @@ class _Sweep:
             drop=None if verdicts.metric is None else verdicts.metric.drop,
             fidelity=verdicts.fidelity,
             exactness=verdicts.exactness,
-            file=None if file is None else str(file),
+            file=file,
             reason=reason,
         )
 

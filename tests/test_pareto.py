@@ -134,6 +134,20 @@ def test_a_model_that_fails_a_verdict_is_shown_but_not_written(tmp_path: Path) -
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_an_interrupted_sweep_leaves_no_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    proved = pareto._Sweep.point
+
+    def interrupted(work: Any, share: float, *rest: Any) -> SweepPoint:
+        if share < 0.7:
+            raise KeyboardInterrupt
+        return proved(work, share, *rest)
+
+    monkeypatch.setattr(pareto._Sweep, "point", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hwpass.sweep(CNN, "mobile-cpu", points=[0.8, 0.6], output=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def point(cost: float, metric: float, status: str = "pruned") -> SweepPoint:
     costs = Costs(latency_ms=cost, macs=1, params=1, size_bytes=1)
     ratio = Ratios(latency=cost)
