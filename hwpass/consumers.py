@@ -29,7 +29,7 @@ PORTION = 1024
 #: Noise put on a layer's output, relative to its own root mean square, to see what the network makes of it.
 NOISE = 0.25
 #: Multiply-accumulates spent on all sensitivities together: decides on how many samples (8 to 64) they are measured.
-SENSITIVITY_MACS = 4e11
+SENSITIVITY_MACS = 2e11
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ Sun 2015 did for low-rank layers).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,18 +119,23 @@ class _Problem:
             cross -= x.sum(axis=1, dtype=np.float64)[:, :, None] * self.bias[:, None, :]
         return cross, mean
 
-    def solve(self, strength: Floats, cross: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-        """Weights and bias for one strength per product, [g]. Raises LinAlgError."""
-        penalty = strength[:, None] * self.diagonal
-        right = cross[0] + penalty[:, :, None] * self.weights
-        system = self.gram + penalty[:, :, None] * np.eye(self.gram.shape[1])
-        if len(system) > 1 and self.gram.shape[1] <= SMALL:
-            found = np.linalg.solve(system, right)
-        else:
-            factors = [cho_factor(part, check_finite=False, overwrite_a=True) for part in system]
-            pairs = zip(factors, right, strict=True)
-            found = np.stack([cho_solve(f, b, overwrite_b=True, check_finite=False) for f, b in pairs])
-        return found, cross[1] - (self.mean_x[:, None] @ found)[:, 0] if self.has_bias else self.bias
+    def solver(self, strength: Floats) -> Callable[[tuple[Floats, Floats]], tuple[Floats, Floats]]:
+        """From what `cross` gives to weights and bias, for one strength per product, [g]. Raises LinAlgError."""
+        penalty = (strength[:, None] * self.diagonal)[:, :, None]
+        system = self.gram + penalty * np.eye(self.gram.shape[1])
+        small = len(system) > 1 and self.gram.shape[1] <= SMALL
+        factors = [] if small else [cho_factor(part, check_finite=False, overwrite_a=True) for part in system]
+
+        def solve(cross: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+            right = cross[0] + penalty * self.weights
+            if small:
+                found = np.linalg.solve(system, right)
+            else:
+                pairs = zip(factors, right, strict=True)
+                found = np.stack([cho_solve(f, b, overwrite_b=True, check_finite=False) for f, b in pairs])
+            return found, cross[1] - (self.mean_x[:, None] @ found)[:, 0] if self.has_bias else self.bias
+
+        return solve
 
 
 def fit(
@@ -173,12 +179,15 @@ def fit(
     chosen = np.full(len(x), lambdas[-1])
     try:
         for strength in lambdas:
-            better = consider(*problem.solve(np.full(len(x), strength), cross))
+            better = consider(*problem.solver(np.full(len(x), strength))(cross))
             chosen[better] = strength
         around = problem.clipping.rows(problem.train)
-        for _ in range(ROUNDS if around.clips else 0):
-            wanted = around.relaxed(target[:, problem.train], problem.output(problem.train, *best))
-            consider(*problem.solve(chosen, problem.cross(wanted)))
+        if around.clips:
+            again = problem.solver(chosen)
+            for _ in range(ROUNDS):
+                wanted = around.relaxed(target[:, problem.train], problem.output(problem.train, *best))
+                if not consider(*again(problem.cross(wanted))).any():
+                    break
     except LinAlgError:
         pass
     return Fit(*best, float(before.sum()), float(least.sum()))
