@@ -60,14 +60,15 @@ class Clock:
     runs: int = 50
     draft_sessions: int = 3
     draft_runs: int = 30
+    dims: Mapping[str, int] | None = None  # sizes of dynamic axes
 
     def drafts(self, dense: Path, models: Sequence[onnx.ModelProto]) -> list[Timing]:
         """Quick timings against the dense model, which is timed in the same rounds."""
-        return bench([dense, *models], sessions=self.draft_sessions, runs=self.draft_runs)[1:]
+        return bench([dense, *models], sessions=self.draft_sessions, runs=self.draft_runs, dims=self.dims)[1:]
 
     def finals(self, dense: Path, models: Sequence[onnx.ModelProto]) -> list[Timing]:
         """The timings that are reported."""
-        return bench([dense, *models], sessions=self.sessions, runs=self.runs)[1:]
+        return bench([dense, *models], sessions=self.sessions, runs=self.runs, dims=self.dims)[1:]
 
 
 @dataclass
@@ -93,6 +94,7 @@ class Ladder:
     maker: Maker
     clock: Clock
     say: Callable[[str], None]
+    check: Callable[[onnx.ModelProto], None]
     candidates: dict[Structure, Candidate] = field(default_factory=dict)
     refusals: dict[float, str] = field(default_factory=dict)
 
@@ -102,7 +104,7 @@ class Ladder:
         for setting in sorted(settings):
             try:
                 model = self.maker.draft(setting).model
-                check_runs(model)
+                self.check(model)
             except Refusal as refusal:
                 self.refusals[setting] = str(refusal)
                 continue
@@ -169,9 +171,10 @@ def search(
     clock: Clock,
     say: Callable[[str], None],
     refinements: int = 3,
+    check: Callable[[onnx.ModelProto], None] | None = None,
 ) -> tuple[dict[float, Found], str]:
-    """The model at each point that can be met, and why the other points cannot."""
-    ladder = Ladder(dense, maker, clock, say)
+    """The model at each point that can be met, and why the other points cannot. `check` raises Refusal."""
+    ladder = Ladder(dense, maker, clock, say, check or check_runs)
     ladder.climb(grid)
     for _ in range(refinements):
         ladder.refine(points)
@@ -209,7 +212,7 @@ def structure_of(model: onnx.ModelProto) -> Structure:
 
 
 def check_runs(model: onnx.ModelProto) -> None:
-    """Raise Refusal when ONNX Runtime does not load or run the model, or its logits are not finite."""
+    """Raise Refusal when ONNX Runtime does not load or run a fixture's model, or its logits are not finite."""
     try:
         session = open_session(model)
         for batch in (1, 3):
