@@ -65,6 +65,12 @@ class Study:
         shown = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in values.items() if k != "tried"}
         self.say(f"{network.stem}, {method}: {shown}")
 
+    def asked(self, points: Sequence[float], **key: Any) -> list[float]:
+        """The points that are to be done for a method: none where it is not among those asked for."""
+        if not any(fnmatchcase(key["method"], glob) for glob in self.only):
+            return []
+        return self.rows.missing(points, **key)
+
     @staticmethod
     def say(text: str) -> None:
         """A line of progress."""
@@ -75,8 +81,8 @@ class Study:
         points: Sequence[float],
     ) -> None:  # fmt: skip
         """One method at every point that has no row: of its ways that meet the point the most accurate counts."""
-        missing = self.rows.missing(points, network=network.stem, model=digest(network), kind=kind, method=name)
-        if not missing or not any(fnmatchcase(name, glob) for glob in self.only):
+        missing = self.asked(points, network=network.stem, model=digest(network), kind=kind, method=name)
+        if not missing:
             return
         dense = evaluate_metric(accuracy, network)
         found: dict[float, dict[str, tuple[Found, float]]] = {point: {} for point in missing}
@@ -108,8 +114,22 @@ class Study:
 
     def ablation(self, network: Path) -> None:
         """hwpass without one of its parts."""
-        for name, maker in variants.ablation(network, self.target, CALIBRATION).items():
-            few = [p for p in self.points if p in FEW]
+        few = [p for p in self.points if p in FEW]
+        key = {"network": network.stem, "model": digest(network)}
+        for name, maker in variants.same_plans(network, self.target, CALIBRATION).items():
+            for point in self.asked(few, **key, kind="ablation", method=name):
+                whole = self.rows.of(**key, kind="method", method="hwpass", point=point)
+                if not whole or whole[0]["accuracy"] is None:
+                    self.say(f"{network.stem}, {name}, {point:g}x: no model of the part `methods` to take it from")
+                    continue
+                pruned = maker.final(whole[0]["setting"])
+                if pruned.facts["macs"] != whole[0]["macs"]:
+                    raise SystemExit(f"{network.stem}: hwpass plans otherwise than in its rows; add --again hwpass")
+                # The structure is that of the whole, and so is its latency.
+                same = {k: whole[0][k] for k in ("target", "point", "dense", "latency", "low", "high", "ms", "setting")}
+                value = evaluate_metric(accuracy, pruned.model)
+                self.row(network, "ablation", name, **same, accuracy=value, **pruned.facts)
+        for name, maker in variants.other_plans(network, self.target, CALIBRATION).items():
             self.compare(network, "ablation", name, partial(dict, {"": maker}), variants.GRID, few)
 
     def peers(self, network: Path) -> None:
@@ -134,7 +154,7 @@ class Study:
         peers_torch, _ = peer_modules()
         name = "Torch-Pruning L2, one epoch"
         key = {"network": network.stem, "model": digest(network)}
-        for point in self.rows.missing([p for p in self.points if p in FEW], **key, kind="tuned", method=name):
+        for point in self.asked([p for p in self.points if p in FEW], **key, kind="tuned", method=name):
             before = self.rows.of(**key, kind="method", method="Torch-Pruning L2", point=point)
             if not before or before[0]["accuracy"] is None:
                 self.say(f"{network.stem}, {name}, {point:g}x: no model of the part `peers` to start from")
@@ -152,7 +172,7 @@ class Study:
         """A plan predicted at half the latency, measured."""
         name = f"predicted 0.5x on {self.target}"
         key = {"network": network.stem, "model": digest(network), "kind": "prediction", "method": name}
-        if not self.rows.missing([0.5], **key):
+        if not self.asked([0.5], **key):
             return
         options = {} if calibration else {"score": "l2", "compensate": "off"}  # random weights: only the plan matters
         result = hwpass.run(network, self.target, latency=0.5, calib=calibration, **options)

@@ -36,9 +36,6 @@ GRID = (0.1, 0.18, 0.25, 0.32, 0.4, 0.47, 0.55, 0.62, 0.7, 0.77, 0.84, 0.9, 0.95
 IMPORTANCES = ("L1", "L2", "Taylor", "Hessian")
 ROUNDINGS = (8, 16)
 
-#: The highest rate of the fine-tuning epoch, as a share of the rate of the training.
-TUNING_RATE = 0.5
-
 
 def attend(self: Any, x: Tensor) -> Tensor:
     """The fixture's attention with an inner width of its own, which pruning makes differ from that of the stream."""
@@ -168,12 +165,12 @@ class TorchPruning:
             model, _ = onnxsim.simplify(onnx.load(path))
         return Pruned(model, {"macs": macs(model) / macs(self.source.network)})
 
-    def tuned(self, setting: float, data: Path, rate: float = TUNING_RATE) -> Pruned:
+    def tuned(self, setting: float, data: Path) -> Pruned:
         """The same after one epoch on the 60,000 labelled images, with the recipe of fixtures/train.py."""
         module = self.module(setting)
         fixture = fixtures.FIXTURES[self.source.network.stem]
         torch.manual_seed(0)
-        fixtures.train(module, fixtures.load_split(data, "train"), replace(fixture, rate=rate * fixture.rate), epochs=1)
+        fixtures.train(module, fixtures.load_split(data, "train"), fixture, epochs=1)
         return self.exported(module)
 
 

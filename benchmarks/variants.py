@@ -74,19 +74,25 @@ def methods(network: Path, target: str, calibration: Path) -> dict[str, Hwpass]:
     }
 
 
-def ablation(network: Path, target: str, calibration: Path) -> dict[str, Hwpass]:
-    """hwpass with one part taken away, by name."""
+def same_plans(network: Path, target: str, calibration: Path) -> dict[str, Hwpass]:
+    """hwpass with a part of the compensation taken away, by name: the channels that go are the same."""
     parts = {
         "no compensation": Hwpass(network, target, calibration, compensation="off"),
         "compensation not sequential": Hwpass(network, target, calibration, without=one_shot),
-        "uniform widths": Hwpass(network, target, calibration, budget="channels"),
     }
     prepared = job(network, target, calibration).prepared.model
     if any(node.op == "BatchNormalization" for node in prepared.graph.nodes):
         parts["batch norms not refitted"] = Hwpass(network, target, calibration, without=norms_kept)
-    parts["score l2"] = Hwpass(network, target, calibration, {"score": "l2"})
-    parts["alignment 1"] = Hwpass(network, target, calibration, {"align": 1})
     return parts
+
+
+def other_plans(network: Path, target: str, calibration: Path) -> dict[str, Hwpass]:
+    """hwpass with a part of the choice of channels taken away, by name."""
+    return {
+        "uniform widths": Hwpass(network, target, calibration, budget="channels"),
+        "score l2": Hwpass(network, target, calibration, {"score": "l2"}),
+        "alignment 1": Hwpass(network, target, calibration, {"align": 1}),
+    }
 
 
 @contextmanager
