@@ -131,7 +131,7 @@ class Ladder:
     def _between(self, point: float) -> float | None:
         meeting = self.meeting(point, 1.0)
         if not meeting:
-            return None
+            return self._last()
         best = meeting[0]
         over = [c for c in self.candidates.values() if c.high < best.low]
         before = max(over, key=lambda c: c.high) if over else Candidate(0.0, 0.0, 0.0, 1.0)
@@ -141,6 +141,16 @@ class Ladder:
         share = (before.latency - point) / max(before.latency - best.latency, 1e-9)
         # Slightly on the side that meets the point, and never at an end of the bracket.
         return round(before.high + width * float(np.clip(share + 0.05, 0.15, 0.85)), 4)
+
+    def _last(self) -> float | None:
+        """Half-way from the fastest candidate to the first refusal beyond it."""
+        if not self.candidates:
+            return None
+        fastest = min(self.candidates.values(), key=lambda c: c.latency)
+        beyond = min((s for s in self.refusals if s > fastest.high), default=None)
+        if beyond is None or beyond - fastest.high < FINEST:
+            return None
+        return round((fastest.high + beyond) / 2, 4)
 
     def meeting(self, point: float, slack: float = SLACK) -> list[Candidate]:
         """The candidates that meet a point as far as their drafts say, the least pruned first."""

@@ -107,10 +107,16 @@ def test_equal_structures_are_timed_once(search: ModuleType) -> None:
 
 
 def test_a_point_out_of_reach_says_why(search: ModuleType) -> None:
-    clock = Clock(lambda width: width / 16)
-    found, why = search.search(Path("d.onnx"), Maker(search, 0.5), [0.2], [0.25, 0.5, 0.75], clock, lambda text: None)
+    clock, maker = Clock(lambda width: width / 16), Maker(search, 0.5)
+    found, why = search.search(Path("dense.onnx"), maker, [0.2], [0.25, 0.5, 0.75], clock, lambda text: None)
     assert found == {}
     assert why == "no faster than 0.50x; too much"
+
+
+def test_the_edge_of_what_is_refused_is_looked_for(search: ModuleType) -> None:
+    maker = Maker(search, 0.7)
+    found = run(search, maker, Clock(lambda width: width / 16), [0.35], [0.25, 0.5, 0.9])
+    assert widths(found) == {0.35: 5}  # 0.6875 of the channels; between 0.5 and the refusal at 0.9
 
 
 def row(**values: object) -> dict[str, object]:
