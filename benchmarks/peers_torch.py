@@ -2,8 +2,9 @@
 
 Everything is settled in its favour: Taylor and Hessian importance see the labels of the calibration images; the squared
 gradients of the Hessian are summed over the images here, because `accumulate_grad` of 1.6.1 keeps those of the last one
-alone; models are exported and simplified in the way that runs fastest; rounding to 8 and to 16 channels, and for
-attention narrower heads and fewer heads, are all tried, and the best accuracy counts.
+alone; models are exported and simplified in the way that runs fastest; one ranking over all layers and the same share
+of each, rounding to 8 and to 16 channels, and for attention narrower heads and fewer heads, are all tried, and the
+best accuracy counts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +104,12 @@ class Source:
 
 @dataclass(frozen=True)
 class TorchPruning:
-    """Global pruning by one importance; a setting is the pruning ratio."""
+    """Pruning by one importance; a setting is the pruning ratio."""
 
     source: Source
     importance: str
     rounding: int
+    everywhere: bool = True  # one ranking over all layers, rather than the same share of each
     whole_heads: bool = False
 
     def draft(self, setting: float) -> Pruned:
@@ -133,7 +136,7 @@ class TorchPruning:
                     module,
                     torch.zeros(1, 1, 28, 28),
                     scorer,
-                    global_pruning=True,
+                    global_pruning=self.everywhere,
                     pruning_ratio=setting,
                     round_to=self.rounding,
                     ignored_layers=[[m for m in module.modules() if isinstance(m, nn.Linear)][-1]],
@@ -178,10 +181,10 @@ def variants(source: Source, importance: str) -> dict[str, TorchPruning]:
     """The ways of rounding, and of pruning attention where there is some."""
     attention = any(isinstance(m, fixtures.Attention) for m in source.module.modules())
     found = {}
-    for rounding in ROUNDINGS:
-        for whole in (False, True) if attention else (False,):
-            label = f"round to {rounding}" + (f", {'whole' if whole else 'narrower'} heads" if attention else "")
-            found[label] = TorchPruning(source, importance, rounding, whole)
+    for everywhere, rounding, whole in product((True, False), ROUNDINGS, (False, True) if attention else (False,)):
+        label = f"{'all layers' if everywhere else 'each layer'}, round to {rounding}"
+        label += f", {'whole' if whole else 'narrower'} heads" if attention else ""
+        found[label] = TorchPruning(source, importance, rounding, everywhere, whole)
     return found
 
 
