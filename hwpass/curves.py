@@ -121,7 +121,9 @@ def _costs(view: _View, left: NDArray[np.bool_]) -> Floats:
     if counts.max() == 1:
         diagonal = np.diag(view.precision)
         alive = left[view.units]
-        cost[view.units[alive]] = np.diag(view.gram)[alive] / np.maximum(diagonal[alive], 1e-30)
+        # Rounding can leave next to nothing of a precision.
+        floor = max(float(diagonal.max()) * 1e-12, 1e-30)
+        cost[view.units[alive]] = np.diag(view.gram)[alive] / np.maximum(diagonal[alive], floor)
         return cost * view.weight
     for unit in np.flatnonzero(left & (counts > 0)).tolist():
         index = np.flatnonzero(view.units == unit)
