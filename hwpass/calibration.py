@@ -43,9 +43,12 @@ class Calibration:
     def batches(self, size: int = 32, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Feeds of up to `size` samples, in order, `limit` samples in all; can be iterated again.
 
-        A model with a fixed batch gets exactly that size, whatever `size` says; a smaller rest is left out.
+        A model with a fixed batch gets exactly that size, whatever `size` says; a smaller rest is left out, and a
+        limit is taken up to whole batches.
         """
         step = self.batch or size
+        if limit is not None and self.batch is not None:
+            limit = -(-limit // self.batch) * self.batch
         left = self.samples if limit is None else min(limit, self.samples)
         pending: list[dict[str, np.ndarray]] = []
         held = 0

@@ -26,7 +26,7 @@ class Window:
 
     @classmethod
     def of(cls, node: gs.Node, image: Sequence[int]) -> Window:
-        """The window of a Conv node over an image of the given extents."""
+        """The window of a Conv or ConvTranspose node over an image of the given extents."""
         kernel = tuple(int(s) for s in node.inputs[1].shape[2:])
         rank = len(kernel)
         strides = tuple(node.attrs.get("strides") or [1] * rank)
@@ -74,6 +74,27 @@ def conv_rows(x: np.ndarray, window: Window, where: tuple[Ints, ...]) -> NDArray
         chosen: tuple[Any, ...] = (samples[inside], slice(None), *[i[inside] for i in index])
         picked = x[chosen]
         rows[inside, :, tap] = picked
+    return rows
+
+
+def transposed_rows(x: np.ndarray, window: Window, where: tuple[Ints, ...]) -> NDArray[np.float32]:
+    """What the outputs of a transposed convolution at given positions read, [rows, channels, taps].
+
+    Tap o of output p reads input (p + begin - o x dilation) / stride, where that is a position of the image.
+    """
+    samples, places = where[0], where[1:]
+    rows = np.zeros((len(samples), x.shape[1], prod(window.kernel)), np.float32)
+    for tap, offset in enumerate(cartesian(*[range(k) for k in window.kernel])):
+        inside = np.ones(len(samples), bool)
+        index = []
+        for place, stride, begin, o, dilation, size in zip(
+            places, window.strides, window.begins, offset, window.dilations, x.shape[2:], strict=True
+        ):
+            scaled = place + begin - o * dilation
+            inside &= (scaled >= 0) & (scaled % stride == 0) & (scaled < size * stride)
+            index.append(scaled // stride)
+        chosen: tuple[Any, ...] = (samples[inside], slice(None), *[i[inside] for i in index])
+        rows[inside, :, tap] = x[chosen]
     return rows
 
 

@@ -17,11 +17,12 @@ from hwpass.errors import UsageError
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.ops import Node
-from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample
+from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, transposed_rows
 from hwpass.regress import Clipping, Fit, fit
 from hwpass.rewrite import Surgery
 from hwpass.segments import Segments
 from hwpass.sessions import release_memory
+from hwpass.tails import follow
 
 #: Share of the rows that choose lambda and judge the step; they never enter a fit.
 HELD_OUT = 0.2
@@ -98,7 +99,7 @@ class _Compensation:
                     if fitted is None:
                         continue
                     y = node.gs.outputs[0].name
-                    dense.advance(place[id(node.gs)] + 1, keep=[y])
+                    dense.advance(place[id(node.gs)] + 1, keep=[y, node.gs.inputs[0].name])
                     pruned.advance(index)
                     found = fitted(node, target, dense, pruned)
                     if found is not None:
@@ -139,10 +140,15 @@ class _Compensation:
         weight = target.inputs[1]
         if not isinstance(weight, gs.Constant) or weight.values.dtype not in (np.float32, np.float16, np.float64):
             return None
+        if node.op in ("LSTM", "GRU", "RNN"):
+            return self._recurrent
         if any(isinstance(t, gs.Constant) is False and t.name for t in target.inputs[2:3]):
             return None
         if node.op == "Conv":
             return self._conv
+        if node.op == "ConvTranspose":
+            plain = target.attrs.get("group", 1) == 1 and target.attrs.get("auto_pad", "NOTSET") == "NOTSET"
+            return self._conv if plain and "output_shape" not in target.attrs else None
         if node.op == "MatMul" and weight.values.ndim == 2:
             return self._matmul
         if node.op == "Gemm" and not target.attrs.get("transA", 0):
@@ -197,11 +203,15 @@ class _Compensation:
         x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
         weight = target.inputs[1].values
         groups = int(target.attrs.get("group", 1))
+        transposed = target.op == "ConvTranspose"
+        if transposed:  # [in, out, window] like a convolution's [out, in, window]
+            weight = weight.swapaxes(0, 1)
         outputs, depth = weight.shape[0] // groups, int(np.prod(weight.shape[1:]))
         where = self._where(y, slice(2, None), depth * (groups if groups > 1 else 1), node.name)
-        mask = self._kept(self.coupling.weight_axes(node)[0])
+        mask = self._kept(self.coupling.weight_axes(node)[1 if transposed else 0])
         wanted, clipping = self._wanted(node, target, dense, pruned, where, image_rows, mask)
-        rows = np.concatenate([conv_rows(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, where, strict=True)])
+        gather = transposed_rows if transposed else conv_rows
+        rows = np.concatenate([gather(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, where, strict=True)])
 
         def by_group(table: NDArray[np.float32]) -> NDArray[np.float32]:
             return table.reshape(len(table), groups, -1).swapaxes(0, 1)
@@ -212,8 +222,32 @@ class _Compensation:
             clipping=replace(clipping, offset=None if clipping.offset is None else by_group(clipping.offset)),
         )  # fmt: skip
         if found.after < found.before:
-            _store(target, 1, found.weights.swapaxes(1, 2).reshape(weight.shape), weight.dtype)
+            new = found.weights.swapaxes(1, 2).reshape(weight.shape)
+            _store(target, 1, new.swapaxes(0, 1) if transposed else new, weight.dtype)
             _store(target, 2, found.bias.reshape(-1), weight.dtype)
+        return found.before, found.after
+
+    def _recurrent(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+        """What the gates get from the input: W [directions, gates * hidden, input], as the original's x W^T."""
+        x, original = pruned.value(target.inputs[0].name), dense.value(node.gs.inputs[0].name)
+        weight, before = target.inputs[1].values, node.value(1)
+        assert before is not None
+        mask = self._kept(self.coupling.weight_axes(node)[1])
+        where = self._where(x, slice(1, -1), weight.shape[2], node.name)
+        rows = np.concatenate([last_axis_rows(v, w) for v, w in zip(x, where, strict=True)])
+        theirs = np.concatenate([last_axis_rows(v, w) for v, w in zip(original, where, strict=True)])
+        ways = len(weight)
+        bias = target.inputs[3] if len(target.inputs) > 3 and isinstance(target.inputs[3], gs.Constant) else None
+        found = fit(
+            np.stack([rows] * ways), theirs @ before[:, mask].astype(np.float32).swapaxes(1, 2),
+            weight.astype(np.float64).swapaxes(1, 2), np.zeros(weight.shape[:2]), self._held(len(rows)),
+            has_bias=bias is not None,
+        )  # fmt: skip
+        if found.after < found.before:
+            _store(target, 1, found.weights.swapaxes(1, 2), weight.dtype)
+            if bias is not None:  # [directions, both biases of the gates]: the input's come first
+                shift = np.concatenate([found.bias, np.zeros_like(found.bias)], axis=1)
+                _store(target, 3, bias.values + shift, weight.dtype)
         return found.before, found.after
 
     def _matmul(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
@@ -274,43 +308,6 @@ class _Compensation:
     @staticmethod
     def _held(rows: int) -> int:
         return max(1, int(rows * HELD_OUT))
-
-
-@dataclass(frozen=True)
-class Tail:
-    """What a product's output meets before it is read: a constant, the other side of a residual sum, a clip."""
-
-    constant: NDArray[Any] | None = None
-    other: str | None = None
-    low: float = -np.inf
-    high: float = np.inf
-
-
-def follow(node: gs.Node) -> Tail:
-    """The chain of sole readers behind a product: Add of a constant, Add of another tensor, Relu or Clip."""
-    tensor, tail = node.outputs[0], Tail()
-    for _ in range(3):
-        if len(tensor.outputs) != 1:
-            return tail
-        reader = tensor.outputs[0]
-        if reader.op == "Relu":
-            return replace(tail, low=0.0)
-        if reader.op == "Clip" and all(isinstance(t, gs.Constant) for t in reader.inputs[1:]):
-            bounds = [float(t.values.reshape(-1)[0]) for t in reader.inputs[1:]]
-            return replace(tail, low=bounds[0], high=bounds[1]) if len(bounds) == 2 else tail
-        if reader.op != "Add":
-            return tail
-        second = reader.inputs[1] if reader.inputs[0] is tensor else reader.inputs[0]
-        if isinstance(second, gs.Constant):
-            if tail.constant is not None or second.values.size != np.prod(second.shape[-1:] or [1]):
-                return tail
-            tail = replace(tail, constant=second.values.reshape(-1))
-        elif tail.other is None:
-            tail = replace(tail, other=str(second.name))
-        else:
-            return tail
-        tensor = reader.outputs[0]
-    return tail
 
 
 def _spread(values: Sequence[np.ndarray], like: Sequence[np.ndarray], axis: int) -> Iterator[np.ndarray]:

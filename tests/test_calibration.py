@@ -161,3 +161,10 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "one.npy", "shorter than its header says")
     (tmp_path / "one.npy").write_bytes(b"nothing")
     refused(tmp_path / "one.npy", r"cannot be read as \.npy")
+
+
+def test_a_limit_below_a_fixed_batch_still_gives_one() -> None:
+    spec = InputSpec("x", F, (4, 2))
+    found = load_calibration(np.zeros((8, 2), F), [spec])
+    assert [feed["x"].shape for feed in found.batches(1, limit=1)] == [(4, 2)]
+    assert len(list(found.batches(1, limit=5))) == 2
