@@ -39,10 +39,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     target = Path(path)
     check_writable(target)
     descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=".hwpass-")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.chmod(draft, 0o644)
-    os.replace(draft, target)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(draft, 0o644)
+        os.replace(draft, target)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
 
 
 def read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str]:
