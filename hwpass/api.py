@@ -68,9 +68,10 @@ def run(
         if given:
             raise UsageError("--pipeline says what runs: put budgets into it, as in prune-channels{latency=0.6x}")
         return execute(source, pipeline, **setting)
+    score = chosen_score(score, compensate, calib)
     prune = partial(prune_step, score=score, keep=tuple(keep), min_channels=min_channels, align=align)
     checks = partial(verify_step, rtol, atol, tuple(fidelity), metric)
-    fixes = amends(compensate, calib)
+    fixes = amends(compensate, calib, score)
     if given:
         return execute(source, f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}", **setting)
     if metric is None or max_drop is None:
@@ -107,11 +108,16 @@ def execute(
     return job.result(job.attempt(manager))
 
 
-def amends(compensate: str, calib: Any) -> str:
-    """The pipeline text of compensation: least squares that need the activations of real inputs."""
+def chosen_score(score: str, compensate: str, calib: Any) -> str:
+    """The score that is meant: curves on made-up inputs suppose that weights are refitted, so without that it is l2."""
+    return "l2" if score == "auto" and compensate == "off" and calib is None else score
+
+
+def amends(compensate: str, calib: Any, score: str = "") -> str:
+    """The pipeline text of compensation, which wants the user's inputs or those that an auto score makes up."""
     if compensate not in ("auto", "off"):
         raise UsageError(f"--compensate {compensate}: choose auto or off")
-    return "compensate," if compensate == "auto" and calib is not None else ""
+    return "compensate," if compensate == "auto" and (calib is not None or score == "auto") else ""
 
 
 def prune_step(

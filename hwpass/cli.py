@@ -59,7 +59,7 @@ MODEL = click.argument("model")
 TARGET = click.option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
 COMPENSATE = click.option(
     "--compensate", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
-    help="Make good what was removed by least squares on --calib.",
+    help="Make good what was removed by least squares on --calib, or on made-up inputs with --score auto.",
 )  # fmt: skip
 THREADS = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of ONNX Runtime."
@@ -93,7 +93,7 @@ MAX_DROP = _max_drop("Largest drop of the metric allowed.")
 
 SCORING = _stack(
     click.option("--score", default="auto", show_default=True, metavar="auto|gram|l1|l2|bn|activation|random",
-                 help="What makes a channel matter; auto is gram with --calib, else l2."),
+                 help="What makes a channel matter; auto is gram, on made-up inputs without --calib."),
     COMPENSATE,
     click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable."),
     click.option("--min-channels", type=click.IntRange(1), default=1, show_default=True,

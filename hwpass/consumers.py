@@ -79,12 +79,12 @@ def consumers(
             energy = float(np.einsum("ij,ji->", gram, cov))
             if energy > 0:
                 found.append(Consumer(node, name, components, gram, cov, energy))
-    macs = sum(_macs(node) for node in coupling.nodes)
+    macs = sum(macs_of(node) for node in coupling.nodes)
     measure(coupling.build.model, found, macs, calibration, threads, seed, progress)
     return found
 
 
-def _macs(node: Node) -> float:
+def macs_of(node: Node) -> float:
     """Multiply-accumulates of a node at the analysed extents."""
     if node.extent is None:
         return 0.0

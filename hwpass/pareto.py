@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hwpass import __version__
-from hwpass.api import PREPARE, amends, prune_step, verify_step
+from hwpass.api import PREPARE, amends, chosen_score, prune_step, verify_step
 from hwpass.cost_models import Target
 from hwpass.errors import BudgetError, InputError, UsageError, VerdictError
 from hwpass.files import Source
@@ -60,7 +60,8 @@ def sweep(
         raise UsageError(f"--budget {budget}: choose one of {', '.join(ALONG)}")
     shares = _shares(points)
     preparation = PassManager.parse(PREPARE)
-    amend = PassManager.parse(amends(compensate, calib))
+    score = chosen_score(score, compensate, calib)
+    amend = PassManager.parse(amends(compensate, calib, score))
     verify = PassManager.parse(verify_step(rtol, atol, (), metric))
     prunes = [
         PassManager.parse(

@@ -11,7 +11,7 @@ from hwpass import scores
 from hwpass.allocate import Allocation, Allocator, choices, steps
 from hwpass.analysis import dynamic_dimensions
 from hwpass.calibration import Calibration
-from hwpass.consumers import consumers
+from hwpass.consumers import consumers, macs_of
 from hwpass.cost import Cost
 from hwpass.cost_models import Target
 from hwpass.coupling import Coupling, couple
@@ -20,6 +20,7 @@ from hwpass.errors import UsageError
 from hwpass.ir import Model
 from hwpass.manager import Context
 from hwpass.statistics import mean_squares
+from hwpass.synthesis import Synthetic, synthesise
 from hwpass.work import Floats
 
 
@@ -40,6 +41,7 @@ class Study:
     options: StudyOptions
     target: Target
     calibration: Calibration | None
+    synthetic: Synthetic | None  # what stands in for calibration data where it is missed
     seed: int
     coupling: Coupling
     cost: Cost
@@ -53,11 +55,14 @@ class Study:
         context.progress("coupling channels")
         coupling = couple(model, sample_dims(model, context))
         fixed = _fixed(coupling, options.keep)
-        curves, importance = _curves(coupling, options.score, context)
+        synthetic = _synthetic(coupling, context) if options.score == "auto" and context.calibration is None else None
+        data = context.calibration if synthetic is None else synthetic.calibration
+        curves, importance = _curves(coupling, options.score, data, context)
         return cls(
             options=options,
             target=target,
             calibration=context.calibration,
+            synthetic=synthetic,
             seed=context.seed,
             coupling=coupling,
             cost=Cost(coupling, target),
@@ -75,6 +80,11 @@ class Study:
     def model(self) -> Model:
         """The model that was studied."""
         return self.coupling.build.model
+
+    @property
+    def data(self) -> Calibration | None:
+        """What statistics were gathered on: calibration data, or what stands in for them."""
+        return self.calibration if self.synthetic is None else self.synthetic.calibration
 
     @property
     def align(self) -> int:
@@ -138,9 +148,25 @@ def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
     return [any(fnmatchcase(layer, glob) for layer in g.layers for glob in keep) for g in coupling.groups]
 
 
-def _curves(coupling: Coupling, score: str, context: Context) -> tuple[list[Floats], scores.Importance]:
+def _synthetic(coupling: Coupling, context: Context) -> Synthetic | None:
+    """Inputs in place of calibration data; None where there is nothing to prune, or none were found that run."""
+    if not coupling.groups:
+        return None
+    original = context.original
+    return synthesise(
+        coupling.build.model,
+        None if original is None else lambda: Model.load(original),
+        macs=sum(macs_of(node) for node in coupling.nodes),
+        seed=context.seed,
+        threads=context.threads,
+        progress=context.progress,
+    )
+
+
+def _curves(
+    coupling: Coupling, score: str, data: Calibration | None, context: Context
+) -> tuple[list[Floats], scores.Importance]:
     """Per group a loss curve and an importance per channel."""
-    data = context.calibration
     if score == "auto":
         score = "l2" if data is None else "gram"
     if score == "gram":

@@ -22,6 +22,7 @@ from hwpass.regress import Clipping, Fit, fit
 from hwpass.rewrite import Surgery
 from hwpass.segments import Segments
 from hwpass.sessions import release_memory
+from hwpass.study import Study
 from hwpass.tails import follow
 
 #: Share of the rows that choose lambda and judge the step; they never enter a fit.
@@ -40,8 +41,9 @@ class Compensate(Pass):
 
     Goes through the network in order, so that every layer is fitted on what the corrected layers before it compute;
     where the output is added to a residual stream, what the stream already lacks is asked of it too. Batch
-    normalisations that stand alone get a new scale and bias the same way. Does not fire without calibration data,
-    before prune-channels, on weights that are not floating point, or where held-out rows say it would not help.
+    normalisations that stand alone get a new scale and bias the same way. Does not fire without calibration data
+    (or what an auto score makes up in their place), before prune-channels, on weights that are not floating point, or
+    where held-out rows say it would not help.
     """
 
     name = "compensate"
@@ -52,10 +54,12 @@ class Compensate(Pass):
         surgery, coupling = context.found.get("surgery"), context.found.get("coupling")
         if surgery is None or coupling is None:
             raise UsageError("compensate goes after prune-channels in a pipeline")
-        if context.calibration is None or not surgery.modified:
+        study: Study | None = context.found.get("study")
+        data = context.calibration if study is None or study.coupling is not coupling else study.data
+        if data is None or not surgery.modified:
             return PassResult(model, False)
         worker = _Compensation(coupling, surgery, model, context, self)
-        gains = worker.run(context.calibration)
+        gains = worker.run(data)
         context.found["compensation"] = gains
         model.invalidate_shapes()
         return PassResult(model, any(after < before for _, before, after in gains))

@@ -57,6 +57,11 @@ class PruneChannels(Pass):
         if study is None or not study.holds(model, context, options):
             study = Study.of(model, context.target, context, options)
             context.found["study"] = study
+        if study.synthetic is not None:
+            context.warn(
+                f"no calibration data: channels were chosen and weights refitted on {study.synthetic.what};"
+                " give real inputs with --calib to keep more accuracy"
+            )
         if [b.metric for b in budgets] == ["channels"]:
             allocation = study.uniform(budgets[0].value)
         else:

@@ -46,7 +46,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with out.onnx, plan.json, report.json and report.html of a run."""
     folder = tmp_path_factory.mktemp("run")
     hwpass(
-        "run", RESNET, "--target", "mobile-cpu", "--macs", "0.6x", "-o", folder / "out.onnx",
+        "run", RESNET, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.6x", "-o", folder / "out.onnx",
         "--plan", folder / "plan.json", "--json", folder / "report.json", "--report", folder / "report.html",
     )  # fmt: skip
     return folder
@@ -66,8 +66,8 @@ def test_a_run_writes_everything_asked_for(pruned: Path) -> None:
 
 def test_the_same_command_gives_the_same_bytes(pruned: Path, tmp_path: Path) -> None:
     hwpass(
-        "run", RESNET, "--target", "mobile-cpu", "--macs", "0.6x", "-o", tmp_path / "out.onnx", "--plan",
-        tmp_path / "plan.json", "--json", tmp_path / "report.json",
+        "run", RESNET, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.6x", "-o", tmp_path / "out.onnx",
+        "--plan", tmp_path / "plan.json", "--json", tmp_path / "report.json",
     )  # fmt: skip
     for name in ("out.onnx", "plan.json"):
         assert (tmp_path / name).read_bytes() == (pruned / name).read_bytes()
@@ -83,28 +83,32 @@ def timeless(path: Path) -> dict[str, Any]:
 
 
 def test_standard_streams_carry_the_model(tmp_path: Path) -> None:
-    hwpass("run", CNN, "--target", "mobile-cpu", "--macs", "0.7x", "-o", tmp_path / "out.onnx")
-    result = hwpass("run", "-", "--target", "mobile-cpu", "--macs", "0.7x", "-o", "-", stdin=Path(CNN).read_bytes())
+    hwpass("run", CNN, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.7x", "-o", tmp_path / "out.onnx")
+    result = hwpass(
+        "run", "-", "--target", "mobile-cpu", "--score", "l2", "--macs", "0.7x", "-o", "-", stdin=Path(CNN).read_bytes()
+    )
     assert result.stdout_bytes == (tmp_path / "out.onnx").read_bytes()
     assert "exactness passed" in result.stderr
 
 
 def test_json_goes_to_standard_output_alone() -> None:
-    result = hwpass("run", CNN, "--target", "mobile-cpu", "--macs", "0.7x", "--json", "-")
+    result = hwpass("run", CNN, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.7x", "--json", "-")
     assert json.loads(result.stdout)["schema"] == 1
     assert "no model was written" in result.stderr
 
 
 def test_a_dry_run_writes_no_model(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    result = hwpass("run", CNN, "--target", "mobile-cpu", "--macs", "0.7x", "-o", out, "--dry-run")
+    result = hwpass("run", CNN, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.7x", "-o", out, "--dry-run")
     assert not out.exists()
     assert "dry run" in result.stderr
 
 
 def test_force_keeps_the_best_effort_and_the_status(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    result = hwpass("run", CNN, "--target", "mobile-cpu", "--latency", "0.001x", "-o", out, "--force", status=4)
+    result = hwpass(
+        "run", CNN, "--target", "mobile-cpu", "--score", "l2", "--latency", "0.001x", "-o", out, "--force", status=4
+    )
     assert out.stat().st_size < Path(CNN).stat().st_size
     assert result.stderr.count("\n") == 1
 
@@ -112,13 +116,13 @@ def test_force_keeps_the_best_effort_and_the_status(tmp_path: Path) -> None:
 def test_output_may_replace_the_input(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     model.write_bytes(Path(CNN).read_bytes())
-    hwpass("run", model, "--target", "mobile-cpu", "--macs", "0.7x", "-o", model)
+    hwpass("run", model, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.7x", "-o", model)
     assert model.stat().st_size < Path(CNN).stat().st_size
 
 
 def test_a_pipe_gets_no_colours_and_one_line_per_group(pruned: Path) -> None:
     report = Report.from_json((pruned / "report.json").read_text(encoding="utf-8"))
-    with process("run", RESNET, "--target", "mobile-cpu", "--macs", "0.6x") as running:
+    with process("run", RESNET, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.6x") as running:
         assert running.stdout is not None
         shown = running.stdout.read().decode()
     assert "\x1b" not in shown
@@ -131,7 +135,18 @@ def test_a_pipe_gets_no_colours_and_one_line_per_group(pruned: Path) -> None:
 
 def test_interrupt_says_so_in_one_line(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    command = ("run", "-", "--target", "mobile-cpu", "--macs", "0.5x", "-o", str(tmp_path / "out.onnx"))
+    command = (
+        "run",
+        "-",
+        "--target",
+        "mobile-cpu",
+        "--score",
+        "l2",
+        "--macs",
+        "0.5x",
+        "-o",
+        str(tmp_path / "out.onnx"),
+    )
     with process(*command, stdin=reading) as running, os.fdopen(writing, "wb", buffering=0) as pipe:
         pipe.write(b"\x08")
         deadline = time.monotonic() + 60
@@ -173,12 +188,14 @@ def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
         raise IndexError("list index\nout of range")
 
     monkeypatch.setattr(api, "run", broken)
-    result = hwpass("run", CNN, "--target", "mobile-cpu", "--macs", "0.5x", status=1)
+    result = hwpass("run", CNN, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.5x", status=1)
     assert result.stderr.startswith("hwpass: unexpected IndexError")
     assert result.stderr.count("\n") == 1
     monkeypatch.setenv("HWPASS_DEBUG", "1")
     with pytest.raises(IndexError):
-        CliRunner().invoke(main, ["run", CNN, "--target", "mobile-cpu", "--macs", "0.5x"], catch_exceptions=False)
+        CliRunner().invoke(
+            main, ["run", CNN, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.5x"], catch_exceptions=False
+        )
 
 
 def test_groups_show_what_is_tied_and_what_is_frozen() -> None:
