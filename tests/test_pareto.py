@@ -144,7 +144,7 @@ def test_an_interrupted_sweep_leaves_no_models(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(pareto._Sweep, "point", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        hwpass.sweep(CNN, "mobile-cpu", points=[0.8, 0.6], output=tmp_path)
+        hwpass.sweep(CNN, "mobile-cpu", points=[0.8, 0.6], score="l2", output=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -66,7 +66,7 @@ def test_the_fastest_model_within_the_drop() -> None:
 
 def test_it_ends_between_the_last_that_passed_and_the_first_that_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = scored(monkeypatch, lambda weights: 1.0 if weights >= 0.5 else 0.0)
-    report = hwpass.run(CNN, "server-cpu", metric=METRIC, max_drop=0.5).report
+    report = hwpass.run(CNN, "server-cpu", metric=METRIC, max_drop=0.5, score="l2").report
     assert report.ratio.params is not None
     assert report.ratio.latency is not None
     assert report.ratio.params >= 0.5
@@ -80,15 +80,15 @@ def test_it_ends_between_the_last_that_passed_and_the_first_that_did_not(monkeyp
 
 def test_everything_within_the_drop_gives_about_the_narrowest(monkeypatch: pytest.MonkeyPatch) -> None:
     scored(monkeypatch, lambda weights: 1.0)
-    report = hwpass.run(CNN, "server-cpu", metric=METRIC, max_drop=0.0).report
+    report = hwpass.run(CNN, "server-cpu", metric=METRIC, max_drop=0.0, score="l2").report
     assert all(t.passed for t in report.trials)
     with pytest.raises(BudgetError, match="still takes"):
-        hwpass.run(CNN, "server-cpu", latency=min(t.latency for t in report.trials) - search.BRACKET)
+        hwpass.run(CNN, "server-cpu", latency=min(t.latency for t in report.trials) - search.BRACKET, score="l2")
 
 
 def test_nothing_within_the_drop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     scored(monkeypatch, lambda weights: weights)
-    arguments = ["run", str(CNN), "--target", "server-cpu", "--metric", METRIC, "--max-drop", "0"]
+    arguments = ["run", str(CNN), "--target", "server-cpu", "--metric", METRIC, "--max-drop", "0", "--score", "l2"]
     arguments += ["-o", str(tmp_path / "out.onnx"), "--json", str(tmp_path / "out.json")]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 4, result.output
@@ -107,18 +107,18 @@ def test_nothing_within_the_drop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_a_model_without_channels_to_remove_says_so() -> None:
     with pytest.raises(BudgetError, match="nothing in this model can be pruned"):
-        hwpass.run(CNN, "server-cpu", metric=METRIC, max_drop=0.01, keep=["*"])
+        hwpass.run(CNN, "server-cpu", metric=METRIC, max_drop=0.01, keep=["*"], score="l2")
 
 
 def test_with_a_budget_the_drop_is_a_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     scored(monkeypatch, lambda weights: weights)
-    report = hwpass.run(CNN, "server-cpu", macs=0.7, metric=METRIC, max_drop=0.9).report
+    report = hwpass.run(CNN, "server-cpu", macs=0.7, metric=METRIC, max_drop=0.9, score="l2").report
     assert report.trials == []
     with pytest.raises(hwpass.VerdictError, match=r"more than --max-drop 0\.001"):
-        hwpass.run(CNN, "server-cpu", macs=0.7, metric=METRIC, max_drop=0.001)
+        hwpass.run(CNN, "server-cpu", macs=0.7, metric=METRIC, max_drop=0.001, score="l2")
 
 
 @pytest.mark.parametrize("drop", [-0.1, float("nan")])
 def test_a_drop_below_zero_is_refused(drop: float) -> None:
     with pytest.raises(UsageError, match="--max-drop"):
-        hwpass.run(CNN, "server-cpu", metric=METRIC, max_drop=drop)
+        hwpass.run(CNN, "server-cpu", metric=METRIC, max_drop=drop, score="l2")
