@@ -204,7 +204,7 @@ def test_groups_show_what_is_tied_and_what_is_frozen() -> None:
     assert "an output of the model" in shown
     data = json.loads(hwpass("groups", RESNET, "--json", "-").stdout)
     assert data["groups"][0]["name"] == "/0/0.0/Conv"
-    assert data["frozen"] == [{"node": "/6/Gemm", "reason": "an output of the model", "macs": 640}]
+    assert data["frozen"] == [{"node": "/6/Gemm", "reason": "an output of the model", "macs": 1280}]
     assert 0.9 < data["reach"]["weights"] <= 1
 
 
