@@ -41,7 +41,8 @@ class Hwpass:
 
     def final(self, setting: float) -> Pruned:
         """With the compensation, and proved exact."""
-        return self._run(setting, amends(self.compensation, self.calibration), verify_step())
+        amend = amends(self.compensation, self.calibration, self.options.get("score", "auto"))
+        return self._run(setting, amend, verify_step())
 
     def _run(self, setting: float, *further: str) -> Pruned:
         share = f"{1 - setting:.4f}x"
