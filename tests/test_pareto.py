@@ -74,7 +74,7 @@ def test_table_json_and_csv_agree(tmp_path: Path) -> None:
     paths = {name: tmp_path / f"out.{name}" for name in ("json", "csv")}
     result = command(
         RESNET, "--target", "server-cpu", "--points", "0.9,0.7x,0.01", "--metric", "fixtures.metrics:search_accuracy",
-        "--json", paths["json"], "--csv", paths["csv"],
+        "--score", "l2", "--json", paths["json"], "--csv", paths["csv"],
     )  # fmt: skip
     data = json.loads(paths["json"].read_text(encoding="utf-8"))
     report = SweepReport.model_validate(data)
@@ -106,7 +106,9 @@ def test_table_json_and_csv_agree(tmp_path: Path) -> None:
 
 
 def test_a_sweep_along_size_without_a_metric_weighs_the_error() -> None:
-    result = command(CNN, "--target", "mobile-cpu", "--budget", "size", "--points", "0.7,0.4", "--csv", "-")
+    result = command(
+        CNN, "--target", "mobile-cpu", "--budget", "size", "--points", "0.7,0.4", "--score", "l2", "--csv", "-"
+    )
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["metric"] for row in rows] == ["", "", ""]
     assert float(rows[0]["rel_l2"]) == 0 < float(rows[1]["rel_l2"]) < float(rows[2]["rel_l2"])
@@ -117,7 +119,8 @@ def test_a_sweep_along_size_without_a_metric_weighs_the_error() -> None:
 
 
 def test_nothing_within_reach_is_a_budget_that_cannot_be_met(tmp_path: Path) -> None:
-    result = command(CNN, "--target", "mobile-cpu", "--points", "0.01,0.001", "--json", tmp_path / "o.json", status=4)
+    result = command(CNN, "--target", "mobile-cpu", "--points", "0.01,0.001", "--score", "l2", "--json",
+                     tmp_path / "o.json", status=4)  # fmt: skip
     assert result.stderr.count("\n") == 1
     statuses = [p["status"] for p in json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["points"]]
     assert statuses == ["dense", "unreachable", "unreachable"]
@@ -125,8 +128,8 @@ def test_nothing_within_reach_is_a_budget_that_cannot_be_met(tmp_path: Path) -> 
 
 def test_a_model_that_fails_a_verdict_is_shown_but_not_written(tmp_path: Path) -> None:
     result = command(
-        CNN, "--target", "mobile-cpu", "--points", "0.7", "--rtol", "0", "--atol", "0", "-o", tmp_path / "models",
-        status=5,
+        CNN, "--target", "mobile-cpu", "--points", "0.7", "--score", "l2", "--rtol", "0", "--atol", "0",
+        "-o", tmp_path / "models", status=5,
     )  # fmt: skip
     assert "FAILED" in result.stdout
     assert "0.7x failed: exactness failed" in result.stdout
