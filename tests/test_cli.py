@@ -215,7 +215,7 @@ def test_why_prints_the_chain_of_operators() -> None:
     assert shown == hwpass("groups", RESNET, "--why", "2/shortcut").stdout
     frozen = hwpass("groups", RESNET, "--why", "/6/Gemm").stdout
     assert "10 output channels are frozen:\n    the model: an output of the model" in frozen
-    assert "64 input channels are group" in frozen
+    assert "128 input channels are group" in frozen
 
 
 def test_profile_adds_up(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,9 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     curves = study._curves
 
-    def counted(coupling: study.Coupling, score: str, context: study.Context) -> object:
+    def counted(coupling: study.Coupling, score: str, *rest: Any) -> object:
         made.append(score)
-        return curves(coupling, score, context)
+        return curves(coupling, score, *rest)
 
     monkeypatch.setattr(study, "_curves", counted)
     return made
@@ -55,8 +56,8 @@ def test_attempts_on_a_prepared_model_share_one_study(studies: list[str]) -> Non
 def test_a_study_survives_a_budget_that_cannot_be_met(studies: list[str]) -> None:
     job = Job(RESNET, target="server-cpu")
     with pytest.raises(BudgetError):
-        job.attempt(manager("prune-channels{latency=0.001x}"))
-    job.attempt(manager("prune-channels{latency=0.9x}"))
+        job.attempt(manager("prune-channels{latency=0.001x,score=l2}"))
+    job.attempt(manager("prune-channels{latency=0.9x,score=l2}"))
     assert len(studies) == 1
 
 
@@ -69,7 +70,7 @@ def test_other_options_need_another_study(studies: list[str]) -> None:
 
 def test_a_model_that_was_pruned_is_another_model(studies: list[str]) -> None:
     job = Job(RESNET, target="server-cpu")
-    twice = job.attempt(manager("prune-channels{macs=0.8x},prune-channels{macs=0.8x}"))
+    twice = job.attempt(manager("prune-channels{macs=0.8x,score=l2},prune-channels{macs=0.8x,score=l2}"))
     assert len(studies) == 2
     assert twice.records[1].changed
-    assert twice.model.parameter_count() < job.attempt(manager("prune-channels{macs=0.8x}")).model.parameter_count()
+    assert twice.model.parameter_count() < job.attempt(manager("prune-channels{macs=0.8x,score=l2}")).model.parameter_count()
