@@ -166,7 +166,7 @@ def test_weights_that_come_out_of_nodes(op: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("cnn", [32, 64, 64, 64]), ("mobilenet", [32, 64, 96, 64, 256, 256]), ("vit", [4, 128, 4, 128, 4, 128])],
+    [("cnn", [64, 128, 128, 256]), ("mobilenet", [48, 96, 192, 96, 384, 384]), ("vit", [4, 128, 4, 128, 4, 128])],
 )
 def test_the_groups_of_trained_nets(name: str, expected: list[int]) -> None:
     """Widths of the layers as they were trained; of the transformer 4 heads and the hidden layer of each block."""
