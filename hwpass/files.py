@@ -27,6 +27,9 @@ def check_writable(target: Path) -> None:
         raise InputError(f"{target}: the folder {folder} does not exist; create it first")
     if target.is_dir():
         raise InputError(f"{target}: is a folder; name a file")
+    if target.exists() and not target.is_file():
+        # The file that is put in its place would take the device's name away from everybody.
+        raise InputError(f"{target}: is a device or a pipe, not a file; name a file, or - for standard output")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

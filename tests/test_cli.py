@@ -345,3 +345,12 @@ def test_scores_in_the_help_are_those_there_are() -> None:
     scores = next(o for o in pass_options(passes()["prune-channels"]) if o.name == "score")
     option = next(p for p in main.commands["run"].params if p.name == "score")
     assert option.metavar == scores.help.replace(", ", "|")
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    result = hwpass("run", CNN, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.7x", "-o", pipe, status=3)
+    assert result.stderr.count("\n") == 1
+    assert "not a file" in result.stderr
+    assert pipe.is_fifo()

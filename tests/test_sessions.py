@@ -145,7 +145,7 @@ def test_bfloat16_inputs_and_outputs() -> None:
 
 def test_one_line_drops_codes_paths_and_stacks() -> None:
     text = (
-        "[ONNXRuntimeError] : 1 : FAIL : Load model from /tmp/a/b.onnx failed:bad\nthing\nStacktrace:\n#1 x"
+        "[ONNXRuntimeError] : 1 : FAIL : Load model from /models/a.onnx failed:bad\nthing\nStacktrace:\n#1 x"
     )
     assert one_line(text) == "bad thing"
     assert len(one_line("x" * 1000)) == 300
