@@ -158,7 +158,7 @@ def _bars(rows: Sequence[Row]) -> str:
         if value is None:
             said.append(f"- {where}: hwpass does not meet it")
             continue
-        for other in found:
+        for other in (r for r in found if r["method"] != "hwpass, no data"):
             same = other["network"] == ours["network"] and other["point"] == ours["point"]
             if same and other is not ours and (other.get("accuracy") or 0.0) >= value:
                 said.append(f"- {where}: {other['method']} is not below hwpass, {other['accuracy']:.4f} to {value:.4f}")
