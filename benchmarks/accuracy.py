@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 import variants
 from accuracy_rows import Row, Rows, tables
 from common import save_zoo
-from latency_search import Clock, Found, Maker, search
+from latency_search import Clock, Found, Maker, Structure, search
 
 import hwpass
 from hwpass.bench import bench
@@ -57,6 +57,7 @@ class Study:
     weights: Path | None
     data: Path
     only: Sequence[str] = ("*",)
+    known: dict[Path, dict[Structure, float]] = field(default_factory=dict)  # draft latencies by network
 
     def row(self, network: Path, kind: str, method: str, **values: Any) -> None:
         """Record and say."""
@@ -89,7 +90,8 @@ class Study:
         reasons = []
         for label, maker in ways().items():
             self.say(f"{network.stem}, {name}{', ' + label if label else ''}")
-            there, why = search(network, maker, missing, grid, self.clock, self.say)
+            known = self.known.setdefault(network, {})
+            there, why = search(network, maker, missing, grid, self.clock, self.say, known=known)
             reasons.append(why)
             for point, one in there.items():
                 found[point][label] = (one, evaluate_metric(accuracy, one.pruned.model))

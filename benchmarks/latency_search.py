@@ -95,6 +95,7 @@ class Ladder:
     clock: Clock
     say: Callable[[str], None]
     check: Callable[[onnx.ModelProto], None]
+    known: dict[Structure, float]
     candidates: dict[Structure, Candidate] = field(default_factory=dict)
     refusals: dict[float, str] = field(default_factory=dict)
 
@@ -114,9 +115,11 @@ class Ladder:
             else:
                 self.candidates[structure] = Candidate(setting, setting, setting, float("nan"))
                 new[structure] = (setting, model)
-        timings = self.clock.drafts(self.dense, [model for _, model in new.values()]) if new else []
-        for structure, timing in zip(new, timings, strict=True):
-            self.candidates[structure].latency = timing.ratio
+        untimed = {s: model for s, (_, model) in new.items() if s not in self.known}
+        timings = self.clock.drafts(self.dense, list(untimed.values())) if untimed else []
+        self.known |= {s: timing.ratio for s, timing in zip(untimed, timings, strict=True)}
+        for structure in new:
+            self.candidates[structure].latency = self.known[structure]
         if new:
             self.say(", ".join(f"{self.candidates[s].setting:.3f}: {self.candidates[s].latency:.3f}x" for s in new))
         return bool(new)
@@ -182,9 +185,14 @@ def search(
     say: Callable[[str], None],
     refinements: int = 3,
     check: Callable[[onnx.ModelProto], None] | None = None,
+    known: dict[Structure, float] | None = None,
 ) -> tuple[dict[float, Found], str]:
-    """The model at each point that can be met, and why the other points cannot. `check` raises Refusal."""
-    ladder = Ladder(dense, maker, clock, say, check or check_runs)
+    """The model at each point that can be met, and why the other points cannot.
+
+    `check` raises Refusal. `known` holds the draft latencies of structures of this dense model, and is added to: other
+    ways of pruning give the same ones.
+    """
+    ladder = Ladder(dense, maker, clock, say, check or check_runs, {} if known is None else known)
     ladder.climb(grid)
     for _ in range(refinements):
         ladder.refine(points)

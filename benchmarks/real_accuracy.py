@@ -62,7 +62,7 @@ class Hwpass:
 
     def final(self, setting: float) -> Pruned:
         """With compensation and verdicts."""
-        return self._attempt(setting, ",compensate,verify" if self.compensate else ",verify")
+        return self._attempt(setting, ",compensate,lower-norms,verify" if self.compensate else ",lower-norms,verify")
 
     def _attempt(self, setting: float, rest: str) -> Pruned:
         options = ",".join(f"{k}={v}" for k, v in {"latency": f"{1 - setting:.4f}x", **self.options}.items())

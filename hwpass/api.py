@@ -19,7 +19,7 @@ from hwpass.plan import Plan
 from hwpass.search import search
 
 #: What runs before channels are coupled, and so what group names in a plan refer to.
-PREPARE = "fold,fuse-bn,fold-redundant"
+PREPARE = "fold,fuse-bn,rotate-streams,fold-redundant"
 
 
 def load(source: Source) -> Model:
@@ -114,10 +114,12 @@ def chosen_score(score: str, compensate: str, calib: Any) -> str:
 
 
 def amends(compensate: str, calib: Any, score: str = "") -> str:
-    """The pipeline text of compensation, which wants the user's inputs or those that an auto score makes up."""
+    """The pipeline text of what follows pruning, but for the verdicts: compensation, which wants the user's inputs or
+    those that an auto score makes up, and norms in standard operators."""
     if compensate not in ("auto", "off"):
         raise UsageError(f"--compensate {compensate}: choose auto or off")
-    return "compensate," if compensate == "auto" and (calib is not None or score == "auto") else ""
+    wanted = compensate == "auto" and (calib is not None or score == "auto")
+    return ("compensate," if wanted else "") + "lower-norms,"
 
 
 def prune_step(

@@ -32,7 +32,7 @@ def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
             continue
         name = target.outputs[0].name if target.outputs else ""
         found = current.get(surgery.renamed.get(name, name))
-        if not found or len(found[0].inputs) < len(target.inputs):
+        if not found or found[0].op != target.op or len(found[0].inputs) < len(target.inputs):
             continue
         for position, tensor in enumerate(found.pop(0).inputs):
             if not isinstance(tensor, gs.Constant):

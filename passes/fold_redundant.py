@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from hwpass.coupling import Coupling, couple
+from hwpass.coupling import couple
+from hwpass.edits import ConstantEdits
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.ops.base import Array
@@ -34,82 +32,39 @@ class FoldRedundant(Pass):
 
     def run(self, model: Model, context: Context) -> PassResult:
         coupling = couple(model)
-        edits = _Edits(coupling, redundancy(coupling)).made()
-        for node, position, constant in edits:
-            if position < len(node.inputs):
-                node.inputs[position] = constant
-            else:
-                node.inputs.append(constant)
+        edits = ConstantEdits(coupling)
+        _redirect_all(edits, redundancy(coupling))
+        modified = edits.apply()
         release_pages(model)
-        return PassResult(model, bool(edits))
+        return PassResult(model, modified)
 
 
-class _Edits:
-    """New values of constants, by the node and the input that read them."""
+def _redirect_all(edits: ConstantEdits, found: Redundancy) -> None:
+    """Have nobody read the channels that carry nothing of their own."""
+    if not len(found.free):
+        return
+    free = np.zeros(int(edits.coupling.component.max()) + 1, bool)
+    free[found.free] = True
+    for reader in found.readers:
+        if free[reader.components].any():
+            _redirect(edits, found, reader, free[reader.components])
 
-    def __init__(self, coupling: Coupling, found: Redundancy) -> None:
-        self.coupling = coupling
-        self.values: dict[tuple[int, int], Array] = {}
-        self.index = {id(node.gs): node.index for node in coupling.nodes}
-        if not len(found.free):
-            return
-        free = np.zeros(int(coupling.component.max()) + 1, bool)
-        free[found.free] = True
-        for reader in found.readers:
-            if free[reader.components].any():
-                self._redirect(found, reader, free[reader.components])
 
-    def _value(self, index: int, position: int) -> Array:
-        """The value in the making: a copy of what stands there."""
-        if (index, position) not in self.values:
-            self.values[index, position] = self.coupling.nodes[index].gs.inputs[position].values.copy()
-        return self.values[index, position]
-
-    def _redirect(self, found: Redundancy, reader: Reader, free: Array) -> None:
-        """Let a product read constants from its bias, duplicates from the channel that they equal; `free` is [in]."""
-        node, weight, components = reader.node, reader.weight, reader.components
-        product = node.product
-        assert product is not None
-        assert weight.into is not None
-        values = np.moveaxis(self._value(node.index, product.weight), weight.into, 0)
-        for duplicate in np.intersect1d(components, list(found.merged)).tolist():
-            values[components == found.merged[duplicate]] += values[components == duplicate]
-        values[free] = 0
-        known = found.known.get(id(node.tensor(product.data)))
-        place = bias_place(reader)
-        if known is None or place is None or known.place != product.data_axis:
-            return
-        taken = known.mask & np.isin(components, found.constant)
-        shift = weight.sums()[:, taken] @ known.values[taken]
-        if not np.any(shift):
-            return
-        holder, position = place
-        index = self.index[id(holder)]
-        if position < len(holder.inputs) and holder.inputs[position].name:
-            bias = self._value(index, position)
-        else:
-            bias = self.values.setdefault((index, position), np.zeros(len(shift), weight.values.dtype))
-        bias += shift.reshape(bias.shape).astype(bias.dtype)
-
-    def made(self) -> list[tuple[gs.Node, int, gs.Constant]]:
-        """The constants that change, each with its place; uses that still agree share one."""
-        changed: list[tuple[gs.Node, int, gs.Constant]] = []
-        uses = Counter(t.name for node in self.coupling.nodes for t in node.gs.inputs if isinstance(t, gs.Constant))
-        taken = {t.name for node in self.coupling.nodes for t in (*node.gs.inputs, *node.gs.outputs)}
-        shared: dict[tuple[str, bytes], gs.Constant] = {}
-        for (index, position), value in self.values.items():
-            node = self.coupling.nodes[index].gs
-            before = node.inputs[position] if position < len(node.inputs) and node.inputs[position].name else None
-            if before is not None and np.array_equal(before.values, value):
-                continue
-            base = f"{node.outputs[0].name}_bias" if before is None else before.name
-            key = (base, hashlib.blake2b(value.tobytes()).digest())
-            if key not in shared:
-                name, number = base, 0
-                while name in taken and uses[name] != 1:
-                    number += 1
-                    name = f"{base}_{number}"
-                taken.add(name)
-                shared[key] = gs.Constant(name, value)
-            changed.append((node, position, shared[key]))
-        return changed
+def _redirect(edits: ConstantEdits, found: Redundancy, reader: Reader, free: Array) -> None:
+    """Let a product read constants from its bias, duplicates from the channel that they equal; `free` is [in]."""
+    node, weight, components = reader.node, reader.weight, reader.components
+    product = node.product
+    assert product is not None
+    assert weight.into is not None
+    values = np.moveaxis(edits.value(node, product.weight), weight.into, 0)
+    for duplicate in np.intersect1d(components, list(found.merged)).tolist():
+        values[components == found.merged[duplicate]] += values[components == duplicate]
+    values[free] = 0
+    known = found.known.get(id(node.tensor(product.data)))
+    place = bias_place(reader)
+    if known is None or place is None or known.place != product.data_axis:
+        return
+    taken = known.mask & np.isin(components, found.constant)
+    shift = weight.sums()[:, taken] @ known.values[taken]
+    if np.any(shift):
+        edits.add(*place, shift)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from hwpass.coupling import Builder
 
 
+#: RMS normalisation before the standard had one: a layer normalisation that takes its input to be centred.
+MEANLESS = "SimplifiedLayerNormalization"
+
+
 def _kept_zero(node: Node) -> bool:
     """Whether scale and bias (inputs 1 and 2) are zero where a channel is removed, and so is the result."""
     return all(is_zero(node.axes(position)[0]) for position in (1, 2))
@@ -145,7 +149,7 @@ def keep_rms(node: Node, shrink: Shrink) -> None:
 class RMSNormalization(Rule):
     """x g / sqrt(mean(x^2) + epsilon): zeros add nothing to the sum, and the count is made good by scaling."""
 
-    ops = ("RMSNormalization", "SimplifiedLayerNormalization")
+    ops = ("RMSNormalization", MEANLESS)
     kind = "normalization"
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
