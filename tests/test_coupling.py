@@ -166,10 +166,10 @@ def test_weights_that_come_out_of_nodes(op: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("cnn", [64, 128, 128, 256]), ("mobilenet", [48, 96, 192, 96, 384, 384]), ("vit", [4, 128, 4, 128, 4, 128])],
+    [("cnn", [64, 128, 128, 256]), ("mobilenet", [48, 96, 192, 96, 384, 384]), ("vit", [8, 384, 8, 384, 8, 384])],
 )
 def test_the_groups_of_trained_nets(name: str, expected: list[int]) -> None:
-    """Widths of the layers as they were trained; of the transformer 4 heads and the hidden layer of each block."""
+    """Widths of the layers as they were trained; of the transformer 8 heads and the hidden layer of each block."""
     path = FIXTURES / f"{name}.onnx"
     found = couple(Model.load(path))
     assert [g.width for g in found.groups][: len(expected)] == expected
