@@ -37,7 +37,7 @@ from hwpass.job import Job
 from hwpass.sessions import open_session, run_session
 
 #: Shares to remove that are tried first; the search refines between them.
-GRID = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.45, 0.5)
+GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SPARSITIES = (0.06, 0.12, 0.25, 0.38, 0.5, 0.62, 0.75)
 POINTS = (0.9, 0.75, 0.6)
 
