@@ -20,7 +20,8 @@ class LowerNorms(Pass):
     """What rotate-streams made of a layer normalisation -> standard operators, at the end of a pipeline.
 
     RMSNormalization where the model's operator set has it (23), else x scale / Sqrt(ReduceMean(Pow(x, 2)) + epsilon),
-    which ONNX Runtime fuses into one kernel; LayerNormalization again where the stream was neither turned nor thinned.
+    which ONNX Runtime fuses into one kernel; LayerNormalization again (17) where the stream was neither turned nor
+    thinned.
     A factor that thinning left behind goes into the scale. Does not fire on norms of the model's own.
     """
 
@@ -48,7 +49,7 @@ def _lowered(norm: gs.Node, opset: int, whole: bool) -> list[gs.Node]:
     if factor is not None:
         scale = gs.Constant(f"{scale.name}_{output.name}", scale.values * factor[1].values)
         output = _take(factor[0])
-    if whole:
+    if whole and opset >= 17:
         bias = _behind(output, "Add", scale.values.size)
         inputs = [x, scale, *([bias[1]] if bias is not None else [])]
         output = _take(bias[0]) if bias is not None else output

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,9 +20,6 @@ from hwpass.streams import Stream, Use, streams
 from hwpass.study import sample_dims
 
 Floats = NDArray[np.float64]
-
-#: Scale and bias of a layer normalisation.
-Parameters = tuple[gs.Constant, gs.Constant | None]
 
 
 @register
@@ -46,10 +44,10 @@ class RotateStreams(Pass):
             return PassResult(model, False)
         coupling = couple(changed, sample_dims(model, context))
         found, unfit = streams(coupling, [node for node in coupling.nodes if id(node.gs) in norms])
-        for norm, _ in unfit:
-            _with_mean(changed, norm.gs, norms[id(norm.gs)])
         if not found:
             return PassResult(model, False)
+        for norm, _ in unfit:
+            norms[id(norm.gs)].undo()
         edits = ConstantEdits(coupling)
         for stream in found:
             _turn(changed, edits, stream, norms)
@@ -70,43 +68,139 @@ def principal_axes(moment: Floats) -> Floats:
     return np.asarray(vectors * np.where(largest < 0, -1.0, 1.0))
 
 
-def _without_means(model: Model) -> dict[int, Parameters]:
+class Norm(NamedTuple):
+    """A layer normalisation that was replaced: its scale and bias [d], and how to have it back."""
+
+    scale: gs.Constant
+    bias: gs.Constant | None
+    undo: Callable[[], None]
+
+
+def _without_means(model: Model) -> dict[int, Norm]:
     """Turn layer normalisations over the last axis into RMS normalisations, as if all of their inputs were centred.
 
-    Returns by the identity of each what its scale and bias were.
+    Those of one operator and those of many, as exporters wrote them before operator set 17. By the identity of the new
+    node, which an Add follows where there is a bias.
     """
-    done: dict[int, Parameters] = {}
-    nodes: list[gs.Node] = []
-    for node in model.graph.nodes:
-        nodes.append(node)
-        parameters = list(node.inputs[1:])
-        plain = node.op == "LayerNormalization" and len(node.outputs) == 1 and node.attrs.get("axis", -1) == -1
-        if not plain or not all(isinstance(t, gs.Constant) and t.values.ndim == 1 for t in parameters):
-            continue
-        scale, bias = parameters[0], parameters[1] if len(parameters) > 1 else None
-        node.op = MEANLESS
-        node.inputs = [node.inputs[0], scale]
-        if bias is not None:
-            output = node.outputs[0]
-            bare = gs.Variable(f"{output.name}_unbiased")
-            node.outputs = [bare]
-            nodes.append(gs.Node("Add", f"{output.name}_bias", {}, [bare, bias], [output]))
-        done[id(node)] = (scale, bias)
-    model.graph.nodes[:] = nodes
+    done: dict[int, Norm] = {}
+    for node in list(model.graph.nodes):
+        found = _fused(model, node) if node.op == "LayerNormalization" else _composed(model, node)
+        if found is not None:
+            done[id(found[0])] = found[1]
     return done
 
 
-def _with_mean(model: Model, node: gs.Node, parameters: Parameters) -> None:
-    """Make it a layer normalisation again."""
-    scale, bias = parameters
-    node.op = "LayerNormalization"
-    node.inputs = [node.inputs[0], scale, *([bias] if bias is not None else [])]
+def _fused(model: Model, node: gs.Node) -> tuple[gs.Node, Norm] | None:
+    parameters = list(node.inputs[1:])
+    plain = len(node.outputs) == 1 and node.attrs.get("axis", -1) == -1
+    if not plain or not all(isinstance(t, gs.Constant) and t.values.ndim == 1 for t in parameters):
+        return None
+    scale, bias = parameters[0], parameters[1] if len(parameters) > 1 else None
+    inputs, output = list(node.inputs), node.outputs[0]
+    add = gs.Node("Add", f"{output.name}_bias")
+    node.op = MEANLESS
+    node.inputs = [inputs[0], scale]
     if bias is not None:
-        add = node.outputs[0].outputs[0]
-        output = add.outputs[0]
+        bare = gs.Variable(f"{output.name}_unbiased")
+        node.outputs = [bare]
+        add.inputs, add.outputs = [bare, bias], [output]
+        model.graph.nodes.insert(model.graph.nodes.index(node) + 1, add)
+
+    def undo() -> None:
         add.inputs.clear()
         add.outputs.clear()
-        node.outputs = [output]
+        node.op, node.inputs, node.outputs = "LayerNormalization", inputs, [output]
+
+    return node, Norm(scale, bias, undo)
+
+
+def _composed(model: Model, node: gs.Node) -> tuple[gs.Node, Norm] | None:
+    """Div(x - mean, Sqrt(mean((x - mean)^2) + epsilon)) * scale, and perhaps + bias, from its Div on."""
+    if node.op != "Div":
+        return None
+    centred, root = (_maker(t) for t in node.inputs)
+    shifted = _maker(root.inputs[0]) if root is not None and root.op == "Sqrt" else None
+    if centred is None or centred.op != "Sub" or shifted is None or shifted.op != "Add":
+        return None
+    variance = next((m for m in map(_maker, shifted.inputs) if m is not None), None)
+    epsilon = next((t for t in shifted.inputs if isinstance(t, gs.Constant) and t.values.size == 1), None)
+    if variance is None or epsilon is None or not _over_last(variance):
+        return None
+    square = _maker(variance.inputs[0])
+    if square is None or not (square.op == "Mul" or (square.op == "Pow" and _number(square.inputs[1]) == 2)):
+        return None
+    again = _maker(square.inputs[0])
+    if again is None or again.op != "Sub" or (square.op == "Mul" and square.inputs[0] is not square.inputs[1]):
+        return None
+    x, means = centred.inputs[0], [_maker(sub.inputs[1]) for sub in (centred, again)]
+    if again.inputs[0] is not x or not all(m is not None and _over_last(m) and m.inputs[0] is x for m in means):
+        return None
+    chain = [m for m in (*means, centred, again, square, variance, shifted, root, node) if m is not None]
+    chain = list({id(n): n for n in chain}.values())
+    inside = {id(n) for n in chain}
+    if any(id(r) not in inside for n in chain[:-1] for t in n.outputs for r in t.outputs):
+        return None
+    scaled = _only_reader(node, "Mul")
+    scale = _vector(scaled)
+    if scaled is None or scale is None or any(t in model.graph.outputs for n in chain for t in n.outputs):
+        return None
+    shift = _only_reader(scaled, "Add")
+    bias = _vector(shift)
+    chain.append(scaled)
+    before = [(n, list(n.inputs), list(n.outputs)) for n in chain]
+    if shift is not None and bias is not None:
+        before.append((shift, list(shift.inputs), list(shift.outputs)))
+        shift.inputs = [scaled.outputs[0], bias]
+    output = scaled.outputs[0]
+    for n in chain:
+        n.inputs.clear()
+        n.outputs.clear()
+    attributes = {"axis": -1, "epsilon": float(epsilon.values.reshape(-1)[0])}
+    norm = gs.Node(MEANLESS, f"{output.name}_norm", attributes, [x, scale], [output])
+    model.graph.nodes.insert(model.graph.nodes.index(scaled), norm)
+    gone = {id(n) for n in chain}
+    model.graph.nodes[:] = [n for n in model.graph.nodes if id(n) not in gone]
+
+    def undo() -> None:
+        norm.inputs.clear()
+        norm.outputs.clear()
+        for n, inputs, outputs in before:
+            n.inputs, n.outputs = inputs, outputs
+        model.graph.nodes.extend(chain)
+
+    return norm, Norm(scale, bias, undo)
+
+
+def _maker(tensor: gs.Tensor) -> gs.Node | None:
+    return tensor.inputs[0] if len(tensor.inputs) == 1 else None
+
+
+def _number(tensor: gs.Tensor) -> float | None:
+    """The value of a constant of one element."""
+    return float(tensor.values.reshape(-1)[0]) if isinstance(tensor, gs.Constant) and tensor.values.size == 1 else None
+
+
+def _over_last(node: gs.Node) -> bool:
+    """Whether a node is a mean over the last axis that stays as an axis of one."""
+    if node.op != "ReduceMean" or not node.attrs.get("keepdims", 1):
+        return False
+    axes = node.attrs.get("axes")
+    if axes is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
+        axes = node.inputs[1].values.reshape(-1).tolist()
+    rank = len(node.inputs[0].shape) if node.inputs[0].shape is not None else 0
+    return axes is not None and list(axes) in ([-1], [rank - 1])
+
+
+def _only_reader(node: gs.Node, op: str) -> gs.Node | None:
+    """The one reader of a node's output, when it is an `op`."""
+    readers = node.outputs[0].outputs
+    return readers[0] if len(readers) == 1 and readers[0].op == op else None
+
+
+def _vector(node: gs.Node | None) -> gs.Constant | None:
+    """The constant [d] among the inputs of a node."""
+    found = [t for t in node.inputs if isinstance(t, gs.Constant) and t.values.ndim == 1] if node is not None else []
+    return found[0] if found else None
 
 
 def _written(stream: Stream) -> Floats:
@@ -126,7 +220,7 @@ def _written(stream: Stream) -> Floats:
     return moment
 
 
-def _turn(model: Model, edits: ConstantEdits, stream: Stream, parameters: Mapping[int, Parameters]) -> None:
+def _turn(model: Model, edits: ConstantEdits, stream: Stream, norms: Mapping[int, Norm]) -> None:
     """Centre what is written to a stream, and turn it, with its readers, where there are no others."""
     matrix = np.eye(stream.width) - 1.0 / stream.width
     axes = principal_axes(_written(stream)) if stream.readers is not None else None
@@ -140,14 +234,14 @@ def _turn(model: Model, edits: ConstantEdits, stream: Stream, parameters: Mappin
     if axes is None or stream.readers is None:
         return
     for use, norm in stream.readers:
-        scale, bias = parameters[id(norm.gs)]
+        scale, bias, _ = norms[id(norm.gs)]
         order = stream.norms[norm.index][1]
         factor = scale.values.astype(np.float64)[order]
         if bias is not None and np.any(bias.values):
             _shift(model, edits, use, bias.values.astype(np.float64)[order])
         edits.transform(use.node, use.position, use.axis, [(use.order[0], axes.T * factor)])
     for norm, _ in stream.norms.values():
-        scale, bias = parameters[id(norm.gs)]
+        scale, bias, _ = norms[id(norm.gs)]
         norm.gs.inputs[1] = gs.Constant(f"{norm.gs.outputs[0].name}_scale", np.ones_like(scale.values))
         if bias is not None:
             _bypass(norm.gs.outputs[0].outputs[0])

@@ -46,8 +46,14 @@ class PreNorm(Sketch):
 
     def norm(self, x: str, bias: bool = True, width: int = WIDTH) -> str:
         """With a scale far from one."""
-        parameters = [self.positive(width), *([self.weight(width, fan=1)] if bias else [])]
-        return self.op("LayerNormalization", x, *parameters, epsilon=1e-3)
+        scale, shift = self.positive(width), self.weight(width, fan=1)
+        if self.opset >= 17:
+            return self.op("LayerNormalization", x, scale, *([shift] if bias else []), epsilon=1e-3)
+        centred = self.op("Sub", x, self.op("ReduceMean", x, axes=[-1]))
+        square = self.op("Mul", centred, centred) if bias else self.op("Pow", centred, self.const(2.0))
+        variance = self.op("Add", self.op("ReduceMean", square, axes=[-1]), self.const(1e-3))
+        y = self.op("Mul", scale, self.op("Div", centred, self.op("Sqrt", variance)))
+        return self.op("Add", shift, y) if bias else y
 
     def linear(self, x: str, inputs: int, outputs: int, bias: bool = True) -> str:
         """MatMul, and Add."""
@@ -72,7 +78,7 @@ class PreNorm(Sketch):
 def varied(seed: int) -> onnx.ModelProto:
     """A random pre-norm network: class tokens, positions, layer scale, several readers, images, pooling, masks."""
     r = random.Random(seed)
-    s = PreNorm(opset=r.choice([17, 18, 20]), seed=seed)
+    s = PreNorm(opset=r.choice([13, 17, 18, 20]), seed=seed)
     if r.random() < 0.3:
         image = s.conv(s.input(["N", 3, 4, 4]), WIDTH, 3, 3, bias=r.random() < 0.5, strides=[2, 2])
         x, tokens = s.op("Transpose", s.op("Reshape", image, s.const([0, WIDTH, 4])), perm=[0, 2, 1]), 4
@@ -181,6 +187,31 @@ def test_the_standard_operator_where_there_is_one() -> None:
     result = hwpass.run(proto, "server-cpu", channels=0.5, score="l2", align=1)
     assert "RMSNormalization" in {node.op for node in result.model.nodes}
     assert "Pow" not in {node.op for node in result.model.nodes}
+
+
+def test_norms_written_out_as_before_operator_set_17() -> None:
+    s = PreNorm(opset=13)
+    x = s.start()
+    x = s.block(x, s.norm(x))
+    x = s.block(x, s.norm(x, bias=False))
+    proto = s.finish(x)
+    model, changed = turned(proto)
+    assert changed
+    assert Counter(node.op for node in model.nodes)["SimplifiedLayerNormalization"] == 3
+    assert not {"Sub", "ReduceMean"} & {node.op for node in model.nodes}
+
+
+def test_norms_written_out_are_left_where_the_stream_is_not_fit() -> None:
+    """One stream is turned; the other, which a Relu reads, keeps its norm as it was."""
+    s = PreNorm(opset=13)
+    x = s.start()
+    s.output(s.linear(s.op("Relu", x), WIDTH, 4), s.linear(s.norm(x), WIDTH, 4))
+    y = s.linear(s.norm(s.linear(s.input(["N", TOKENS, 3]), 3, WIDTH)), WIDTH, 4)
+    s.output(y)
+    model, changed = turned(s.model())
+    assert changed
+    assert Counter(node.op for node in model.nodes)["ReduceMean"] == 2
+    assert Counter(node.op for node in model.nodes)["SimplifiedLayerNormalization"] == 1
 
 
 def test_norms_of_the_models_own_are_left() -> None:
