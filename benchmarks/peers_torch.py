@@ -3,8 +3,8 @@
 Everything is settled in its favour: Taylor and Hessian importance see the labels of the calibration images; the squared
 gradients of the Hessian are summed over the images here, because `accumulate_grad` of 1.6.1 keeps those of the last one
 alone; models are exported and simplified in the way that runs fastest; one ranking over all layers and the same share
-of each, rounding to 8 and to 16 channels, and for attention narrower heads and fewer heads, are all tried, and the
-best accuracy counts.
+of each, rounding to 8 and to 16 channels (8 alone where there is attention), and for attention narrower heads and
+fewer heads, are all tried, and the best accuracy counts.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ def variants(source: Source, importance: str) -> dict[str, TorchPruning]:
     """The ways of rounding, and of pruning attention where there is some."""
     attention = any(isinstance(m, fixtures.Attention) for m in source.module.modules())
     found = {}
-    for everywhere, rounding, whole in product((True, False), ROUNDINGS, (False, True) if attention else (False,)):
+    roundings, heads = (ROUNDINGS[:1], (False, True)) if attention else (ROUNDINGS, (False,))
+    for everywhere, rounding, whole in product((True, False), roundings, heads):
         label = f"{'all layers' if everywhere else 'each layer'}, round to {rounding}"
         label += f", {'whole' if whole else 'narrower'} heads" if attention else ""
         found[label] = TorchPruning(source, importance, rounding, everywhere, whole)

@@ -33,6 +33,7 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
     import onnxruntime
 
     import hwpass
+    from hwpass.api import PREPARE
     from hwpass.coupling import couple
     from hwpass.manager import PassManager
     from hwpass.ops.base import rules
@@ -40,7 +41,7 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name}
     with tempfile.TemporaryDirectory() as folder:
         path = save_zoo(Path(zoo), name, Path(folder))
-        prepared = PassManager.parse("fold,fuse-bn").run(hwpass.load(path))
+        prepared = PassManager.parse(PREPARE).run(hwpass.load(path))
         rules()  # imports the rules, which is no part of coupling
         start = time.perf_counter()
         coupling = couple(prepared)

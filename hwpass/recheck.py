@@ -19,6 +19,7 @@ from hwpass.ir import Model
 from hwpass.manager import Context, PassManager
 from hwpass.naming import short_path
 from hwpass.outcome import verdicts_of
+from hwpass.passes.lower_norms import raised
 from hwpass.plan import Plan
 from hwpass.report import Verdicts
 from hwpass.rewrite import Surgery, prune
@@ -66,10 +67,11 @@ def verify_models(
             context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was used")
         coupling = coupled(first, progress, plan.prepare)
         surgery = prune(coupling, plan.keep(coupling))
-        _check_weights(surgery, second)
-        theirs = replace(surgery, model=second)
+        given = raised(second, surgery)
+        _check_weights(surgery, given)
+        theirs = replace(surgery, model=given)
         context.found.update(
-            coupling=coupling, surgery=theirs, prepared=True, twin=lambda: _twin(coupling, surgery, second)
+            coupling=coupling, surgery=theirs, prepared=True, twin=lambda: _twin(coupling, surgery, given)
         )
     try:
         PassManager.parse(steps).run(second, context)

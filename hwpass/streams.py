@@ -253,8 +253,8 @@ class _Finder:
         tensor = node.gs.inputs[position]
         if not isinstance(tensor, gs.Constant) or tensor.values.dtype not in (np.float32, np.float64):
             raise Unfit("what is written to it is no constant in single precision")
-        outside = {id(n) for n in tensor.outputs if id(n) != id(node.gs)}
-        if outside and tensor.values.ndim > 1 and not all(self.nodes[i].op == node.op for i in outside):
+        others = {self.nodes[id(n)].op if id(n) in self.nodes else "" for n in tensor.outputs}
+        if tensor.values.ndim > 1 and others != {node.op}:
             raise Unfit("a weight that writes to it has other uses")
         return Use(node, position, place[0], place[1], scale)
 

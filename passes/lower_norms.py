@@ -78,7 +78,85 @@ def _lowered(norm: gs.Node, opset: int, whole: bool) -> list[gs.Node]:
     return nodes
 
 
-def _behind(tensor: gs.Tensor, op: str, size: int) -> tuple[gs.Node, gs.Constant] | None:
+def raised(model: Model, surgery: Surgery) -> Model:
+    """A model that lower-norms has been through, with its norms in the form of the surgery's model again.
+
+    Its scales and biases are its own, so that a model tuned afterwards can be compared weight by weight.
+    """
+    model = model.copy()
+    makers = {tensor.name: node for node in model.graph.nodes for tensor in node.outputs}
+    nodes = list(model.graph.nodes)
+    for norm in (n for n in surgery.model.graph.nodes if n.op == MEANLESS):
+        bare, scale = norm.outputs[0], norm.inputs[1]
+        factor = _behind(bare, "Mul", 1)
+        result = factor[0].outputs[0] if factor is not None else bare
+        bias = _behind(result, "Add", scale.values.size)
+        found = makers.get(result.name)
+        if found is None and bias is not None:
+            found = makers.get(bias[0].outputs[0].name)
+        new = _raised(found, norm, factor, bias) if found is not None else []
+        if new and found is not None:
+            found.inputs.clear()
+            nodes[nodes.index(found) : nodes.index(found) + 1] = new
+    model.graph.nodes[:] = nodes
+    model.graph.cleanup(remove_unused_node_outputs=False)
+    return model
+
+
+def restored_like(model: Model, like: Model) -> Model:
+    """Make layer normalisations of those norms that are such in another model: what is written there may not be centred
+    any more, after compensation or tuning. Edits the model that is given."""
+    makers = {tensor.name: node.op for node in like.graph.nodes for tensor in node.outputs}
+    nodes: list[gs.Node] = []
+    for node in model.graph.nodes:
+        if node.op == MEANLESS:
+            bias = _behind(node.outputs[0], "Add", node.inputs[1].values.size)
+            result = bias[0].outputs[0] if bias is not None else node.outputs[0]
+            if makers.get(result.name) == "LayerNormalization":
+                nodes += _lowered(node, model.opset, True)
+                continue
+        nodes.append(node)
+    model.graph.nodes[:] = nodes
+    model.graph.cleanup(remove_unused_node_outputs=False)
+    return model
+
+
+#: A node and the constant that it reads.
+Behind = tuple[gs.Node, gs.Constant]
+
+
+def _raised(found: gs.Node, norm: gs.Node, factor: Behind | None, bias: Behind | None) -> list[gs.Node]:
+    """The nodes in place of the last one of a lowered norm; none where it is not one."""
+    scale, inputs, output = norm.inputs[1].name, list(found.inputs), found.outputs[0]
+    constants = [t for t in inputs[1:] if isinstance(t, gs.Constant)]
+    new = gs.Node(MEANLESS, norm.name, dict(norm.attrs))
+    if found.op == "LayerNormalization" and constants:
+        found.outputs.clear()
+        new.inputs = [inputs[0], gs.Constant(scale, constants[0].values)]
+        if bias is None or len(constants) < 2:
+            new.outputs = [output]
+            return [new]
+        new.outputs = [gs.Variable(norm.outputs[0].name)]
+        shift = gs.Constant(bias[1].name, constants[1].values)
+        return [new, gs.Node("Add", bias[0].name, {}, [new.outputs[0], shift], [output])]
+    if found.op == "RMSNormalization" and constants:
+        x = inputs[0]
+    elif found.op == "Mul" and constants and len(inputs[0].inputs) == 1 and inputs[0].inputs[0].op == "Div":
+        x = inputs[0].inputs[0].inputs[0]
+    else:
+        return []
+    found.outputs.clear()
+    values = constants[0].values
+    if factor is None:
+        new.inputs, new.outputs = [x, gs.Constant(scale, values)], [output]
+        return [new]
+    new.inputs = [x, gs.Constant(scale, values / factor[1].values)]
+    new.outputs = [gs.Variable(norm.outputs[0].name)]
+    by = gs.Constant(factor[1].name, factor[1].values)
+    return [new, gs.Node("Mul", factor[0].name, {}, [new.outputs[0], by], [output])]
+
+
+def _behind(tensor: gs.Tensor, op: str, size: int) -> Behind | None:
     """The only reader of a tensor, when it is `op` with a constant of this size."""
     if len(tensor.outputs) != 1 or tensor.outputs[0].op != op:
         return None

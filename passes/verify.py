@@ -17,6 +17,7 @@ from hwpass.inputs import dimension_values, input_specs, make_inputs
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.metric import metric_before
+from hwpass.passes.lower_norms import restored_like
 from hwpass.rewrite import Surgery
 from hwpass.sessions import Feed, open_session, release_memory, run_session
 from hwpass.stepwise import Reindex, stepwise
@@ -169,7 +170,7 @@ class Verify(Pass):
         # `hwpass verify` brings a twin with the weights of a model that was changed after pruning.
         now = replace(surgery, model=model)
         build = context.found.get("twin") or (lambda: dense_twin(coupling, now))
-        twin = Run(build, feeds, threads)
+        twin = Run(lambda: restored_like(build(), model), feeds, threads)
         cut = verdict(twin, pruned, partial(_kept, coupling, surgery))
         return (
             prepared if prepared is not None and prepared.max_rel > cut.max_rel and cut.passed else cut,

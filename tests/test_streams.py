@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from graphs import build, programs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ import hwpass
 from hwpass.coupling import couple
 from hwpass.ir import Model
 from hwpass.manager import Context, PassManager
+from hwpass.recheck import verify_models
 from hwpass.streams import streams
 
 WIDTH = 16
@@ -212,6 +214,44 @@ def test_norms_written_out_are_left_where_the_stream_is_not_fit() -> None:
     assert changed
     assert Counter(node.op for node in model.nodes)["ReduceMean"] == 2
     assert Counter(node.op for node in model.nodes)["SimplifiedLayerNormalization"] == 1
+
+
+def test_a_refitted_writer_of_a_stream_that_stays_as_wide() -> None:
+    """What compensation writes is not quite centred: the norm that subtracts the mean again is the twin's as well."""
+    s = PreNorm(opset=18)
+    hidden = s.op("Relu", s.linear(s.input(["N", TOKENS, 3]), 3, 24))
+    s.output(s.linear(s.op("Relu", s.norm(s.linear(hidden, 24, WIDTH))), WIDTH, 4))
+    proto = s.model()
+    stays = [n.name for n in proto.graph.node if n.op_type == "MatMul"][1]
+    data = {"x1": np.random.default_rng(0).standard_normal((64, TOKENS, 3)).astype(np.float32)}
+    result = hwpass.run(proto, "server-cpu", channels=0.5, calib=data, align=1, keep=[stays])
+    assert "LayerNormalization" in {node.op for node in result.model.nodes}
+    assert result.report.verdicts.exactness is not None
+    assert result.report.verdicts.exactness.passed
+
+
+@pytest.mark.parametrize("opset", [13, 18, 23])
+def test_a_tuned_model_is_proved_against_its_plan(opset: int) -> None:
+    """Scales and biases of lowered norms are found again, of a thinned stream and of one that stayed."""
+    s = PreNorm(opset=opset)
+    x = s.start()
+    y = s.linear(s.op("Relu", s.norm(s.linear(s.input(["N", TOKENS, 3]), 3, WIDTH))), WIDTH, 4)
+    s.output(y)
+    proto = s.finish(s.block(x, s.norm(x)))
+    stays = [n.name for n in proto.graph.node if n.op_type == "MatMul"][1]
+    result = hwpass.run(proto, "server-cpu", channels=0.5, score="l2", align=1, keep=[stays])
+    assert ("LayerNormalization" in {node.op for node in result.model.nodes}) == (opset >= 17)
+    assert result.plan is not None
+    rng = np.random.default_rng(0)
+    pruned = result.model.proto()
+    for tensor in pruned.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size > 1:
+            new = (values * rng.uniform(0.5, 1.5, values.shape)).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(new, tensor.name))
+    found = verify_models(proto, pruned, result.plan, "verify{rtol=1e-4}")
+    assert found.verdicts.exactness is not None
+    assert found.verdicts.exactness.passed
 
 
 def test_norms_of_the_models_own_are_left() -> None:
