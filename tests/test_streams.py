@@ -217,7 +217,7 @@ def test_norms_written_out_are_left_where_the_stream_is_not_fit() -> None:
 
 
 def test_a_refitted_writer_of_a_stream_that_stays_as_wide() -> None:
-    """What compensation writes is not quite centred: the norm that subtracts the mean again is the twin's as well."""
+    """Fits to centred outputs are centred, but for rounding, so that it can be a layer normalisation again."""
     s = PreNorm(opset=18)
     hidden = s.op("Relu", s.linear(s.input(["N", TOKENS, 3]), 3, 24))
     s.output(s.linear(s.op("Relu", s.norm(s.linear(hidden, 24, WIDTH))), WIDTH, 4))
