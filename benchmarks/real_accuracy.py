@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -80,52 +79,6 @@ class Hwpass:
         return Pruned(attempt.model.proto(), facts)
 
 
-@dataclass(frozen=True)
-class Onnxsim:
-    """onnxsim's structured pruning after `simplify`: by L2 norm, or by wanda with its finetune after it."""
-
-    task: Task
-    calibration: Sequence[Feed]
-    wanda: bool
-
-    def draft(self, setting: float) -> Pruned:
-        """Without the finetune, which changes no shape."""
-        return self._pruned(self._simplified(), setting)
-
-    def final(self, setting: float) -> Pruned:
-        """With it."""
-        simplified = self._simplified()
-        pruned = self._pruned(simplified, setting)
-        if not self.wanda:
-            return pruned
-        return Pruned(self._attempt("apply_pruning_finetune", simplified, pruned.model, self._feeds()), pruned.facts)
-
-    def _simplified(self) -> onnx.ModelProto:
-        return self._attempt("simplify", onnx.load(self.task.path))[0]  # type: ignore[no-any-return]
-
-    def _pruned(self, simplified: onnx.ModelProto, sparsity: float) -> Pruned:
-        given = onnx.ModelProto()
-        given.CopyFrom(simplified)  # it may edit what it is given
-        if self.wanda:
-            model = self._attempt("apply_structured_wanda_pruning", given, self._feeds(), sparsity=sparsity)
-        else:
-            model = self._attempt("apply_structured_pruning", given, sparsity=sparsity)
-        return Pruned(model, {})
-
-    def _feeds(self) -> list[Feed]:
-        step = -(-len(self.calibration) // FEEDS)
-        return list(self.calibration[::step])
-
-    @staticmethod
-    def _attempt(name: str, *arguments: Any, **options: Any) -> Any:
-        try:
-            import onnxsim
-
-            return getattr(onnxsim, name)(*arguments, **options)
-        except Exception as error:  # whatever it raises
-            raise Refusal(f"onnxsim: {type(error).__name__}: {' '.join(str(error).split())[:100]}") from error
-
-
 def makers(task: Task, target: str) -> dict[str, Callable[[], tuple[Maker, Sequence[float]]]]:
     """Every method by name, with the settings tried first; data is made when the first row needs it."""
     made: list[Sequence[Feed]] = []
@@ -135,12 +88,20 @@ def makers(task: Task, target: str) -> dict[str, Callable[[], tuple[Maker, Seque
             made.append(task.calibration())
         return made[0]
 
+    def few() -> list[Feed]:
+        return list(data()[:: -(-len(data()) // FEEDS)])
+
+    def onnxsim(wanda: bool) -> tuple[Maker, Sequence[float]]:
+        from peers_onnxsim import Onnxsim
+
+        return Onnxsim(task.path, few, wanda), SPARSITIES
+
     plain = {"score": "l2"}
     return {
         "hwpass": lambda: (Hwpass(task, target, data()), GRID),
         "hwpass, l2, no compensation": lambda: (Hwpass(task, target, data(), plain, compensate=False), GRID),
-        "onnxsim L2": lambda: (Onnxsim(task, data(), wanda=False), SPARSITIES),
-        "onnxsim wanda and finetune": lambda: (Onnxsim(task, data(), wanda=True), SPARSITIES),
+        "onnxsim L2": lambda: onnxsim(False),
+        "onnxsim wanda and finetune": lambda: onnxsim(True),
     }
 
 
