@@ -118,7 +118,7 @@ class _Finder:
         self.coupling = coupling
         self.norms = norms
         self.nodes = {id(node.gs): node for node in coupling.nodes}
-        self.outputs = {id(t) for t in coupling.build.model.graph.outputs}
+        self.outputs = {id(t) for scope in coupling.build.model.scopes() for t in scope.outputs}
 
     def find(self, norm: Node) -> Stream:
         """The stream that a norm reads. Raises Unfit."""
@@ -204,6 +204,9 @@ class _Finder:
         found: list[tuple[gs.Tensor, Floats | None]] = []
         operands = [p for p in positions if node.has(p)]
         inside = {p: self.order(stream, node.axes(p)) for p in operands}
+        others = [t.axes for p, t in enumerate(node.inputs) if t is not None and p not in operands]
+        if any(axes is not None and self.order(stream, axes) is not None for axes in others):
+            raise Unfit(f"{node.op} treats its channels differently")
         if node.op == "Mul":
             held = [p for p in operands if inside[p] is not None]
             if len(held) == 2:

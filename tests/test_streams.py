@@ -348,6 +348,26 @@ def test_a_table_with_other_uses() -> None:
     assert unfit[0][1]
 
 
+def test_a_divisor_per_channel() -> None:
+    s = PreNorm()
+    assert "differently" in refused(s.finish(s.op("Div", s.start(), s.positive(WIDTH))))
+
+
+def test_a_body_that_hands_the_stream_on() -> None:
+    """What an If makes of it is read without a norm."""
+    s = PreNorm()
+    x = s.start()
+    branches = []
+    for shift in (0.5, -0.5):
+        value = onnx.numpy_helper.from_array(np.full(WIDTH, shift, np.float32), f"shift{shift}")
+        add = onnx.helper.make_node("Add", [x, value.name], [f"sum{shift}"])
+        result = onnx.helper.make_tensor_value_info(f"sum{shift}", onnx.TensorProto.FLOAT, None)
+        branches.append(onnx.helper.make_graph([add], f"branch{shift}", [], [result], [value]))
+    condition = s.op("Greater", s.input([1]), s.const([0.0]))
+    s.output(s.op("If", condition, then_branch=branches[0], else_branch=branches[1]))
+    assert refused(s.finish(x))
+
+
 def test_a_scale_for_some_of_the_readers() -> None:
     """What the norm reads is scaled, and what another norm reads is not."""
     s = PreNorm()
