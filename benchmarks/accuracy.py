@@ -30,7 +30,6 @@ from common import save_zoo
 from latency_search import Clock, Found, Maker, Structure, search
 
 import hwpass
-from hwpass.bench import bench
 from hwpass.metric import evaluate_metric
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,7 +177,7 @@ class Study:
             return
         options = {} if calibration else {"score": "l2", "compensate": "off"}  # random weights: only the plan matters
         result = hwpass.run(network, self.target, latency=0.5, calib=calibration, **options)
-        timing = bench([network, result.model.proto()], sessions=self.clock.sessions, runs=self.clock.runs)[1]
+        timing = self.clock.finals(network, [result.model.proto()])[0]
         ratio = result.report.ratio
         self.row(network, "prediction", name, point=0.5, predicted=ratio.latency, macs=ratio.macs, **timing_of(timing))
 
@@ -232,10 +231,12 @@ def main() -> None:
     parser.add_argument("--again", nargs="+", default=[], metavar="GLOB", help="methods whose rows are forgotten first")
     parser.add_argument("--sessions", type=int, default=7, help="fresh processes per timing that is reported")
     parser.add_argument("--runs", type=int, default=50, help="runs per process")
+    parser.add_argument("--cpu-time", action="store_true", help="time the one thread, on a machine busy otherwise")
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
     options = parser.parse_args()
     chosen = [path for path in networks if path.stem in options.networks]
-    clock = Clock(options.sessions, options.runs, min(Clock.draft_sessions, options.sessions))
+    drafts = min(Clock.draft_sessions, options.sessions)
+    clock = Clock(options.sessions, options.runs, drafts, cpu_time=options.cpu_time)
     rows = Rows(options.rows, options.again)
     study = Study(rows, options.target, options.points, clock, options.weights, options.data, options.methods)
     for part in (p for p in PARTS if p in options.parts):

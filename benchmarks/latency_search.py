@@ -61,14 +61,18 @@ class Clock:
     draft_sessions: int = 3
     draft_runs: int = 30
     dims: Mapping[str, int] | None = None  # sizes of dynamic axes
+    cpu_time: bool = False  # instead of the time that passes
 
     def drafts(self, dense: Path, models: Sequence[onnx.ModelProto]) -> list[Timing]:
         """Quick timings against the dense model, which is timed in the same rounds."""
-        return bench([dense, *models], sessions=self.draft_sessions, runs=self.draft_runs, dims=self.dims)[1:]
+        return self._timed(dense, models, self.draft_sessions, self.draft_runs)
 
     def finals(self, dense: Path, models: Sequence[onnx.ModelProto]) -> list[Timing]:
         """The timings that are reported."""
-        return bench([dense, *models], sessions=self.sessions, runs=self.runs, dims=self.dims)[1:]
+        return self._timed(dense, models, self.sessions, self.runs)
+
+    def _timed(self, dense: Path, models: Sequence[onnx.ModelProto], sessions: int, runs: int) -> list[Timing]:
+        return bench([dense, *models], sessions=sessions, runs=runs, dims=self.dims, cpu_time=self.cpu_time)[1:]
 
 
 @dataclass

@@ -57,18 +57,22 @@ def bench(
     threads: int = 1,
     dims: Mapping[str, int] | None = None,
     seed: int = 0,
+    cpu_time: bool = False,
     progress: Progress | None = None,
 ) -> list[Timing]:
     """Time models against the first one, `sessions` fresh processes each with `runs` warm runs.
 
     All get inputs of the same sizes: `dims` where given, else batch 1 and the sizes of `typical_dimensions`
-    of the first model that has an axis of that name. Raises `InputError` naming the model that does not
-    load or run.
+    of the first model that has an axis of that name. `cpu_time` counts the processor time of the one thread instead of
+    the time that passes: the same on an idle machine, and steadier on one busy with other work. Raises
+    `InputError` naming the model that does not load or run.
     """
     if not models:
         raise UsageError("bench: no models; name at least one")
     if sessions < 1 or runs < 1:
         raise UsageError("bench: at least one session and one run are needed")
+    if cpu_time and threads != 1:
+        raise UsageError("bench: processor time is that of one thread; leave out --threads or --cpu-time")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)))
         names = _names(models)
@@ -83,7 +87,7 @@ def bench(
         for session in range(sessions):
             order = range(len(jobs)) if session % 2 == 0 else reversed(range(len(jobs)))  # a drift cancels out
             for done, index in enumerate(order):
-                medians[index].append(statistics.median(_session(*jobs[index], runs, threads)))
+                medians[index].append(statistics.median(_session(*jobs[index], runs, threads, cpu_time)))
                 if progress is not None:
                     progress(session * len(jobs) + done + 1, sessions * len(jobs))
     return [_timing(name, own, medians[0]) for name, own in zip(names, medians, strict=True)]
@@ -132,9 +136,10 @@ def _save_feed(path: Path, feed: Mapping[str, np.ndarray]) -> None:
         np.savez(stream, *arrays)
 
 
-def _session(name: str, model: Path, feed: Path, runs: int, threads: int) -> list[float]:
+def _session(name: str, model: Path, feed: Path, runs: int, threads: int, cpu_time: bool) -> list[float]:
     """Run times in a fresh process, in milliseconds."""
     command = [sys.executable, "-P", str(WORKER), str(model), str(feed), str(runs), str(threads)]
+    command.append("cpu" if cpu_time else "wall")
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode:

@@ -316,8 +316,10 @@ def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads
 @click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Timed runs per session.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
+@click.option("--cpu-time", is_flag=True, help="Count processor time of the one thread: steadier on a busy machine.")
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the timings as JSON; - is standard output.")
-def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, json_path: str | None) -> None:
+def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, cpu_time: bool,
+          json_path: str | None) -> None:  # fmt: skip
     """Time MODELS in ONNX Runtime: fresh sessions, interleaved, denormals flushed, spread shown."""
     import json
     from dataclasses import asdict
@@ -327,6 +329,7 @@ def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads:
 
     with status_line() as progress:
         timings = measure([Path(m) for m in models], sessions=sessions, runs=runs, threads=threads, seed=seed,
+                          cpu_time=cpu_time,
                           progress=lambda done, total: progress(f"session {done} of {total}"))  # fmt: skip
     if json_path is not None:
         write_text(json_path, json.dumps([asdict(t) for t in timings], indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ def test_refusals(tmp_path: Path) -> None:
         bench([])
     with pytest.raises(UsageError, match="at least one session"):
         bench([model()], sessions=0)
+    with pytest.raises(UsageError, match="one thread"):
+        bench([model()], threads=2, cpu_time=True)
     with pytest.raises(InputError, match="no such file"):
         bench([tmp_path / "none.onnx"])
     (tmp_path / "text.onnx").write_text("no model at all")
@@ -76,3 +79,15 @@ def test_the_worker_times_the_runs_asked_for(tmp_path: Path) -> None:
     onnx.save(model(), tmp_path / "m.onnx")
     times = bench_worker.measure(str(tmp_path / "m.onnx"), {"x": np.zeros((1, 3, 4, 4), np.float32)}, 5, 1)
     assert len(times) == 5
+
+
+def test_processor_time_leaves_waiting_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that sleeps takes long and costs nothing."""
+
+    class Sleeper:
+        def run(self, *_: object) -> None:
+            time.sleep(0.03)
+
+    monkeypatch.setattr(bench_worker.ort, "InferenceSession", lambda *_, **__: Sleeper())
+    assert min(bench_worker.measure("m.onnx", {}, 2, 1)) >= 30
+    assert max(bench_worker.measure("m.onnx", {}, 2, 1, "cpu")) < 30
