@@ -236,6 +236,12 @@ def test_profile_measures_this_machine() -> None:
     assert "unless this one is a mobile-cpu" in result.stderr
 
 
+def test_bench_counts_processor_time_of_one_thread_alone() -> None:
+    hwpass("bench", RESNET, "--sessions", "1", "--runs", "1", "--cpu-time")
+    refused = hwpass("bench", RESNET, "--sessions", "1", "--runs", "1", "--cpu-time", "--threads", "2", status=2)
+    assert "one thread" in refused.stderr
+
+
 def test_bench_compares_with_the_first(pruned: Path) -> None:
     shown = hwpass("bench", RESNET, pruned / "out.onnx", "--sessions", "2", "--runs", "2", "--json", "-")
     first, second = json.loads(shown.stdout)
