@@ -42,6 +42,7 @@ class Fold(Pass):
         ort.set_default_logger_severity(4)
         several = [(node, list(node.outputs)) for node in model.walk() if len(node.outputs) > 1]
         with quiet(), collection_paused():
+            _whole_shapes(model.graph)
             while True:
                 model.graph.fold_constants(
                     size_threshold=self.limit,
@@ -62,6 +63,19 @@ class Fold(Pass):
         _merge_equal(model)
         model.graph.cleanup(remove_unused_node_outputs=False)
         return PassResult(model, _signature(model) != before)
+
+
+def _whole_shapes(graph: gs.Graph) -> None:
+    """Shape(start, end) of known extents as Slice(Shape): graphsurgeon folds it as if it had no start and no end."""
+    for node in list(graph.nodes):
+        shape = node.inputs[0].shape if node.op == "Shape" and {"start", "end"} & set(node.attrs) else None
+        if shape is None or not all(isinstance(extent, int) for extent in shape):
+            continue
+        output, whole = node.outputs[0], gs.Variable(f"{node.outputs[0].name}_whole")
+        ends = (node.attrs.pop("start", 0), node.attrs.pop("end", len(shape)))
+        bounds = [gs.Constant(f"{whole.name}_{n}", np.asarray([v], np.int64)) for n, v in zip("se", ends, strict=True)]
+        node.outputs = [whole]
+        graph.nodes.insert(graph.nodes.index(node) + 1, gs.Node("Slice", whole.name, {}, [whole, *bounds], [output]))
 
 
 def _kept(node: gs.Node) -> bool:

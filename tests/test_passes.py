@@ -331,3 +331,16 @@ def test_the_second_run_of_any_pass_changes_nothing(name: str, net: str) -> None
     twice = manager.run(once, context)
     assert not manager.records[-1].changed
     assert twice.proto().SerializeToString(deterministic=True) == once.proto().SerializeToString(deterministic=True)
+
+
+def test_fold_keeps_the_ends_of_a_shape() -> None:
+    """Extents from `start` to `end`, of an input whose extents are known."""
+    s = Sketch(opset=18)
+    x = s.input([3, 4, 5])
+    extents = s.op("Concat", s.op("Shape", x, start=1, end=-1), s.const([5]), axis=0)
+    token = s.op("Expand", s.const(np.ones((1, 5))), extents)
+    s.output(s.op("Add", x, token))
+    folded = PassManager.parse("fold").run(Model.load(s.model()))
+    feeds = feeds_of(s.model(), 0)
+    for one, other in zip(run(s.model(), feeds), run(folded.proto(), feeds), strict=True):
+        assert difference(one[0], other[0]) == 0
