@@ -20,6 +20,7 @@ from hwpass.axes import Axis, Ids
 from hwpass.constants import padded
 from hwpass.coupling import Coupling
 from hwpass.ops import Node
+from hwpass.ops.base import Freeze
 
 Floats = NDArray[np.float64]
 
@@ -103,7 +104,7 @@ def streams(coupling: Coupling, norms: list[Node]) -> tuple[list[Stream], list[t
             continue
         try:
             stream = finder.find(norm)
-        except Unfit as reason:
+        except (Unfit, Freeze) as reason:  # Freeze: a tensor of unknown rank
             unfit.append((norm, str(reason)))
             continue
         found.append(stream)

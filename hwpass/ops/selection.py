@@ -41,6 +41,8 @@ class Concat(Rule):
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
         parts = [node.axes(p) for p in range(len(node.inputs))]
+        if len({len(part) for part in parts}) > 1:
+            raise Freeze("the ranks of its parts cannot be seen")
         place = int(node.attr("axis", 1)) % len(parts[0])
         return [Tensor(self.joined(build, parts, place), node.tensor(0).dtype)]
 
