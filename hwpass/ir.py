@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from hwpass.collection import collection_paused
 from hwpass.errors import InputError
 from hwpass.files import Source, check_writable, inlined, materialise_constants, read
+from hwpass.order import graphs, ordered
 from hwpass.streaming import write_single
 
 #: A protobuf message cannot be larger than 2 GiB; weights beyond this share go to a file beside the model.
@@ -63,7 +65,7 @@ class Model:
         Raises InputError when there is no model to be had from `source`, in one line that says why.
         """
         proto, folder, name, digest = read(source)
-        proto = inlined(proto, name)
+        proto = ordered(inlined(proto, name), name)
         if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
             raise InputError(f"{name}: no opset_import for the standard ONNX operators; not a usable model")
         with quiet(), collection_paused():
@@ -165,7 +167,7 @@ class Model:
         if not shared:
             return
         kept = {t.name for t in proto.graph.initializer}
-        for body in _body_protos(proto.graph):
+        for body in islice(graphs(proto.graph), 1, None):
             inner = [t for t in body.initializer if t.name not in shared]
             for tensor in body.initializer:
                 if tensor.name in shared - kept:
@@ -227,7 +229,7 @@ def _restore_types(model: Model, proto: onnx.ModelProto) -> None:
     """Give nodes back their attributes that are types, which graphsurgeon leaves out: an Optional has one."""
     found = {
         (node.output[0], attribute.name): attribute.tp
-        for graph in (proto.graph, *_body_protos(proto.graph))
+        for graph in graphs(proto.graph)
         for node in graph.node
         for attribute in node.attribute
         if attribute.type == onnx.AttributeProto.TYPE_PROTO
@@ -248,14 +250,6 @@ def _walk(graph: gs.Graph) -> Iterator[gs.Node]:
 def bodies(node: gs.Node) -> list[gs.Graph]:
     """The subgraphs of an If, Loop or Scan, in a fixed order."""
     return [value for _, value in sorted(node.attrs.items()) if isinstance(value, gs.Graph)]
-
-
-def _body_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield attribute.g
-                yield from _body_protos(attribute.g)
 
 
 @contextmanager

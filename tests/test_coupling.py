@@ -61,6 +61,16 @@ def test_concatenated_layers_keep_groups_of_their_own() -> None:
     assert widths(s) == [4, 5]
 
 
+def test_parts_of_different_ranks_are_refused() -> None:
+    """No model: ONNX Runtime would not load it, and `groups` does not ask it."""
+    s = Sketch()
+    x = s.input(["N", 3, 4, 4])
+    s.output(s.conv(s.op("Concat", s.conv(x, 4, 3), s.op("Flatten", s.conv(x, 5, 3)), axis=1), 2, 9))
+    found = coupled(s)
+    assert found.groups == []
+    assert any("ranks of its parts" in reason for _, reason in found.frozen)
+
+
 def test_a_split_makes_groups_by_footprint() -> None:
     """9 channels split 5 + 4: the parts go to different layers, so they are two groups of one layer."""
     s = Sketch()

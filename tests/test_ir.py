@@ -149,6 +149,46 @@ def test_a_constant_that_is_an_output_goes_through_an_identity() -> None:
     assert run(model.proto(), feeds_of(s.model(), 0))[0][1].tolist() == [1.0, 2.0]
 
 
+def three_in_a_row() -> onnx.GraphProto:
+    value = helper.make_tensor_value_info
+    nodes = [helper.make_node("Relu", [a], [b], name=b) for a, b in ("xa", "ab", "bc")]
+    return helper.make_graph(
+        nodes, "row", [value("x", TensorProto.FLOAT, [2])], [value("c", TensorProto.FLOAT, [2])]
+    )
+
+
+def standard(graph: onnx.GraphProto) -> onnx.ModelProto:
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("order", [["c", "b", "a"], ["b", "c", "a"], ["a", "b", "c"]])
+def test_nodes_are_put_in_an_order_to_run(order: list[str]) -> None:
+    """Half-precision converters append the casts they add."""
+    graph = three_in_a_row()
+    graph.node.sort(key=lambda node: order.index(node.name))
+    assert [node.name for node in Model.load(standard(graph)).nodes] == ["a", "b", "c"]
+
+
+def test_a_body_runs_behind_what_it_captures() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Neg", ["b"], ["n"], name="n")],
+        "body", [], [helper.make_tensor_value_info("n", TensorProto.FLOAT, [2])],
+    )  # fmt: skip
+    graph = three_in_a_row()
+    graph.input.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, []))
+    graph.node.insert(0, helper.make_node("If", ["flag"], ["d"], name="d", then_branch=body, else_branch=body))
+    graph.output.append(helper.make_tensor_value_info("d", TensorProto.FLOAT, [2]))
+    names = [node.name for node in Model.load(standard(graph)).nodes]
+    assert names.index("b") < names.index("d")
+
+
+def test_nodes_in_a_circle() -> None:
+    graph = three_in_a_row()
+    graph.node[0].input[0] = "c"
+    with pytest.raises(InputError, match="read each other's outputs"):
+        Model.load(standard(graph))
+
+
 def test_what_the_proto_carries_besides() -> None:
     proto = small()
     proto.domain, proto.model_version, proto.doc_string = "org.example", 7, "about"

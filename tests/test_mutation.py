@@ -147,6 +147,7 @@ UNREACHED = {
     "no rule describes", "is missing", "the ranks of input and weight differ", "the extent of the output is unknown",
     "operands of different extents", "cannot be seen as", "squeezes an axis", "the shape does not broadcast",
     "a scalar operand", "an uneven slice of two axes", "the image is smaller than the window",
+    "the ranks of its parts",
 }  # fmt: skip
 
 

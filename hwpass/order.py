@@ -1,0 +1,70 @@
+"""The order of nodes in a protobuf: each behind what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import networkx as nx
+import onnx
+
+from hwpass.errors import InputError
+
+
+def ordered(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The model with its nodes in an order to run: ONNX asks for one, and some converters append what they add.
+
+    A model in order comes back as it is. Raises InputError when there is no such order.
+    """
+    if all(producer < reader for graph in graphs(proto.graph) for producer, reader in _edges(graph)):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for graph in graphs(copy.graph):
+        _sort(graph, name)
+    return copy
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and every body inside it."""
+    yield graph
+    for node in graph.node:
+        for body in _bodies(node):
+            yield from graphs(body)
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+
+
+def _edges(graph: onnx.GraphProto) -> Iterator[tuple[int, int]]:
+    """Positions (producer, reader) of the nodes of one graph; a node also reads what its bodies capture."""
+    place = {output: number for number, node in enumerate(graph.node) for output in node.output if output}
+    for number, node in enumerate(graph.node):
+        for tensor in _reads(node):
+            if tensor in place:
+                yield place[tensor], number
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Names that a node reads from its graph or from around it."""
+    found = set(node.input)
+    for body in _bodies(node):
+        own = {output for inner in body.node for output in inner.output}
+        found |= {name for inner in body.node for name in _reads(inner)} - own
+    return found
+
+
+def _sort(graph: onnx.GraphProto, name: str) -> None:
+    """Sort the nodes of one graph in place; each stays as near as can be to where it stood."""
+    order = nx.DiGraph(_edges(graph))
+    order.add_nodes_from(range(len(graph.node)))
+    try:
+        sequence = list(nx.lexicographical_topological_sort(order))
+    except nx.NetworkXUnfeasible:
+        pair = " and ".join(graph.node[n].name or graph.node[n].op_type for n in nx.find_cycle(order)[0][:2])
+        raise InputError(f"{name}: nodes read each other's outputs in a circle: {pair}") from None
+    nodes = [onnx.NodeProto.FromString(graph.node[n].SerializeToString()) for n in sequence]
+    del graph.node[:]
+    graph.node.extend(nodes)
