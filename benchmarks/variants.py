@@ -13,10 +13,10 @@ import numpy as np
 from latency_search import Pruned, Refusal
 
 import hwpass
+from hwpass import compensation
 from hwpass.api import PREPARE, amends, prune_step, verify_step
 from hwpass.job import Job
 from hwpass.manager import PassManager
-from hwpass.passes import compensate
 from hwpass.segments import Segments
 
 #: Budgets tried first, as shares to remove; the search refines between them.
@@ -99,7 +99,7 @@ def other_plans(network: Path, target: str, calibration: Path) -> dict[str, Hwpa
 @contextmanager
 def norms_kept() -> Iterator[None]:
     """Batch normalisations keep their scale and bias."""
-    with replaced(compensate._Compensation, "_norm", lambda *_: None):
+    with replaced(compensation.Compensation, "_norm", lambda *_: None):
         yield
 
 
@@ -107,7 +107,7 @@ def norms_kept() -> Iterator[None]:
 def one_shot() -> Iterator[None]:
     """Every layer is fitted on the original's activations, cut to the channels that are left, as if nothing before it
     had been pruned."""
-    original = compensate._Compensation.run
+    original = compensation.Compensation.run
 
     def run(worker: Any, calibration: Any) -> Any:
         def segments(model: Any, batches: Any, threads: int = 1) -> Any:
@@ -115,10 +115,10 @@ def one_shot() -> Iterator[None]:
                 return Cut(worker, batches, threads)
             return Segments(model, batches, threads)
 
-        with replaced(compensate, "Segments", segments):
+        with replaced(compensation, "Segments", segments):
             return original(worker, calibration)
 
-    with replaced(compensate._Compensation, "run", run):
+    with replaced(compensation.Compensation, "run", run):
         yield
 
 

@@ -88,6 +88,7 @@ class Allocator:
         least: int = 1,
         fixed: Sequence[bool] | None = None,
         removable: Sequence[bool] | None = None,
+        widest: Sequence[int] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.cost = cost
@@ -105,6 +106,8 @@ class Allocator:
             np.asarray([g.width]) if still else np.append([0] * goes, choices(g.width, step, least)).astype(np.int64)
             for g, step, still, goes in zip(coupling.groups, steps(coupling, align), fixed, removable, strict=True)
         ]
+        if widest is not None:
+            self.options = [o[o <= bound] for o, bound in zip(self.options, widest, strict=True)]
 
     def loss(self, group: int, width: int) -> float:
         """The loss of a group at a width."""

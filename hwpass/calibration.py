@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Calibration:
     """Checked calibration data.
 
     `samples` counts along the batch axis. `batch` is the model's own batch size where that is fixed,
-    else None.
+    else None. `every` leaves out all but every so many batches, from number `first` on:
+    data may be sorted.
     """
 
     source: str
@@ -36,9 +38,11 @@ class Calibration:
     _constant: Mapping[str, np.ndarray]
     _axes: Mapping[str, int]
     _dtypes: Mapping[str, np.dtype]
+    every: int = 1
+    first: int = 0
 
     def __len__(self) -> int:
-        return self.samples
+        return -(-self.samples // self.every)
 
     def batches(self, size: int = 32, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Feeds of up to `size` samples, in order, `limit` samples in all; can be iterated again.
@@ -46,6 +50,10 @@ class Calibration:
         A model with a fixed batch gets exactly that size, whatever `size` says; a smaller rest is left out, and a
         limit is taken up to whole batches.
         """
+        limit = None if limit is None else limit * self.every
+        return islice(self._batches(size, limit), self.first, None, self.every)
+
+    def _batches(self, size: int, limit: int | None) -> Iterator[dict[str, np.ndarray]]:
         step = self.batch or size
         if limit is not None and self.batch is not None:
             limit = -(-limit // self.batch) * self.batch

@@ -4,8 +4,10 @@ The optimal brain surgeon (Hassibi and Stork 1993) on channels instead of weight
 consumer's input and M the Gram matrix of its weights, removing the set S and refitting the others leaves the error
 trace(M_SS (P_SS)^-1), P the inverse of C before the removal. Channels go a step at a time, each time those that cost
 least, and P and M are updated as if the weights were refitted. Taps of a window are taken to see the same covariance.
-Errors of several consumers add, each relative to its output's variance and weighted by the sensitivity of the model's
-outputs to it.
+
+The loss of a consumer is -log of the share of its output's variance that is left, times the sensitivity of the model's
+outputs to it: the relative error while that is small, and more where most of an output is lost, which errors that later
+layers add do not forgive. Losses of several consumers add.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ RIDGE = 1e-3
 #: Steps per group at most: each is a rank-s update of matrices of the group's width.
 STEPS = 64
 
+#: Least share of an output's variance that counts as left: a layer may lose its input.
+LEFT = 0.02
+
 #: Indices of a view from which on half as many steps, in single precision, must do.
 LARGE = 1024
 
@@ -37,7 +42,14 @@ class _View:
     precision: Floats  # [i, i]
     gram: Floats  # [i, i]
     units: NDArray[np.int64]  # unit of each index, [i]
-    weight: float  # sensitivity over the output's variance
+    energy: float  # variance of the output
+    sensitivity: float
+    spent: float = 0.0  # of the variance
+
+    @property
+    def loss(self) -> float:
+        """What removals so far cost."""
+        return -self.sensitivity * float(np.log(max(1.0 - self.spent, LEFT)))
 
 
 def curves_and_order(
@@ -76,14 +88,16 @@ def _views(reader: Consumer, place: dict[int, tuple[int, int]]) -> list[tuple[in
     unit = np.asarray([u for _, u in found])
     covariance = reader.covariance + RIDGE * np.trace(reader.covariance) / len(owner) * np.eye(len(owner))
     precision = np.linalg.inv(covariance)
-    weight = reader.sensitivity / reader.energy
     views = []
     for number in np.unique(owner[owner >= 0]).tolist():
         inside = np.flatnonzero(owner == number)
         index = np.ix_(inside, inside)
         # Downdates of large matrices are bound by memory, and single precision is enough for them.
         kind = np.float32 if len(inside) > LARGE else np.float64
-        view = _View(precision[index].astype(kind), reader.gram[index].astype(kind), unit[inside], weight)
+        view = _View(
+            precision[index].astype(kind), reader.gram[index].astype(kind), unit[inside],
+            reader.energy, reader.sensitivity,
+        )  # fmt: skip
         views.append((number, view))
     return views
 
@@ -102,13 +116,12 @@ def _eliminate(views: list[_View], width: int) -> tuple[Floats, NDArray[np.int64
             cost += _costs(view, left)
         cost[~left] = np.inf
         chosen = np.argsort(cost, kind="stable")[: min(step, width - removed)]
-        spent = 0.0
         for view in views:
-            spent += _remove(view, chosen)
+            _remove(view, chosen)
+        before, total = total, sum(view.loss for view in views)
         for number, unit in enumerate(chosen.tolist(), 1):
             order[unit] = removed + number
-            curve[removed + number] = total + spent * number / len(chosen)
-        total += spent
+            curve[removed + number] = before + (total - before) * number / len(chosen)
         left[chosen] = False
         removed += len(chosen)
     return np.maximum.accumulate(curve), order
@@ -124,24 +137,24 @@ def _costs(view: _View, left: NDArray[np.bool_]) -> Floats:
         # Rounding can leave next to nothing of a precision.
         floor = max(float(diagonal.max()) * 1e-12, 1e-30)
         cost[view.units[alive]] = np.diag(view.gram)[alive] / np.maximum(diagonal[alive], floor)
-        return cost * view.weight
+        return cost * (view.sensitivity / view.energy)
     for unit in np.flatnonzero(left & (counts > 0)).tolist():
         index = np.flatnonzero(view.units == unit)
         block = np.ix_(index, index)
         cost[unit] = float(np.trace(np.linalg.solve(view.precision[block], view.gram[block])))
-    return cost * view.weight
+    return cost * (view.sensitivity / view.energy)
 
 
-def _remove(view: _View, chosen: NDArray[np.int64]) -> float:
-    """Remove units, refit the others, and return what it cost."""
+def _remove(view: _View, chosen: NDArray[np.int64]) -> None:
+    """Remove units and refit the others."""
     gone = np.flatnonzero(np.isin(view.units, chosen))
     if not len(gone):
-        return 0.0
+        return
     rest = np.flatnonzero(~np.isin(view.units, chosen))
     inner = view.precision[np.ix_(gone, gone)]
     conditional = np.linalg.inv(inner)
     gram = view.gram[np.ix_(gone, gone)]
-    spent = float(np.einsum("ij,ji->", gram, conditional)) * view.weight
+    view.spent += max(float(np.einsum("ij,ji->", gram, conditional)), 0.0) / view.energy
     cross = view.precision[np.ix_(gone, rest)]
     # x_gone is best predicted by -inner^-1 cross x_rest: the rest's weights take that over.
     share = -conditional @ cross
@@ -149,4 +162,3 @@ def _remove(view: _View, chosen: NDArray[np.int64]) -> float:
     view.gram = view.gram[np.ix_(rest, rest)] + mixed + mixed.T + share.T @ gram @ share
     view.precision = view.precision[np.ix_(rest, rest)] - cross.T @ conditional @ cross
     view.units = view.units[rest]
-    return max(spent, 0.0)

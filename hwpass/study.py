@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwpass import scores
 from hwpass.allocate import Allocation, Allocator, choices, steps
@@ -48,6 +49,7 @@ class Study:
     curves: list[Floats]  # per group, [width + 1]
     importance: scores.Importance
     fixed: list[bool]  # groups that may not shrink
+    widest: list[int] | None = None  # per group, where curves were taken with some channels gone
 
     @classmethod
     def of(cls, model: Model, target: Target, context: Context, options: StudyOptions) -> Study:
@@ -91,6 +93,26 @@ class Study:
         """The channel step."""
         return self.options.align or self.target.align
 
+    @property
+    def measured(self) -> bool:
+        """Whether loss curves were taken from activations."""
+        return self.options.score in ("gram", "auto") and self.data is not None
+
+    def retaken(self, model: Model, widths: NDArray[np.int64], data: Calibration, context: Context) -> Study | None:
+        """The same channels with curves from another model, whose groups have only `widths` channels that matter.
+
+        The model has the same graph, with zeros where channels are gone. Losses include what they cost. None where
+        its channels are coupled in another way.
+        """
+        coupling = couple(model, sample_dims(model, context))
+        ours, theirs = ([(g.name, g.width) for g in c.groups] for c in (self.coupling, coupling))
+        if ours != theirs:
+            return None
+        found, _ = _curves(coupling, self.options.score, data, context)
+        spent = [curve[len(curve) - 1 - int(w)] for curve, w in zip(self.curves, widths, strict=True)]
+        curves = [cost + curve for cost, curve in zip(spent, found, strict=True)]
+        return replace(self, curves=curves, widest=[int(w) for w in widths])
+
     def removable(self) -> list[bool]:
         """Groups that may be left without a channel: a branch goes with them, and no layer that is to stay."""
         if self.options.min_channels > 1:
@@ -124,6 +146,7 @@ class Study:
             least=self.options.min_channels,
             fixed=self.fixed,
             removable=self.removable(),
+            widest=self.widest,
             progress=context.progress,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from hwpass.allocate import Allocation
 from hwpass.budget import Budget, parse_budgets
 from hwpass.coupling import Coupling
 from hwpass.errors import BudgetError, InputError, UsageError
+from hwpass.halfway import Chooser
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.plan import Plan, PlannedWeight
@@ -44,6 +46,7 @@ class PruneChannels(Pass):
     score: str = field(default="auto", metadata={"help": f"auto, gram, {', '.join(scores.NAMES)}"})
     keep: tuple[str, ...] = field(default=(), metadata={"help": "layers whose channels stay, as globs joined by |"})
     min_channels: int = field(default=1, metadata={"help": "fewest channels of a group; above 1 no whole branch goes"})
+    rounds: int = field(default=2, metadata={"help": "parts of the way; measured loss curves are taken again for each"})
     align: int = field(default=0, metadata={"help": "channel step; 0 takes the target's"})
 
     def run(self, model: Model, context: Context) -> PassResult:
@@ -64,14 +67,21 @@ class PruneChannels(Pass):
             )
         if [b.metric for b in budgets] == ["channels"]:
             allocation = study.uniform(budgets[0].value)
+            context.found["curves"] = study.curves
         else:
             allocation = self._allocate(study, budgets, context)
-        coupling = study.coupling
-        kept = [select(s, int(w)) for s, w in zip(study.importance, allocation.widths, strict=True)]
-        plan = Plan.of(coupling, kept, context.found.get("prepare", ""))
-        context.found.update(cost=study.cost, curves=study.curves, allocation=allocation)
-        surgery = operate(coupling, plan, context)
+        plan = self._plan(study, allocation, context)
+        context.found.update(cost=study.cost, allocation=allocation)
+        surgery = operate(study.coupling, plan, context)
         return PassResult(surgery.model if surgery.modified else model, surgery.modified)
+
+    @staticmethod
+    def _plan(study: Study, allocation: Allocation, context: Context) -> Plan:
+        kept = [select(s, int(w)) for s, w in zip(study.importance, allocation.widths, strict=True)]
+        return Plan.of(study.coupling, kept, context.found.get("prepare", ""))
+
+    def _cut(self, study: Study, context: Context, allocation: Allocation) -> Surgery:
+        return prune(study.coupling, self._plan(study, allocation, context).keep(study.coupling))
 
     def _allocate(self, study: Study, budgets: list[Budget], context: Context) -> Allocation:
         coupling, base = study.coupling, study.cost.base
@@ -82,7 +92,8 @@ class PruneChannels(Pass):
             raise BudgetError(f"nothing in this model can be pruned ({reason}); see `hwpass groups`")
         if budgets and not over:
             context.warn("the dense model meets the budget already: nothing was removed")
-        allocation = study.allocator(limits, context).run()
+        cut = partial(self._cut, study, context)
+        allocation, context.found["curves"] = Chooser(study, cut, context).choose(limits, self.rounds)
         if not allocation.met:
             worst = max(budgets, key=lambda b: allocation.costs[b.metric] / limits[b.metric])
             least = allocation.costs[worst.metric] / base[worst.metric]

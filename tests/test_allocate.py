@@ -160,3 +160,13 @@ def test_a_real_target() -> None:
 def test_the_loss_of_a_width_is_read_from_the_curves_end() -> None:
     fake = SimpleNamespace(curves=[np.asarray([0.0, 1.0, 5.0])])
     assert [Allocator.loss(fake, 0, w) for w in (2, 1, 0)] == [0.0, 1.0, 5.0]  # type: ignore[arg-type]
+
+
+def test_no_group_grows_beyond_what_is_left_of_it() -> None:
+    coupling = chain(64, 64)
+    cost = Macs(coupling)
+    curves = [np.zeros(g.width + 1) for g in coupling.groups]
+    widest = [48, 16]
+    found = Allocator(coupling, cost, curves, {"macs": 0.9 * cost.base["macs"]}, align=16, widest=widest).run()  # type: ignore[arg-type]
+    assert found.met
+    assert found.widths.tolist() == widest

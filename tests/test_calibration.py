@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +169,12 @@ def test_a_limit_below_a_fixed_batch_still_gives_one() -> None:
     found = load_calibration(np.zeros((8, 2), F), [spec])
     assert [feed["x"].shape for feed in found.batches(1, limit=1)] == [(4, 2)]
     assert len(list(found.batches(1, limit=5))) == 2
+
+
+def test_every_few_batches() -> None:
+    """Numbers 2, 5, 8, ... of batches of two: samples from all over the data, also with a limit."""
+    data = load_calibration(np.arange(24, dtype=np.float32).reshape(24, 1), [InputSpec("x", F, ("batch", 1))])
+    some = replace(data, every=3, first=1)
+    assert [b["x"].ravel().tolist() for b in some.batches(2)] == [[2, 3], [8, 9], [14, 15], [20, 21]]
+    assert len(list(some.batches(2, limit=4))) == 2
+    assert len(some) == 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwpass.curves import _eliminate, _View
+from hwpass.curves import LEFT, _eliminate, _View
 
 
 def _problem(seed: int, channels: int = 6, outputs: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -23,8 +23,15 @@ def _best_error(covariance: np.ndarray, weights: np.ndarray, left: list[int]) ->
     return float(np.trace(weights.T @ covariance @ weights) - np.trace(cross.T @ refit))
 
 
-def _view(covariance: np.ndarray, weights: np.ndarray, units: np.ndarray, weight: float = 1.0) -> _View:
-    return _View(np.linalg.inv(covariance), weights @ weights.T, units, weight)
+def _loss(covariance: np.ndarray, weights: np.ndarray, left: list[int]) -> float:
+    """-log of the share of the variance that is left."""
+    share = 1 - _best_error(covariance, weights, left) / _best_error(covariance, weights, [])
+    return -float(np.log(max(share, LEFT)))
+
+
+def _view(covariance: np.ndarray, weights: np.ndarray, units: np.ndarray, sensitivity: float = 1.0) -> _View:
+    energy = _best_error(covariance, weights, [])
+    return _View(np.linalg.inv(covariance), weights @ weights.T, units, energy, sensitivity)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -33,14 +40,14 @@ def test_curve_is_the_error_after_the_best_refit(seed: int) -> None:
     curve, order = _eliminate([_view(covariance, weights, np.arange(6))], 6)
     for removed in range(7):
         left = [c for c in range(6) if order[c] > removed]
-        assert curve[removed] == pytest.approx(_best_error(covariance, weights, left), rel=1e-6, abs=1e-9)
+        assert curve[removed] == pytest.approx(_loss(covariance, weights, left), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_first_removal_is_the_cheapest(seed: int) -> None:
     covariance, weights = _problem(seed)
     curve, order = _eliminate([_view(covariance, weights, np.arange(6))], 6)
-    single = [_best_error(covariance, weights, [c for c in range(6) if c != gone]) for gone in range(6)]
+    single = [_loss(covariance, weights, [c for c in range(6) if c != gone]) for gone in range(6)]
     assert int(np.argmin(single)) == int(np.argmin(order))
     assert curve[1] == pytest.approx(min(single))
 
@@ -50,10 +57,10 @@ def test_a_unit_of_several_indices_goes_as_one() -> None:
     curve, order = _eliminate([_view(covariance, weights, np.asarray([0, 0, 1, 1, 2, 2]))], 3)
     first = int(np.argmin(order))
     left = [i for i in range(6) if i // 2 != first]
-    assert curve[1] == pytest.approx(_best_error(covariance, weights, left))
+    assert curve[1] == pytest.approx(_loss(covariance, weights, left))
 
 
-def test_consumers_add_by_their_weights() -> None:
+def test_consumers_add_by_their_sensitivity() -> None:
     covariance, weights = _problem(8)
     once, _ = _eliminate([_view(covariance, weights, np.arange(6), 3.0)], 6)
     twice, _ = _eliminate([_view(covariance, weights, np.arange(6)), _view(covariance, weights, np.arange(6), 2.0)], 6)

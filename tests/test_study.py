@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwpass import study
 from hwpass.errors import BudgetError
+from hwpass.ir import Model
 from hwpass.job import Job
-from hwpass.manager import PassManager
+from hwpass.manager import Context, PassManager
+from hwpass.study import Study, StudyOptions
 
 ROOT = Path(__file__).parent.parent
 RESNET = ROOT / "fixtures/resnet_se.onnx"
@@ -21,13 +22,13 @@ RESNET = ROOT / "fixtures/resnet_se.onnx"
 def studies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The score of every study that is made."""
     made: list[str] = []
-    curves = study._curves
+    study = Study.of
 
-    def counted(coupling: study.Coupling, score: str, *rest: Any) -> object:
-        made.append(score)
-        return curves(coupling, score, *rest)
+    def counted(model: Model, target: Any, context: Context, options: StudyOptions) -> Study:
+        made.append(options.score)
+        return study(model, target, context, options)
 
-    monkeypatch.setattr(study, "_curves", counted)
+    monkeypatch.setattr(Study, "of", counted)
     return made
 
 

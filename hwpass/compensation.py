@@ -1,0 +1,318 @@
+"""Make good what was removed: least squares on the weights that stayed, layer by layer, without training.
+
+Goes through the network in order, so that every layer is fitted on what the corrected layers before it compute; where
+the output is added to a residual stream, what the stream already lacks is asked of it too. Batch normalisations that
+stand alone get a new scale and bias the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from hwpass.calibration import Calibration
+from hwpass.constants import added_bias
+from hwpass.coupling import Coupling
+from hwpass.manager import Context
+from hwpass.ops import Node
+from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, transposed_rows
+from hwpass.regress import Clipping, Fit, fit
+from hwpass.rewrite import Surgery
+from hwpass.segments import Segments
+from hwpass.sessions import release_memory
+from hwpass.tails import follow
+
+#: Share of the rows that choose lambda and judge the step; they never enter a fit.
+HELD_OUT = 0.2
+
+#: Most bytes of the rows of one product.
+ROW_BYTES = 192 << 20
+
+BATCH = 32
+
+
+class Compensation:
+    """Both networks in lockstep, and on the way the fit of each product: the weights W', b' that best give the
+    original's outputs from the pruned inputs."""
+
+    def __init__(self, coupling: Coupling, surgery: Surgery, context: Context, *, samples: int, rows: int) -> None:
+        """The surgery's model is edited; `samples` and `rows` of a layer's input and output bound what is fitted on."""
+        self.coupling = coupling
+        self.surgery = surgery
+        self.model = surgery.model
+        self.context = context
+        self.samples = samples
+        self.rows = rows
+        self.gains: list[tuple[str, float, float]] = []
+
+    def run(self, calibration: Calibration) -> list[tuple[str, float, float]]:
+        """Correct every product in order; per layer its held-out error before and after."""
+        batches = list(calibration.batches(BATCH, limit=self.samples))
+        # The last rows judge: they come from all over the data, which may be sorted.
+        every = round(1 / HELD_OUT)
+        last = [number % every == every - 1 for number in range(len(batches))]
+        batches = [batches[i] for i in np.argsort(last, kind="stable")]
+        dense_model = self.coupling.build.model
+        place = {id(n): i for i, n in enumerate(dense_model.graph.nodes)}
+        current = {n.outputs[0].name: (i, n) for i, n in enumerate(self.model.graph.nodes) if n.outputs}
+        alone = self.surgery.constants
+        todo = [n for n in self.coupling.nodes if id(n.gs) in place and n.index not in self.surgery.folded]
+        todo = [n for n in todo if n.index in alone or n.gs.outputs[0].name in current]
+        todo = [n for n in todo if n.product is not None or n.op == "BatchNormalization"]
+        try:
+            with (
+                Segments(dense_model, batches, self.context.threads) as dense,
+                Segments(self.model, batches, self.context.threads) as pruned,
+            ):
+                for number, node in enumerate(todo, 1):
+                    self.context.progress(f"compensating layer {number} of {len(todo)}")
+                    if node.index in alone:
+                        self._constant(node, dense, place[id(node.gs)])
+                        continue
+                    index, target = current[node.gs.outputs[0].name]
+                    fitted = self._fitter(node, target)
+                    if fitted is None:
+                        continue
+                    y = node.gs.outputs[0].name
+                    dense.advance(place[id(node.gs)] + 1, keep=[y, node.gs.inputs[0].name])
+                    pruned.advance(index)
+                    found = fitted(node, target, dense, pruned)
+                    if found is not None:
+                        self.gains.append((node.name, *found))
+        finally:
+            release_memory()
+        return self.gains
+
+    def _constant(self, node: Node, dense: Segments, place: int) -> None:
+        """Where a branch went, its mean stays: the best constant there is."""
+        product, name = node.product, node.gs.outputs[0].name
+        assert product is not None
+        found = {t.name: t for n in self.model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
+        constant = found.get(name)
+        if constant is None:
+            return
+        dense.advance(place + 1, keep=[name])
+        axis = 1 if node.op == "Conv" else -1
+        rows = [np.moveaxis(np.asarray(v, np.float64), axis, -1).reshape(-1, v.shape[axis]) for v in dense.value(name)]
+        mean = np.concatenate([r.mean(axis=0, keepdims=True) for r in rows]).mean(axis=0)
+        kept = self._kept(self.coupling.weight_axes(node)[product.weight_out])
+        if node.op != "MatMul":
+            constant.values = mean[kept].reshape(constant.shape).astype(constant.values.dtype)
+            return
+        # A MatMul has no bias of its own; the Add behind it may give it one.
+        holder, position = added_bias(constant, int(kept.sum()))
+        if holder is not None:
+            old = holder.inputs[position].values
+            _store(holder, position, old + mean[kept].reshape(old.shape), old.dtype)
+
+    def _fitter(self, node: Node, target: gs.Node) -> Callable[..., tuple[float, float] | None] | None:
+        if node.op == "BatchNormalization":
+            plain = all(isinstance(t, gs.Constant) for t in target.inputs[1:5]) and len(target.outputs) == 1
+            return self._norm if plain else None
+        product = node.product
+        if product is None or product.data != 0 or product.weight != 1:
+            return None
+        weight = target.inputs[1]
+        if not isinstance(weight, gs.Constant) or weight.values.dtype not in (np.float32, np.float16, np.float64):
+            return None
+        if node.op in ("LSTM", "GRU", "RNN"):
+            return self._recurrent
+        if any(isinstance(t, gs.Constant) is False and t.name for t in target.inputs[2:3]):
+            return None
+        if node.op == "Conv":
+            return self._conv
+        if node.op == "ConvTranspose":
+            plain = target.attrs.get("group", 1) == 1 and target.attrs.get("auto_pad", "NOTSET") == "NOTSET"
+            return self._conv if plain and "output_shape" not in target.attrs else None
+        if node.op == "MatMul" and weight.values.ndim == 2:
+            return self._matmul
+        if node.op == "Gemm" and not target.attrs.get("transA", 0):
+            scaled = target.attrs.get("alpha", 1.0) != 1.0 or target.attrs.get("beta", 1.0) != 1.0
+            return None if scaled else self._matmul
+        return None
+
+    def _kept(self, axis: Any) -> NDArray[np.bool_]:
+        return self.coupling.kept(self.surgery.keep, axis)
+
+    def _where(self, values: Sequence[np.ndarray], image: slice, width: int, name: str) -> list[tuple[Ints, ...]]:
+        """Sampled positions of each batch; `image` are the axes beside samples and channels."""
+        rows = min(self.rows, max(1024, ROW_BYTES // (4 * max(width, 1))))
+        seed = self.context.seed + len(name)
+        shapes = [v.shape for v in values]
+        return sample([s[0] for s in shapes], [s[image] for s in shapes], rows, seed)
+
+    def _wanted(
+        self,
+        node: Node,
+        target: gs.Node,
+        dense: Segments,
+        pruned: Segments,
+        where: list[tuple[Ints, ...]],
+        rows_of: Callable[[np.ndarray, tuple[Ints, ...]], NDArray[np.float32]],
+        mask: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.float32], Clipping]:
+        """The original's outputs at the sampled positions, plus what a residual stream lacks, and what follows."""
+        name = node.gs.outputs[0].name
+        wanted = np.concatenate([rows_of(v, w) for v, w in zip(dense.value(name), where, strict=True)])[:, mask]
+        tail = follow(target)
+        offset: NDArray[np.float32] | None = None
+        if tail.constant is not None:
+            offset = np.broadcast_to(tail.constant.astype(np.float32).reshape(1, -1), wanted.shape)
+        if tail.other is not None:
+            if not (dense.live(tail.other) and pruned.live(tail.other)):
+                return wanted, Clipping()
+            theirs, ours = dense.value(tail.other), pruned.value(tail.other)
+            if theirs[0].shape != dense.value(name)[0].shape or ours[0].ndim != theirs[0].ndim:
+                return wanted, Clipping()
+            full = np.concatenate([rows_of(v, w) for v, w in zip(theirs, where, strict=True)])[:, mask]
+            axis = 1 if rows_of is image_rows else -1
+            pairs = zip(_spread(ours, theirs, axis), where, strict=True)
+            now = np.concatenate([rows_of(v, w) for v, w in pairs])
+            if now.shape != full.shape:
+                return wanted, Clipping()
+            wanted = wanted + (full - now)
+            offset = now if offset is None else now + offset
+        return wanted, Clipping(tail.low, tail.high, offset)
+
+    def _conv(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+        x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
+        weight = target.inputs[1].values
+        groups = int(target.attrs.get("group", 1))
+        transposed = target.op == "ConvTranspose"
+        if transposed:  # [in, out, window] like a convolution's [out, in, window]
+            weight = weight.swapaxes(0, 1)
+        outputs, depth = weight.shape[0] // groups, int(np.prod(weight.shape[1:]))
+        where = self._where(y, slice(2, None), depth * (groups if groups > 1 else 1), node.name)
+        mask = self._kept(self.coupling.weight_axes(node)[1 if transposed else 0])
+        wanted, clipping = self._wanted(node, target, dense, pruned, where, image_rows, mask)
+        gather = transposed_rows if transposed else conv_rows
+        rows = np.concatenate([gather(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, where, strict=True)])
+
+        def by_group(table: NDArray[np.float32]) -> NDArray[np.float32]:
+            return table.reshape(len(table), groups, -1).swapaxes(0, 1)
+
+        found = fit(
+            by_group(rows), by_group(wanted), weight.astype(np.float64).reshape(groups, outputs, depth).swapaxes(1, 2),
+            _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(len(rows)), has_bias=True,
+            clipping=replace(clipping, offset=None if clipping.offset is None else by_group(clipping.offset)),
+        )  # fmt: skip
+        if found.after < found.before:
+            new = found.weights.swapaxes(1, 2).reshape(weight.shape)
+            _store(target, 1, new.swapaxes(0, 1) if transposed else new, weight.dtype)
+            _store(target, 2, found.bias.reshape(-1), weight.dtype)
+        return found.before, found.after
+
+    def _recurrent(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+        """What the gates get from the input: W [directions, gates * hidden, input], as the original's x W^T."""
+        x, original = pruned.value(target.inputs[0].name), dense.value(node.gs.inputs[0].name)
+        weight, before = target.inputs[1].values, node.value(1)
+        assert before is not None
+        mask = self._kept(self.coupling.weight_axes(node)[1])
+        where = self._where(x, slice(1, -1), weight.shape[2], node.name)
+        rows = np.concatenate([last_axis_rows(v, w) for v, w in zip(x, where, strict=True)])
+        theirs = np.concatenate([last_axis_rows(v, w) for v, w in zip(original, where, strict=True)])
+        ways = len(weight)
+        bias = target.inputs[3] if len(target.inputs) > 3 and isinstance(target.inputs[3], gs.Constant) else None
+        found = fit(
+            np.stack([rows] * ways), theirs @ before[:, mask].astype(np.float32).swapaxes(1, 2),
+            weight.astype(np.float64).swapaxes(1, 2), np.zeros(weight.shape[:2]), self._held(len(rows)),
+            has_bias=bias is not None,
+        )  # fmt: skip
+        if found.after < found.before:
+            _store(target, 1, found.weights.swapaxes(1, 2), weight.dtype)
+            if bias is not None:  # [directions, both biases of the gates]: the input's come first
+                shift = np.concatenate([found.bias, np.zeros_like(found.bias)], axis=1)
+                _store(target, 3, bias.values + shift, weight.dtype)
+        return found.before, found.after
+
+    def _matmul(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+        x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
+        if x[0].ndim != y[0].ndim or x[0].ndim < 2:
+            return None
+        weight = target.inputs[1].values
+        turned = target.op == "Gemm" and bool(target.attrs.get("transB", 0))
+        matrix = (weight.T if turned else weight).astype(np.float64)
+        product = node.product
+        assert product is not None
+        mask = self._kept(self.coupling.weight_axes(node)[product.weight_out])
+        where = self._where(x, slice(1, -1), len(matrix), node.name)
+        holder, position = (target, 2) if target.op == "Gemm" else added_bias(target.outputs[0], matrix.shape[1])
+        wanted, clipping = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
+        rows = np.concatenate([last_axis_rows(v, w) for v, w in zip(x, where, strict=True)])
+        has_bias = holder is not None
+        start = _bias(target, matrix.shape[1]) if target.op == "Gemm" else np.zeros(matrix.shape[1])
+        if start is None:
+            return None
+        held = self._held(len(rows))
+        found: Fit = fit(rows, wanted, matrix, start, held, has_bias=has_bias, clipping=clipping)
+        if found.after < found.before:
+            _store(target, 1, found.weights.T if turned else found.weights, weight.dtype)
+            if holder is target:
+                _store(target, 2, found.bias, weight.dtype)
+            elif holder is not None:
+                old = holder.inputs[position].values
+                _store(holder, position, old + found.bias.reshape(old.shape), old.dtype)
+        return found.before, found.after
+
+    def _norm(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+        """One slope and one offset per channel."""
+        x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
+        scale, bias, mean, variance = (t.values.astype(np.float64) for t in target.inputs[1:5])
+        mask = self._kept(node.axes(1)[0])
+        where = self._where(x, slice(2, None), len(scale), node.name)
+        wanted = np.concatenate([image_rows(v, w) for v, w in zip(y, where, strict=True)])[:, mask]
+        rows = np.concatenate([image_rows(v, w) for v, w in zip(x, where, strict=True)])
+        normal = (rows - mean) / np.sqrt(variance + float(target.attrs.get("epsilon", 1e-5)))
+        held = self._held(len(rows))
+        train, test = slice(0, len(rows) - held), slice(len(rows) - held, len(rows))
+        mean_x, mean_t = normal[train].mean(axis=0), wanted[train].mean(axis=0)
+        centred = normal[train] - mean_x
+        power = np.square(centred).sum(axis=0)
+        slope = ((centred * (wanted[train] - mean_t)).sum(axis=0) + 1e-2 * power * scale) / (power * 1.01 + 1e-12)
+        offset = mean_t - slope * mean_x
+        total = np.var(wanted[test], axis=0).sum() * held + 1e-30
+        old = np.square(wanted[test] - normal[test] * scale - bias).sum(axis=0)
+        new = np.square(wanted[test] - normal[test] * slope - offset).sum(axis=0)
+        better = new < old
+        if better.any():
+            dtype = target.inputs[1].values.dtype
+            _store(target, 1, np.where(better, slope, scale), dtype)
+            _store(target, 2, np.where(better, offset, bias), dtype)
+        return float(old.sum() / total), float(np.minimum(old, new).sum() / total)
+
+    @staticmethod
+    def _held(rows: int) -> int:
+        return max(1, int(rows * HELD_OUT))
+
+
+def _spread(values: Sequence[np.ndarray], like: Sequence[np.ndarray], axis: int) -> Iterator[np.ndarray]:
+    """Values over the whole extents of others, the channel axis excepted: a branch that went left one for all."""
+    for value, other in zip(values, like, strict=True):
+        shape = list(other.shape)
+        shape[axis] = value.shape[axis]
+        yield np.broadcast_to(value, shape)
+
+
+def _bias(node: gs.Node, width: int) -> NDArray[np.float64]:
+    if len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
+        value = node.inputs[2].values.astype(np.float64)
+        return np.broadcast_to(value.reshape(-1) if value.size == width else value, (width,)).copy()
+    return np.zeros(width)
+
+
+def _store(node: gs.Node, position: int, value: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Give a node a constant of its own; others that shared the old one keep it."""
+    old = node.inputs[position] if position < len(node.inputs) else None
+    name = (
+        old.name if isinstance(old, gs.Constant) and len(old.outputs) == 1 else f"{node.outputs[0].name}_fit{position}"
+    )
+    constant = gs.Constant(name, np.asarray(value.astype(dtype), order="C"))
+    if position < len(node.inputs):
+        node.inputs[position] = constant
+    else:
+        node.inputs.append(constant)

@@ -1,0 +1,157 @@
+"""Widths chosen by what plans really cost: loss curves taken again on the way, and plans tried before one is kept.
+
+The curves of a study take every other group to be whole, and their sum is a poor guide when most channels go: what a
+group can still give depends on what the others have left. So widths are chosen for part of the way (geometrically, as
+the stages of a knapsack are), the channels removed and the rest refitted roughly, and curves taken from what that
+leaves; the rest of the way is chosen by those. Of that plan and the one by the first curves, the one is kept whose
+outputs, roughly refitted, are nearer to the original's on data that the fit did not see. Which channels of a group go
+stays the first study's matter, and the pruned model is made from the original alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwpass.allocate import Allocation
+from hwpass.calibration import Calibration
+from hwpass.compensation import BATCH, Compensation
+from hwpass.consumers import macs_of
+from hwpass.ir import Model
+from hwpass.manager import Context
+from hwpass.rewrite import Surgery
+from hwpass.sessions import StoredModel, release_memory, run_session
+from hwpass.study import Study
+from hwpass.twin import dense_twin
+from hwpass.work import Floats
+
+#: A rough fit takes a quarter of the samples, but not fewer than so many, and so many rows of a layer.
+EVERY = 4
+LEAST = 64
+ROWS = 4096
+
+#: Budgets nearer than this to the dense model are met in one go.
+NEAR = 0.8
+
+#: Multiply-accumulates of the dense model on the samples of a rough fit beyond which plans are not tried: the last is
+#: kept.
+TRIED = 1e10
+
+
+class Choice(NamedTuple):
+    """Widths, and the curves that they were chosen by."""
+
+    allocation: Allocation
+    curves: list[Floats]
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Chooses widths for a study; `cut` makes the pruned model of a choice from the original."""
+
+    study: Study
+    cut: Callable[[Allocation], Surgery]
+    context: Context
+
+    def choose(self, limits: dict[str, float], rounds: int) -> Choice:
+        """Widths within limits (in the units of METRICS), with curves taken `rounds` times.
+
+        Curves are taken once where they are no measurements, where the way is short, or the limits cannot be met.
+        """
+        study, base = self.study, self.study.cost.base
+        first = Choice(study.allocator(limits, self.context).run(), study.curves)
+        share = min((limit / base[m] for m, limit in limits.items()), default=1.0)
+        if study.data is None or not study.measured or not first.allocation.met or share > NEAR or rounds < 2:
+            return first
+        latest = study
+        for number in range(1, rounds):
+            part = number / rounds
+            ahead = {m: base[m] ** (1 - part) * min(limit, base[m]) ** part for m, limit in limits.items()}
+            found = self._retaken(latest, latest.allocator(ahead, self.context).run(), sparse(study.data))
+            if found is None:
+                break
+            latest = found
+        last = Choice(latest.allocator(limits, self.context).run(), latest.curves)
+        if not last.allocation.met:
+            return first
+        if np.array_equal(first.allocation.widths, last.allocation.widths):
+            return last
+        return self._nearer([last, first])
+
+    def _retaken(self, study: Study, allocation: Allocation, data: Calibration) -> Study | None:
+        """The study with curves taken where an allocation leaves the model; None when it leaves it as it is."""
+        surgery = self._rough(allocation, data)
+        if surgery is None:
+            return None
+        try:
+            twin = dense_twin(study.coupling, surgery)
+            return study.retaken(twin, allocation.widths, data, self._quiet("loss curves again"))
+        finally:
+            release_memory()
+
+    def _rough(self, allocation: Allocation, data: Calibration) -> Surgery | None:
+        """The pruned model, refitted on few data."""
+        surgery = self.cut(allocation)
+        if not surgery.modified:
+            return None
+        worker = Compensation(self.study.coupling, surgery, self._quiet("trying widths"), samples=len(data), rows=ROWS)
+        worker.run(data)
+        surgery.model.invalidate_shapes()
+        return surgery
+
+    def _nearer(self, choices: list[Choice]) -> Choice:
+        """The choice whose outputs are nearest to the original's; the first where that is too much work."""
+        data = self.study.data
+        assert data is not None
+        some = sparse(data)
+        if len(some) * sum(macs_of(node) for node in self.study.coupling.nodes) > TRIED:
+            return choices[0]
+        judges = others(some)
+        wanted = outputs(self.study.model, judges, self.context.threads)
+        errors = []
+        for choice in choices:
+            surgery = self._rough(choice.allocation, some)
+            model = self.study.model if surgery is None else surgery.model
+            errors.append(distance(wanted, outputs(model, judges, self.context.threads)))
+            release_memory()
+        return choices[int(np.argmin(errors))]
+
+    def _quiet(self, what: str) -> Context:
+        """The context for work whose own progress would confuse."""
+        return replace(self.context, progress=lambda text: self.context.progress(f"{what}: {text}"))
+
+
+def sparse(data: Calibration) -> Calibration:
+    """A quarter of the samples from all over the data, but not too few."""
+    return replace(data, every=int(np.clip(len(data) // LEAST, 1, EVERY)))
+
+
+def others(some: Calibration) -> Calibration:
+    """Batches that a sparse part of the data leaves out; the part itself where there are none."""
+    left_out = replace(some, first=some.every // 2)
+    return some if next(left_out.batches(BATCH), None) is None else left_out
+
+
+def outputs(model: Model, data: Calibration, threads: int) -> list[list[NDArray[np.float64]]]:
+    """The floating-point outputs of a model, batch by batch."""
+    with StoredModel(model.proto()) as stored:
+        session = stored.open_session(threads=threads)
+        found = [run_session(session, feed) for feed in data.batches(BATCH)]
+        del session
+    return [[np.asarray(v, np.float64) for v in batch.values() if v.dtype.kind == "f"] for batch in found]
+
+
+def distance(wanted: Iterable[list[NDArray[np.float64]]], found: Iterable[list[NDArray[np.float64]]]) -> float:
+    """Squared error over variance, summed over outputs; infinite where an output is not finite."""
+    gaps: dict[int, float] = {}
+    sizes: dict[int, float] = {}
+    for batch, other in zip(wanted, found, strict=True):
+        for number, (a, b) in enumerate(zip(batch, other, strict=True)):
+            gap = float(np.square(b - a).sum())
+            gaps[number] = gaps.get(number, 0.0) + (gap if np.isfinite(gap) else np.inf)
+            sizes[number] = sizes.get(number, 0.0) + float(np.square(a - a.mean(axis=0)).sum())
+    return sum(gaps[number] / (sizes[number] + 1e-30) for number in gaps)
