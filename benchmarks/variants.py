@@ -15,7 +15,7 @@ from latency_search import Pruned, Refusal
 import hwpass
 from hwpass import compensation
 from hwpass.api import PREPARE, amends, prune_step, verify_step
-from hwpass.job import Job
+from hwpass.job import Attempt, Job
 from hwpass.manager import PassManager
 from hwpass.segments import Segments
 
@@ -49,7 +49,8 @@ class Hwpass:
         study = job(self.network, self.target, self.calibration)
         try:
             with self.without():
-                made = study.attempt(PassManager.parse(prune_step({self.budget: share}, **self.options)))
+                step = prune_step({self.budget: share}, **self.options)
+                made = chosen(self.network, self.target, self.calibration, step)
                 for text in further:
                     made = study.further(made, PassManager.parse(text))
         except hwpass.HwpassError as error:
@@ -64,6 +65,12 @@ def job(network: Path, target: str, calibration: Path | None) -> Job:
     found = Job(network, target=target, calib=calibration, force=True)
     found.prepare(PassManager.parse(PREPARE))
     return found
+
+
+@lru_cache(maxsize=64)
+def chosen(network: Path, target: str, calibration: Path | None, step: str) -> Attempt:
+    """The network after a pruning step: what a final starts from is what its draft was."""
+    return job(network, target, calibration).attempt(PassManager.parse(step))
 
 
 def methods(network: Path, target: str, calibration: Path) -> dict[str, Hwpass]:

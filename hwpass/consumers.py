@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -32,6 +33,13 @@ NOISE = 0.25
 SENSITIVITY_MACS = 2e11
 
 
+class Tap(NamedTuple):
+    """A tensor to look at: the axis of its channels, and which of them."""
+
+    axis: int
+    channels: NDArray[np.intp]
+
+
 @dataclass(eq=False)
 class Consumer:
     """A product that reads channels: `gram` is M[i, j] = sum of W[i] W[j] over outputs and taps, [c, c]."""
@@ -52,13 +60,17 @@ def consumers(
     threads: int = 1,
     seed: int = 0,
     progress: Callable[[str], None] = lambda text: None,
+    gone: NDArray[np.bool_] | None = None,
 ) -> list[Consumer]:
-    """Every product with a constant weight whose input has prunable channels, with its statistics."""
+    """Every product with a constant weight whose input has prunable channels, with its statistics.
+
+    `gone` marks components that are zero already: they are left out.
+    """
     live = np.zeros(int(coupling.component.max()) + 1, bool)
     for group in coupling.groups:
         live[group.components] = True
     readers: list[tuple[Node, str, NDArray[np.int64], Floats]] = []
-    taps: dict[str, int] = {}
+    taps: dict[str, Tap] = {}
     for node in coupling.nodes:
         product = node.product
         if product is None or node.tensor(product.data).constant:
@@ -69,8 +81,9 @@ def consumers(
         gram = weight_gram(node, len(components))
         name = node.gs.inputs[product.data].name
         if gram is not None:
-            readers.append((node, name, components, gram))
-            taps[name] = product.data_axis
+            left = np.arange(len(components)) if gone is None else np.flatnonzero(~gone[components])
+            readers.append((node, name, components[left], gram[np.ix_(left, left)]))
+            taps[name] = Tap(product.data_axis, left)
     covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress)
     found = []
     for node, name, components, gram in readers:
@@ -116,13 +129,13 @@ def weight_gram(node: Node, channels: int) -> Floats | None:
 
 def covariance(
     model: Model,
-    taps: dict[str, int],
+    taps: dict[str, Tap],
     calibration: Calibration,
     threads: int,
     seed: int,
     progress: Callable[[str], None],
 ) -> dict[str, Floats]:
-    """Covariance of each tapped tensor's channel axis over sampled positions of all samples."""
+    """Covariance of each tapped tensor's channels over sampled positions of all samples."""
     inputs = {t.name for t in model.graph.inputs}
     inner = {t.name for node in model.graph.nodes for t in node.outputs}
     names = [name for name in taps if name in inner]
@@ -137,10 +150,13 @@ def covariance(
                 outputs = run_session(session, feed) if session is not None else {}
                 for name in [*names, *(n for n in taps if n in inputs)]:
                     value = outputs[name] if name in outputs else np.asarray(feed[name])
-                    rows = np.moveaxis(value, taps[name], -1).reshape(-1, value.shape[taps[name]])
+                    axis, left = taps[name]
+                    rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
                     take = min(len(rows), each * max(1, value.shape[0]))
                     if take < len(rows):
                         rows = rows[rng.choice(len(rows), take, replace=False)]
+                    if len(left) < rows.shape[1]:
+                        rows = rows[:, left]
                     sums.setdefault(name, _Moments(rows.shape[1])).add(rows)
             del session
     finally:

@@ -37,9 +37,9 @@ ROWS = 4096
 #: Budgets nearer than this to the dense model are met in one go.
 NEAR = 0.8
 
-#: Multiply-accumulates of the dense model on the samples of a rough fit beyond which plans are not tried: the last is
-#: kept.
-TRIED = 1e10
+#: Multiply-accumulates of the dense model on the samples of a rough fit up to which all this is done unasked: it takes
+#: about twice the time of a study.
+AFFORDABLE = 1e10
 
 
 class Choice(NamedTuple):
@@ -57,21 +57,28 @@ class Chooser:
     cut: Callable[[Allocation], Surgery]
     context: Context
 
-    def choose(self, limits: dict[str, float], rounds: int) -> Choice:
+    def choose(self, limits: dict[str, float], rounds: int = 0) -> Choice:
         """Widths within limits (in the units of METRICS), with curves taken `rounds` times.
 
-        Curves are taken once where they are no measurements, where the way is short, or the limits cannot be met.
+        0 rounds are two where that is affordable, else one. Curves are taken once where they are no measurements,
+        where the way is short, or the limits cannot be met.
         """
         study, base = self.study, self.study.cost.base
         first = Choice(study.allocator(limits, self.context).run(), study.curves)
         share = min((limit / base[m] for m, limit in limits.items()), default=1.0)
-        if study.data is None or not study.measured or not first.allocation.met or share > NEAR or rounds < 2:
+        if study.data is None or not study.measured or not first.allocation.met or share > NEAR:
+            return first
+        some = sparse(study.data)
+        macs = sum(macs_of(node) for node in study.coupling.nodes)
+        rounds = rounds or (2 if macs * len(some) <= AFFORDABLE else 1)
+        if rounds == 1:
             return first
         latest = study
         for number in range(1, rounds):
             part = number / rounds
             ahead = {m: base[m] ** (1 - part) * min(limit, base[m]) ** part for m, limit in limits.items()}
-            found = self._retaken(latest, latest.allocator(ahead, self.context).run(), sparse(study.data))
+            found = self._retaken(latest, latest.allocator(ahead, self.context).run(), some)
+            release_memory()
             if found is None:
                 break
             latest = found
@@ -80,18 +87,15 @@ class Chooser:
             return first
         if np.array_equal(first.allocation.widths, last.allocation.widths):
             return last
-        return self._nearer([last, first])
+        return self._nearer([last, first], some)
 
     def _retaken(self, study: Study, allocation: Allocation, data: Calibration) -> Study | None:
         """The study with curves taken where an allocation leaves the model; None when it leaves it as it is."""
         surgery = self._rough(allocation, data)
         if surgery is None:
             return None
-        try:
-            twin = dense_twin(study.coupling, surgery)
-            return study.retaken(twin, allocation.widths, data, self._quiet("loss curves again"))
-        finally:
-            release_memory()
+        twin = dense_twin(study.coupling, surgery)
+        return study.retaken(twin, surgery.keep, data, self._quiet("loss curves again"))
 
     def _rough(self, allocation: Allocation, data: Calibration) -> Surgery | None:
         """The pruned model, refitted on few data."""
@@ -103,13 +107,8 @@ class Chooser:
         surgery.model.invalidate_shapes()
         return surgery
 
-    def _nearer(self, choices: list[Choice]) -> Choice:
-        """The choice whose outputs are nearest to the original's; the first where that is too much work."""
-        data = self.study.data
-        assert data is not None
-        some = sparse(data)
-        if len(some) * sum(macs_of(node) for node in self.study.coupling.nodes) > TRIED:
-            return choices[0]
+    def _nearer(self, choices: list[Choice], some: Calibration) -> Choice:
+        """The choice whose outputs, fitted on some data, are nearest to the original's on others."""
         judges = others(some)
         wanted = outputs(self.study.model, judges, self.context.threads)
         errors = []

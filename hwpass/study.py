@@ -98,20 +98,26 @@ class Study:
         """Whether loss curves were taken from activations."""
         return self.options.score in ("gram", "auto") and self.data is not None
 
-    def retaken(self, model: Model, widths: NDArray[np.int64], data: Calibration, context: Context) -> Study | None:
-        """The same channels with curves from another model, whose groups have only `widths` channels that matter.
+    def retaken(self, model: Model, keep: NDArray[np.bool_], data: Calibration, context: Context) -> Study | None:
+        """The same channels with curves from another model, of the same graph, with zeros where channels are gone.
 
-        The model has the same graph, with zeros where channels are gone. Losses include what they cost. None where
-        its channels are coupled in another way.
+        `keep` is the mask over components of what is left. Losses include what it took to get there. None where
+        the model's channels are coupled in another way.
         """
         coupling = couple(model, sample_dims(model, context))
         ours, theirs = ([(g.name, g.width) for g in c.groups] for c in (self.coupling, coupling))
         if ours != theirs:
             return None
-        found, _ = _curves(coupling, self.options.score, data, context)
-        spent = [curve[len(curve) - 1 - int(w)] for curve, w in zip(self.curves, widths, strict=True)]
+        gone = np.zeros(int(coupling.component.max()) + 1, bool)
+        widths, spent = [], []
+        for group, other, curve in zip(self.coupling.groups, coupling.groups, self.curves, strict=True):
+            left = keep[group.components]
+            gone[other.components[~left]] = True
+            widths.append(int(left.sum()))
+            spent.append(curve[int((~left).sum())])
+        found, _ = _curves(coupling, self.options.score, data, context, gone)
         curves = [cost + curve for cost, curve in zip(spent, found, strict=True)]
-        return replace(self, curves=curves, widest=[int(w) for w in widths])
+        return replace(self, curves=curves, widest=widths)
 
     def removable(self) -> list[bool]:
         """Groups that may be left without a channel: a branch goes with them, and no layer that is to stay."""
@@ -187,15 +193,22 @@ def _synthetic(coupling: Coupling, context: Context) -> Synthetic | None:
 
 
 def _curves(
-    coupling: Coupling, score: str, data: Calibration | None, context: Context
+    coupling: Coupling,
+    score: str,
+    data: Calibration | None,
+    context: Context,
+    gone: NDArray[np.bool_] | None = None,
 ) -> tuple[list[Floats], scores.Importance]:
-    """Per group a loss curve and an importance per channel."""
+    """Per group a loss curve and an importance per channel; `gone` marks components that are zero already."""
     if score == "auto":
         score = "l2" if data is None else "gram"
     if score == "gram":
         if data is None:
             raise UsageError("--score gram looks at activations: give inputs with --calib FILE.npz or a folder")
-        readers = consumers(coupling, data, threads=context.threads, seed=context.seed, progress=context.progress)
+        readers = consumers(
+            coupling, data, threads=context.threads, seed=context.seed, progress=context.progress,
+            gone=gone,
+        )  # fmt: skip
         return curves_and_order(coupling, readers, scores.importance(coupling, "l2"), context.progress)
     statistics = None
     if score == "activation" and data is not None:

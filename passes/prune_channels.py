@@ -46,7 +46,7 @@ class PruneChannels(Pass):
     score: str = field(default="auto", metadata={"help": f"auto, gram, {', '.join(scores.NAMES)}"})
     keep: tuple[str, ...] = field(default=(), metadata={"help": "layers whose channels stay, as globs joined by |"})
     min_channels: int = field(default=1, metadata={"help": "fewest channels of a group; above 1 no whole branch goes"})
-    rounds: int = field(default=2, metadata={"help": "parts of the way; measured loss curves are taken again for each"})
+    rounds: int = field(default=0, metadata={"help": "how often loss curves are measured; 0 decides by effort"})
     align: int = field(default=0, metadata={"help": "channel step; 0 takes the target's"})
 
     def run(self, model: Model, context: Context) -> PassResult:

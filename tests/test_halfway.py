@@ -68,15 +68,11 @@ def test_curves_taken_again_choose_better_widths(chooser: Chooser) -> None:
 
 def test_the_plan_that_does_better_is_kept(chooser: Chooser) -> None:
     """Whichever came first."""
+    data = chooser.study.data
+    assert data is not None
     good, bad = (chooser.choose(limit(chooser, share), 1) for share in (0.6, 0.3))
     for order in ([good, bad], [bad, good]):
-        assert chooser._nearer(order) is good
-
-
-def test_plans_of_costly_models_are_not_tried(chooser: Chooser, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad, good = (chooser.choose(limit(chooser, share), 1) for share in (0.3, 0.6))
-    monkeypatch.setattr(halfway, "TRIED", 1.0)
-    assert chooser._nearer([bad, good]) is bad
+        assert chooser._nearer(order, sparse(data)) is good
 
 
 @pytest.fixture
@@ -105,6 +101,12 @@ def test_when_once_is_enough(chooser: Chooser, share: float, rounds: int, change
     assert choice.allocation.met == (share > 0.01)
 
 
+@pytest.mark.usefixtures("forbidden")
+def test_costly_models_are_done_in_one_round_unasked(chooser: Chooser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halfway, "AFFORDABLE", 1.0)
+    assert chooser.choose(limit(chooser, 0.4)).curves is chooser.study.curves
+
+
 def test_losses_add_up_over_the_way(chooser: Chooser) -> None:
     """Curves taken again start from what getting there cost, and bound widths by what is left."""
     study, context = chooser.study, chooser.context
@@ -127,8 +129,8 @@ def test_another_coupling_is_refused(chooser: Chooser) -> None:
     data = chooser.study.data
     assert data is not None
     other = Model.load(FIXTURES / "cnn.onnx")
-    widths = np.asarray([g.width for g in chooser.study.coupling.groups])
-    assert chooser.study.retaken(other, widths, data, chooser.context) is None
+    keep = np.ones(int(chooser.study.coupling.component.max()) + 1, bool)
+    assert chooser.study.retaken(other, keep, data, chooser.context) is None
 
 
 def test_a_part_of_the_data_and_the_rest() -> None:
