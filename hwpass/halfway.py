@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from hwpass.allocate import Allocation
 from hwpass.calibration import Calibration
 from hwpass.compensation import BATCH, Compensation
 from hwpass.consumers import macs_of
+from hwpass.inputs import is_float
 from hwpass.ir import Model
 from hwpass.manager import Context
 from hwpass.rewrite import Surgery
@@ -40,6 +41,10 @@ NEAR = 0.8
 #: Multiply-accumulates of the dense model on the samples of a rough fit up to which all this is done unasked: it takes
 #: about twice the time of a study.
 AFFORDABLE = 1e10
+
+
+#: Values of a batch of outputs that are compared, at most.
+VALUES = 1 << 20
 
 
 class Choice(NamedTuple):
@@ -135,21 +140,27 @@ def others(some: Calibration) -> Calibration:
     return some if next(left_out.batches(BATCH), None) is None else left_out
 
 
-def outputs(model: Model, data: Calibration, threads: int) -> list[list[NDArray[np.float64]]]:
-    """The floating-point outputs of a model, batch by batch."""
+def outputs(model: Model, data: Calibration, threads: int) -> list[list[NDArray[Any]]]:
+    """The floating-point outputs of a model, batch by batch: of large ones evenly spread values, [n, v]."""
     with StoredModel(model.proto()) as stored:
         session = stored.open_session(threads=threads)
-        found = [run_session(session, feed) for feed in data.batches(BATCH)]
+        found = [[_few(np.asarray(v)) for v in run_session(session, feed).values()] for feed in data.batches(BATCH)]
         del session
-    return [[np.asarray(v, np.float64) for v in batch.values() if v.dtype.kind == "f"] for batch in found]
+    return [[value for value in batch if is_float(value.dtype)] for batch in found]
 
 
-def distance(wanted: Iterable[list[NDArray[np.float64]]], found: Iterable[list[NDArray[np.float64]]]) -> float:
+def _few(value: NDArray[Any]) -> NDArray[Any]:
+    rows = value.reshape(value.shape[0] if value.ndim else 1, -1)
+    return rows[:, :: -(-rows.size // VALUES) or 1].copy()
+
+
+def distance(wanted: Iterable[list[NDArray[Any]]], found: Iterable[list[NDArray[Any]]]) -> float:
     """Squared error over variance, summed over outputs; infinite where an output is not finite."""
     gaps: dict[int, float] = {}
     sizes: dict[int, float] = {}
     for batch, other in zip(wanted, found, strict=True):
-        for number, (a, b) in enumerate(zip(batch, other, strict=True)):
+        for number, pair in enumerate(zip(batch, other, strict=True)):
+            a, b = (value.astype(np.float64) for value in pair)
             gap = float(np.square(b - a).sum())
             gaps[number] = gaps.get(number, 0.0) + (gap if np.isfinite(gap) else np.inf)
             sizes[number] = sizes.get(number, 0.0) + float(np.square(a - a.mean(axis=0)).sum())

@@ -52,6 +52,8 @@ class PruneChannels(Pass):
     def run(self, model: Model, context: Context) -> PassResult:
         if context.target is None:
             raise UsageError("prune-channels needs a target; see `hwpass targets`")
+        if self.rounds < 0:
+            raise UsageError(f"prune-channels{{rounds={self.rounds}}}: give 0 or more")
         given = {m: getattr(self, m) or None for m in ("latency", "energy", "memory", "size", "macs", "channels")}
         budgets = parse_budgets(given)
         check_finite(model)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from sketch import Sketch
 
+import hwpass
 from hwpass import halfway
 from hwpass.allocate import Allocation
 from hwpass.calibration import load_calibration
 from hwpass.cost_models import load_target
+from hwpass.errors import UsageError
 from hwpass.halfway import Chooser, distance, others, outputs, sparse
 from hwpass.inputs import InputSpec
 from hwpass.ir import Model
@@ -154,12 +156,20 @@ def test_distance_by_hand() -> None:
     assert distance(wanted, [[np.asarray([[np.nan], [2.0]])]]) == np.inf
 
 
-def test_outputs_are_those_of_floating_point() -> None:
+def test_outputs_are_those_of_floating_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without integers, as rows; few of many values; a scalar is one value."""
     s = Sketch()
     x = s.input(["N", 3])
     y = s.op("Relu", x)
-    s.output(y)
+    s.output(y, s.op("ReduceSum", y, keepdims=0))
     s.output(s.op("ArgMax", y, axis=1), dtype=7)
     data = load_calibration(np.ones((4, 3), np.float32), [InputSpec(x, np.dtype(np.float32), ("N", 3))])
-    found = outputs(Model.load(s.model()), data, 1)
-    assert [len(batch) for batch in found] == [1]
+    model = Model.load(s.model())
+    assert [[v.shape for v in batch] for batch in outputs(model, data, 1)] == [[(4, 3), (1, 1)]]
+    monkeypatch.setattr(halfway, "VALUES", 8)
+    assert [[v.shape for v in batch] for batch in outputs(model, data, 1)] == [[(4, 2), (1, 1)]]
+
+
+def test_rounds_below_none_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"rounds=-1"):
+        hwpass.run(FIXTURES / "cnn.onnx", "server-cpu", pipeline="prune-channels{macs=0.5x,score=l2,rounds=-1}")
