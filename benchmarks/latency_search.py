@@ -56,10 +56,10 @@ class Maker(Protocol):
 class Clock:
     """How models are timed: sessions and runs of a draft and of what is reported."""
 
-    sessions: int = 7
-    runs: int = 50
-    draft_sessions: int = 3
-    draft_runs: int = 30
+    sessions: int = 11
+    runs: int = 300
+    draft_sessions: int = 7
+    draft_runs: int = 200
     dims: Mapping[str, int] | None = None  # sizes of dynamic axes
     cpu_time: bool = False  # instead of the time that passes
 
