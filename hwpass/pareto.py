@@ -52,8 +52,9 @@ def sweep(
 ) -> SweepReport:
     """Prune to each of several shares of one cost of the dense model, and mark the Pareto front.
 
-    Statistics and loss curves are gathered once. Points that cannot be reached and models that fail a verdict are
-    reported as such. With `output`, a folder, the models that passed are written there; none is kept in memory.
+    The dense model is studied once; a point may take loss curves again on its own way. Points that cannot be reached
+    and models that fail a verdict are reported as such. With `output`, a folder, the models that passed are written
+    there; none is kept in memory.
     Raises UsageError or InputError; each message is one line.
     """
     if budget not in ALONG:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from oracle import feeds_of, run
 from sketch import Sketch
 
+import hwpass
 import hwpass.ir as ir
 from hwpass.errors import InputError
 from hwpass.files import write_text
@@ -167,6 +168,17 @@ def test_nodes_are_put_in_an_order_to_run(order: list[str]) -> None:
     graph = three_in_a_row()
     graph.node.sort(key=lambda node: order.index(node.name))
     assert [node.name for node in Model.load(standard(graph)).nodes] == ["a", "b", "c"]
+
+
+def test_a_transformer_in_half_precision() -> None:
+    """ONNX Runtime's converter appends the casts it adds; some of them come before everything else."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    half = convert_float_to_float16(onnx.load(FIXTURES / "vit.onnx"), keep_io_types=True)
+    result = hwpass.run(half, "server-cpu", macs=0.7, score="l2")
+    assert result.report.ratio.macs <= 0.7
+    assert result.report.verdicts.exactness is not None
+    assert result.report.verdicts.exactness.passed
 
 
 def test_a_body_runs_behind_what_it_captures() -> None:
