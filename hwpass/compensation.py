@@ -139,6 +139,17 @@ class Compensation:
     def _kept(self, axis: Any) -> NDArray[np.bool_]:
         return self.coupling.kept(self.surgery.keep, axis)
 
+    def _original(self, dense: Segments, name: str, channels: int) -> list[np.ndarray]:
+        """The original's values of a tensor at the positions that the pruned network has: of other axes than that of
+        the channels, too, what was removed is left out."""
+        values = list(dense.value(name))
+        axes = self.coupling.build.tensors[name].axes or ()
+        for place, axis in enumerate(axes):
+            kept = self._kept(axis)
+            if place != channels % len(axes) and not kept.all():
+                values = [np.compress(kept, value, place) for value in values]
+        return values
+
     def _where(self, values: Sequence[np.ndarray], image: slice, width: int, name: str) -> list[tuple[Ints, ...]]:
         """Sampled positions of each batch; `image` are the axes beside samples and channels."""
         rows = min(self.rows, max(1024, ROW_BYTES // (4 * max(width, 1))))
@@ -157,8 +168,9 @@ class Compensation:
         mask: NDArray[np.bool_],
     ) -> tuple[NDArray[np.float32], Clipping]:
         """The original's outputs at the sampled positions, plus what a residual stream lacks, and what follows."""
-        name = node.gs.outputs[0].name
-        wanted = np.concatenate([rows_of(v, w) for v, w in zip(dense.value(name), where, strict=True)])[:, mask]
+        name, axis = node.gs.outputs[0].name, 1 if rows_of is image_rows else -1
+        outputs = self._original(dense, name, axis)
+        wanted = np.concatenate([rows_of(v, w) for v, w in zip(outputs, where, strict=True)])[:, mask]
         tail = follow(target)
         offset: NDArray[np.float32] | None = None
         if tail.constant is not None:
@@ -166,11 +178,10 @@ class Compensation:
         if tail.other is not None:
             if not (dense.live(tail.other) and pruned.live(tail.other)):
                 return wanted, Clipping()
-            theirs, ours = dense.value(tail.other), pruned.value(tail.other)
-            if theirs[0].shape != dense.value(name)[0].shape or ours[0].ndim != theirs[0].ndim:
+            theirs, ours = self._original(dense, tail.other, axis), pruned.value(tail.other)
+            if theirs[0].shape != outputs[0].shape or ours[0].ndim != theirs[0].ndim:
                 return wanted, Clipping()
             full = np.concatenate([rows_of(v, w) for v, w in zip(theirs, where, strict=True)])[:, mask]
-            axis = 1 if rows_of is image_rows else -1
             pairs = zip(_spread(ours, theirs, axis), where, strict=True)
             now = np.concatenate([rows_of(v, w) for v, w in pairs])
             if now.shape != full.shape:
@@ -180,7 +191,7 @@ class Compensation:
         return wanted, Clipping(tail.low, tail.high, offset)
 
     def _conv(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
-        x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
+        x, y = pruned.value(target.inputs[0].name), self._original(dense, node.gs.outputs[0].name, 1)
         weight = target.inputs[1].values
         groups = int(target.attrs.get("group", 1))
         transposed = target.op == "ConvTranspose"
@@ -209,7 +220,7 @@ class Compensation:
 
     def _recurrent(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
         """What the gates get from the input: W [directions, gates * hidden, input], as the original's x W^T."""
-        x, original = pruned.value(target.inputs[0].name), dense.value(node.gs.inputs[0].name)
+        x, original = pruned.value(target.inputs[0].name), self._original(dense, node.gs.inputs[0].name, -1)
         weight, before = target.inputs[1].values, node.value(1)
         assert before is not None
         mask = self._kept(self.coupling.weight_axes(node)[1])
@@ -231,7 +242,7 @@ class Compensation:
         return found.before, found.after
 
     def _matmul(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
-        x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
+        x, y = pruned.value(target.inputs[0].name), self._original(dense, node.gs.outputs[0].name, -1)
         if x[0].ndim != y[0].ndim or x[0].ndim < 2:
             return None
         weight = target.inputs[1].values
@@ -261,7 +272,7 @@ class Compensation:
 
     def _norm(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
         """One slope and one offset per channel."""
-        x, y = pruned.value(target.inputs[0].name), dense.value(node.gs.outputs[0].name)
+        x, y = pruned.value(target.inputs[0].name), self._original(dense, node.gs.outputs[0].name, 1)
         scale, bias, mean, variance = (t.values.astype(np.float64) for t in target.inputs[1:5])
         mask = self._kept(node.axes(1)[0])
         where = self._where(x, slice(2, None), len(scale), node.name)

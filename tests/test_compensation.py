@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from sketch import Sketch
 
 import hwpass
 from hwpass.api import execute
@@ -127,3 +128,23 @@ def test_samples_of_different_widths_are_fitted_on() -> None:
     text = "fold,prune-channels{channels=0.5x,align=1},compensate,verify"
     result = execute(hwpass.load(model), text, target="server-cpu", calib=feeds)
     assert [p.changed for p in result.report.passes if p.name == "compensate"] == [True]
+
+
+def test_layers_whose_rows_were_thinned_are_fitted_on_the_rows_that_stayed() -> None:
+    """Channels that a product from the left makes are rows of the products behind it."""
+    s = Sketch(seed=3)
+    x = s.input(["n", 8, 16], "x")
+    rows = s.op("MatMul", s.weight(24, 8), x)  # [n, 24, 16]
+    wide = s.op("Relu", s.op("MatMul", rows, s.weight(16, 48)))
+    back, beside = s.op("MatMul", wide, s.weight(48, 16)), s.op("MatMul", rows, s.weight(16, 16))
+    s.output(s.op("MatMul", s.weight(4, 24), s.op("Relu", s.op("Add", back, beside))))
+    inputs = np.random.default_rng(0).standard_normal((128, 8, 16)).astype(np.float32)
+    wanted = run_session(open_session(s.model()), {"x": inputs})
+    errors = []
+    for compensate in ("", "compensate,"):
+        text = f"fold,prune-channels{{macs=0.5x,score=l2,align=1}},{compensate}verify"
+        result = execute(s.model(), text, target="server-cpu", calib={"x": inputs[:96]})
+        assert 24 in {g.before for g in result.report.groups if g.after < g.before}
+        found = run_session(open_session(result.model.proto()), {"x": inputs})
+        errors.append(sum(float(np.square(found[k] - wanted[k]).sum()) for k in wanted))
+    assert errors[1] < 0.99 * errors[0]
