@@ -93,7 +93,7 @@ class Allocator:
     ) -> None:
         self.cost = cost
         self.curves = curves
-        self.limits = dict(limits)
+        self.limits = {m: limit for m, limit in limits.items() if cost.base[m] > 0}
         self.hurry = "latency" not in limits
         # A plan is never predicted slower than the dense model.
         self.limits["latency"] = min(self.limits.get("latency", np.inf), cost.base["latency"])

@@ -15,7 +15,7 @@ from hwpass.axes import Relations, axis_size, opaque
 from hwpass.inputs import dimension_name
 from hwpass.ir import Model, bodies
 from hwpass.ops import Node, Tensor, rule_for
-from hwpass.ops.base import Array, Freeze, Sign
+from hwpass.ops.base import Array, Freeze, Sign, WrongExtents
 from hwpass.signs import signed
 
 #: Values of more elements than this are never those of a shape.
@@ -105,10 +105,7 @@ class Builder(Relations):
             node.frozen = str(freeze)
             node.extent = node.product = None
             node.memo.clear()
-            if any(
-                word in node.frozen for word in ("different extents", "cannot be seen", "not broadcast", "squeezes")
-            ):
-                self.inconsistencies += 1
+            self.inconsistencies += isinstance(freeze, WrongExtents)
             for operand in node.inputs:
                 if operand is not None and operand.axes is not None:
                     self.freeze(operand.axes, node.frozen)
@@ -228,9 +225,12 @@ def dynamic_dimensions(graph: gs.Graph) -> dict[str, tuple[gs.Variable, int]]:
 
 
 def candidate_dims(graph: gs.Graph) -> Iterable[dict[str, int]]:
-    """Extents to analyse a dynamic model at, likeliest first: batch 1, images of 224, sequences of 128."""
+    """Extents to analyse a dynamic model at, likeliest first: batch 1, images of 224, sequences of 128.
+
+    The last are of audio samples.
+    """
     dynamic = dynamic_dimensions(graph)
-    for side, length in ((224, 128), (256, 64), (320, 16), (64, 32), (48, 256), (32, 8)):
+    for side, length in ((224, 128), (256, 64), (320, 16), (64, 32), (48, 256), (32, 8), (224, 1024), (224, 16000)):
         likely = {name: _extent(tensor, place, side, length) for name, (tensor, place) in dynamic.items()}
         yield likely
         for name, (_, place) in dynamic.items():

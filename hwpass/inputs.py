@@ -247,7 +247,7 @@ def _role_choices(roles: dict[str, Role]) -> Iterator[dict[str, Role]]:
 
 def _role(symbol: str, axis: int, rank: int) -> Role:
     name = symbol.lower()
-    if "batch" in name or name in ("n", "bs"):
+    if "batch" in name or (name in ("n", "bs") and axis < max(rank - 1, 1)):  # [batch, n] is a batch of n samples each
         return "batch"
     if re.search(r"height|width|\b[hw]\b|^[hw]_?\d*$|image_?size", name):
         return "spatial"

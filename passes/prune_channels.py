@@ -88,7 +88,8 @@ class PruneChannels(Pass):
     def _allocate(self, study: Study, budgets: list[Budget], context: Context) -> Allocation:
         coupling, base = study.coupling, study.cost.base
         limits = {b.metric: b.limit(base[b.metric]) for b in budgets}
-        over = [m for m, limit in limits.items() if base[m] > limit * (1 + 1e-9)]
+        # Nothing is also what a model has whose layers could not be sized.
+        over = [m for m, limit in limits.items() if base[m] > limit * (1 + 1e-9) or not base[m]]
         if over and (not coupling.groups or all(study.fixed)):
             reason = next((f"{n}: {r}" for n, r in coupling.frozen), "it has no layer with weights")
             raise BudgetError(f"nothing in this model can be pruned ({reason}); see `hwpass groups`")

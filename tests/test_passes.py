@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from oracle import difference, feeds_of, run
 from sketch import Sketch
 
+from hwpass.api import execute
 from hwpass.cost import Cost
 from hwpass.cost_models import load_target
 from hwpass.coupling import couple
@@ -252,11 +253,28 @@ def test_pruning_needs_a_target() -> None:
         applied(two_layers(), "prune-channels{macs=0.5x}")
 
 
+def test_a_model_whose_layers_cannot_be_sized_has_nothing_to_prune() -> None:
+    s = Sketch()
+    s.output(s.op("MatMul", s.input(None), s.weight(8, 8)))
+    with pytest.raises(BudgetError, match="nothing in this model can be pruned"):
+        applied(s, "prune-channels{macs=0.5x}", with_target())
+
+
 def test_kept_layers_stay() -> None:
     with pytest.raises(BudgetError):
         applied(two_layers(), "prune-channels{macs=0.5x,keep=Conv_*}", with_target())
     with pytest.raises(UsageError, match="no layer has such a name"):
         applied(two_layers(), "prune-channels{macs=0.5x,keep=other}", with_target())
+
+
+def test_outputs_of_zeros_are_proved_tensor_by_tensor() -> None:
+    s = Sketch()
+    h = s.linear(s.op("Relu", s.linear(s.input(["N", 8]), 8, 64)), 64, 4)
+    s.output(s.op("Relu", s.op("Sub", h, s.const(1e4))))
+    report = execute(s.model(), "prune-channels{macs=0.5x},verify", target="server-cpu").report
+    assert report.verdicts.exactness is not None
+    assert report.verdicts.exactness.passed
+    assert [w for w in report.warnings if "empty, zero or NaN on these inputs and prove nothing" in w]
 
 
 def test_uniform_widths() -> None:

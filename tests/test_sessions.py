@@ -236,6 +236,16 @@ def test_sizes_that_the_model_refuses_are_not_used() -> None:
     assert typical_dimensions(conv(("n", 3, "h", "w"))) == {"n": 1, "h": 224, "w": 224}
 
 
+def test_a_lone_letter_names_a_batch_only_before_other_axes() -> None:
+    # [batch_size, N] are N audio samples each, fewer than a window of 400 of which do not run
+    window = np.ones([2, 1, 400], np.float32)
+    nodes = [helper.make_node("Unsqueeze", ["x", "one"], ["h"]), helper.make_node("Conv", ["h", "w"], ["y"])]
+    weights = {"w": window, "one": np.array([1])}
+    model = build(nodes, {"x": (T.FLOAT, ["batch_size", "N"])}, ["y"], weights)
+    assert typical_dimensions(model) == {"batch_size": 1, "N": 512}
+    assert typical_dimensions(relu(["T", "N", 5])) == {"T": 1, "N": 1}
+
+
 def test_sums_of_axes_follow_their_parts() -> None:
     model = two(["batch", "past"], ["batch", "past"])
     mask = helper.make_tensor_value_info("mask", T.INT64, ["batch", "past + 1"])

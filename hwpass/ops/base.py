@@ -169,6 +169,10 @@ class Freeze(Exception):
     """The rule cannot describe this use of the operator: its neighbours are frozen, with this reason."""
 
 
+class WrongExtents(Freeze):
+    """The extents at hand do not go together; where dimensions are dynamic, others may."""
+
+
 class Shrink(Protocol):
     """What a rule may ask and change while a plan is applied."""
 

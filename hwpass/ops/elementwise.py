@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from hwpass.axes import Axis, axis_size, with_zero
-from hwpass.ops.base import Array, Freeze, Node, Rule, Tensor, register
+from hwpass.ops.base import Array, Freeze, Node, Rule, Tensor, WrongExtents, register
 
 if TYPE_CHECKING:
     from hwpass.coupling import Builder
@@ -38,7 +38,7 @@ def broadcast(
             continue
         size = max(axis_size(axis) for axis in wide)
         if any(axis_size(axis) != size for axis in wide):
-            raise Freeze("operands of different extents")
+            raise WrongExtents("operands of different extents")
         joined = wide[0]
         for axis in wide[1:]:
             joined, _ = build.unify(joined, axis, f"{node.op} joins its operands")

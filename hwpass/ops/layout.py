@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwpass.axes import Axis, Mismatch, axis_size, opaque
-from hwpass.ops.base import Array, Freeze, Node, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Array, Freeze, Node, Rule, Shrink, Tensor, WrongExtents, register
 
 if TYPE_CHECKING:
     from hwpass.coupling import Builder
@@ -17,7 +17,7 @@ def regrouped(node: Node, build: Builder, shape: list[int]) -> Tensor:
     """The input's factors cut into axes of `shape`; frozen where the boundaries do not fit."""
     x = node.tensor(0)
     if int(np.prod(x.shape, dtype=np.int64)) != int(np.prod(shape, dtype=np.int64)):
-        raise Freeze(f"{list(x.shape)} cannot be seen as {shape}")
+        raise WrongExtents(f"{list(x.shape)} cannot be seen as {shape}")
     if 0 in shape:
         return Tensor(tuple(opaque(s) for s in shape), x.dtype)
     try:
@@ -110,7 +110,7 @@ class Squeeze(Rule):
         given = node.integers(1, "axes")
         dropped = {a % len(x) for a in given} if given is not None else {i for i, a in enumerate(x) if not a}
         if any(x[i] for i in dropped):
-            raise Freeze("squeezes an axis of more than one index")
+            raise WrongExtents("squeezes an axis of more than one index")
         return [Tensor(tuple(a for i, a in enumerate(x) if i not in dropped), node.tensor(0).dtype)]
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
@@ -165,7 +165,7 @@ class Expand(Rule):
             if not axis and size != 1:
                 axis = (build.fresh(size),) if size else opaque(0)
             elif axis and size not in (1, axis_size(axis)):
-                raise Freeze("the shape does not broadcast")
+                raise WrongExtents("the shape does not broadcast")
             axes.append(axis)
         result = Tensor(tuple(axes), node.tensor(0).dtype)
         node.memo["result"] = result

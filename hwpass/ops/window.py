@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hwpass.axes import Axis, axis_size, opaque
-from hwpass.ops.base import Freeze, Node
+from hwpass.ops.base import Node, WrongExtents
 
 
 def extents(node: Node, image: Sequence[Axis], window: Sequence[int]) -> tuple[Axis, ...]:
@@ -26,6 +26,6 @@ def extents(node: Node, image: Sequence[Axis], window: Sequence[int]) -> tuple[A
             if up and (extent - 1) * strides[i] >= size + before:
                 extent -= 1  # a window may not start in the padding behind the image
         if extent < 1:
-            raise Freeze("the image is smaller than the window")
+            raise WrongExtents("the image is smaller than the window")
         found.append(opaque(extent))
     return tuple(found)
