@@ -84,6 +84,7 @@ class Model:
         for scope in model.scopes():
             materialise_constants(scope, folder, name)
         _rename_generated(model)
+        _restore_shapes(model, proto)
         _restore_types(model, proto)
         return model
 
@@ -223,6 +224,16 @@ def _rename_generated(model: Model) -> None:
     for name, tensor in model.constants().items():
         if name.startswith(("gemm_input_shape", "gemm_output_shape")):
             tensor.name = f"kept_{name}"
+
+
+def _restore_shapes(model: Model, proto: onnx.ModelProto) -> None:
+    """Give outputs the shapes that they are declared with: graphsurgeon prefers their entries in `value_info`, which
+    some quantisers write without one."""
+    for tensor, declared in zip(model.graph.outputs, proto.graph.output, strict=True):
+        kind = declared.type.tensor_type
+        if tensor.shape is None and kind.HasField("shape"):
+            sizes = kind.shape.dim
+            tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in sizes]
 
 
 def _restore_types(model: Model, proto: onnx.ModelProto) -> None:

@@ -311,3 +311,16 @@ def test_recorded_shapes_of_inner_tensors_are_forgotten() -> None:
     assert inner.shape is None
     assert list(output.shape) == ["N", 6]
     assert list(model.graph.inputs[0].shape) == ["N", 4]
+
+
+def test_outputs_keep_the_shape_that_they_are_declared_with() -> None:
+    """Some quantisers list an output among the inner tensors as well, without its shape."""
+    proto = small()
+    (output,) = proto.graph.output
+    output.type.tensor_type.shape.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 6]).tensor_type.shape)
+    entry = proto.graph.value_info.add(name=output.name)
+    entry.type.tensor_type.elem_type = TensorProto.FLOAT
+    onnx.checker.check_model(proto)
+    written = Model.load(proto).proto()
+    onnx.checker.check_model(written, full_check=True)
+    assert written.graph.output[0] == output

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hwpass.axes import Axis, with_zero
-from hwpass.ops.base import Node, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Freeze, Node, Rule, Shrink, Tensor, register
 from hwpass.ops.conv import convolve
 from hwpass.ops.elementwise import broadcast
 from hwpass.ops.matmul import gemm, is_zero, multiply
 from hwpass.ops.quantized import dequantised, not_zero, parameters, quantised, real_axes
+from hwpass.ops.recurrent import Recurrent
 from hwpass.ops.selection import Concat
 from hwpass.ops.window import extents
 
@@ -170,6 +171,25 @@ class DynamicQuantizeMatMul(_ToFloat):
         build.freeze([axis for axis in a if not is_zero(axis)], "the range of the tensor sees every channel")
         b = operand(node, build, 1, 2, 3, -1)
         return [self.biased(node, build, multiply(node, build, a, b), 4)]
+
+
+@register
+class DynamicQuantizeLSTM(Recurrent):
+    """LSTM of floats, quantised on the way by their range, with integer W and R whose units are their last axis."""
+
+    ops = ("DynamicQuantizeLSTM",)
+    domain = "com.microsoft"
+    gates: ClassVar[dict[str, int]] = {"DynamicQuantizeLSTM": Recurrent.gates["LSTM"]}
+    biases: ClassVar[dict[str, int]] = {"DynamicQuantizeLSTM": Recurrent.biases["LSTM"]}
+    usual: ClassVar[dict[str, tuple[set[str], ...]]] = {"DynamicQuantizeLSTM": Recurrent.usual["LSTM"]}
+    places: ClassVar[tuple[int, int]] = (2, 1)
+
+    def weights(self, node: Node, build: Builder) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+        if any(len(node.axes(scale)) != 1 for scale in (8, 10)):
+            raise Freeze("scales of single gates of a quantised recurrence")
+        build.freeze([axis for axis in node.axes(0) if not is_zero(axis)], "the range of the tensor sees every channel")
+        w, r = operand(node, build, 1, 8, 9, 0), operand(node, build, 2, 10, 11, 0)
+        return (w[0], w[2], w[1]), (r[0], r[2], r[1])
 
 
 @register

@@ -20,10 +20,11 @@ class Recurrent(Rule):
     sigmoid gates only scale it. Directions share the hidden axis of their stacked weights, so a unit goes in both.
     """
 
-    ops = ("LSTM", "GRU", "RNN")
+    ops: ClassVar[tuple[str, ...]] = ("LSTM", "GRU", "RNN")
     kind = "matmul"
     gates: ClassVar[dict[str, int]] = {"LSTM": 4, "GRU": 3, "RNN": 1}
     biases: ClassVar[dict[str, int]] = {"LSTM": 8, "GRU": 6, "RNN": 2}
+    places: ClassVar[tuple[int, int]] = (1, 2)  # in W, of the gates' units and of the input
     usual: ClassVar[dict[str, tuple[set[str], ...]]] = {
         "LSTM": ({"Sigmoid"}, {"Tanh", "Relu"}, {"Tanh", "Relu"}),
         "GRU": ({"Sigmoid"}, {"Tanh", "Relu"}),
@@ -31,9 +32,10 @@ class Recurrent(Rule):
     }
 
     def couple(self, node: Node, build: Builder) -> list[Tensor]:
-        x, w, r = node.axes(0), node.axes(1), node.axes(2)
         self._check(node)
-        zero = all(is_zero(axis) for position in (1, 2, 3) if node.has(position) for axis in node.axes(position)[1:])
+        x = node.axes(0)
+        w, r = self.weights(node, build)
+        zero = all(is_zero(axis) for axes in (w, r, node.axes(3) if node.has(3) else ()) for axis in axes[1:])
         time_first = not node.attr("layout", 0)
         batch, length = (x[1], x[0]) if time_first else (x[0], x[1])
         build.freeze([*x[:2], w[0], r[0]], "steps, samples and directions")
@@ -65,11 +67,15 @@ class Recurrent(Rule):
         node.extent = Extent(groups=ways, m=(*length, *batch), n=units, k=x[2])
         node.recurrence = Extent(groups=ways, m=(*length, *batch), n=units, k=hidden)
         if node.tensor(1).constant:
-            node.product = Product(0, 2, 1, 1, 2, 3 if node.has(3) else None)
+            node.product = Product(0, 2, 1, *self.places, 3 if node.has(3) else None)
         dtype = node.tensor(0).dtype
         y = (length, ways, batch, hidden) if time_first else (batch, length, ways, hidden)
         last = (ways, batch, hidden) if time_first else (batch, ways, hidden)
         return [Tensor(y, dtype), Tensor(last, dtype), Tensor(last, dtype)][: len(node.gs.outputs)]
+
+    def weights(self, node: Node, build: Builder) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+        """The axes of W and R: directions, gates * hidden, and what they contract."""
+        return node.axes(1), node.axes(2)
 
     def _check(self, node: Node) -> None:
         activations = node.attr("activations")

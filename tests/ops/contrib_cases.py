@@ -116,6 +116,13 @@ def _integers() -> Iterator[tuple[str, str, dict[str, Any], list[Array | None], 
     scaled = [u8(3, 6), i8(6, 5), s(0.02), s([0.01, 0.02, 0.03, 0.01, 0.02]), z(120), z([0, 1, 2, 3, 4], True)]
     yield "integer_to_float", "MatMulIntegerToFloat", {}, [*scaled, f(5)], 1
     yield "dynamic", "DynamicQuantizeMatMul", {}, [f(3, 6), *scaled[1::2][:2], z([0, 1, 2, 3, 4], True), f(5)], 1
+    lstm = [f(4, 2, 5), i8(1, 5, 24), i8(1, 6, 24), f(1, 48), None, None, None, None]
+    by_tensor = [s([0.01]), z([3], True), s([0.02]), z([0], True)]
+    yield "dynamic_lstm", "DynamicQuantizeLSTM", {"hidden_size": 6}, [*lstm, *by_tensor], 3
+    both = [f(4, 2, 5), i8(2, 5, 24), i8(2, 6, 24), None, None, f(2, 2, 6), f(2, 2, 6), None]
+    by_way = [s([0.01, 0.02]), z([3, 0], True), s([0.02, 0.01]), z([0, 5], True)]
+    ways = {"hidden_size": 6, "direction": "bidirectional"}
+    yield "dynamic_lstm_both", "DynamicQuantizeLSTM", ways, [*both, *by_way], 1
     last = [u8(2, 5, 5, 6), s(0.02), z(120), i8(8, 6, 3, 3), s([0.01] * 8), z([0] * 8, True), s(0.5), z(128)]
     yield "q_conv_last", "QLinearConv", {"channels_last": 1}, [*last, np.arange(8, dtype=np.int32)], 1
     yield "quantise", "QuantizeLinear", {"axis": 1}, [f(2, 6, 3), s([0.02] * 6), z([3] * 6)], 1
