@@ -4,10 +4,10 @@ One rule for everybody: at a point p, the least pruned model whose measured late
 The drafts are timed together in few sessions; what is chosen is timed again, together, in more of them, and gives way
 to the next more strongly pruned one where it does not hold.
 
-A model's latency is that of its fastest session. On a shared machine sessions fall into two modes, whatever runs there:
-with a neighbour on the same physical core one of the bundled networks takes 0.53 ms instead of 0.38, a pruned one 0.21
-instead of 0.13. Which session meets which mode is chance, and medians of ratios wander by a fifth; the fast mode
-repeats within one percent.
+A model's latency is what a tenth of its runs do not exceed. A shared machine has two modes, whatever runs on it: with a
+neighbour on the same physical core one of the bundled networks takes 0.53 ms instead of 0.38, a pruned one 0.21 instead
+of 0.13. Which session meets which mode is chance, and medians of ratios wander by a fifth; the fast mode repeats
+within one percent.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Maker(Protocol):
 class Clock:
     """How models are timed: sessions and runs of a draft and of what is reported.
 
-    The `ratio` of a timing is that of the fastest sessions; its extremes stay those of single rounds.
+    The `ratio` of a timing is that of the fastest tenths of the runs; its extremes stay those of single rounds.
     """
 
     sessions: int = 11
@@ -83,7 +83,7 @@ class Clock:
         first, *others = bench(
             [dense, *models], sessions=sessions, runs=runs, dims=self.dims, cpu_time=self.cpu_time
         )  # fmt: skip
-        return [replace(timing, ratio=timing.low_ms / first.low_ms) for timing in others]
+        return [replace(timing, ratio=timing.quick_ms / first.quick_ms) for timing in others]
 
 
 @dataclass

@@ -138,7 +138,7 @@ def compare(task: Task, rows: Rows, options: argparse.Namespace) -> None:
             if one := found.get(point):
                 timing = one.timing
                 row |= {"accuracy": None, "latency": timing.ratio, "low": timing.ratio_low, "high": timing.ratio_high,
-                        "ms": timing.low_ms, "setting": one.setting, **one.pruned.facts}  # fmt: skip
+                        "ms": timing.quick_ms, "setting": one.setting, **one.pruned.facts}  # fmt: skip
                 try:
                     row["accuracy"] = task.metric(one.pruned.model)
                 except hwpass.HwpassError as error:  # it may run at one size and fail at another

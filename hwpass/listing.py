@@ -145,11 +145,12 @@ def render_timings(timings: Sequence[Timing], console: Console) -> None:
                 timing.name,
                 middle,
                 f"{low} to {high}",
+                human_seconds(timing.quick_ms / 1e3),
                 f"{timing.ratio:.3f}x",
                 spread,
                 f"{1 / timing.ratio:.2f}",
             )
         )
-    headings = ("model", "median", "sessions", "ratio", "rounds", "speed-up")
-    print_table(console, headings, rows, "lrrrrl")
+    headings = ("model", "median", "sessions", "fastest 10%", "ratio", "rounds", "speed-up")
+    print_table(console, headings, rows, "lrrrrrl")
     print_line(console, "ratio: latency over the first model's, within rounds of fresh sessions", "dim")

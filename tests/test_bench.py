@@ -48,7 +48,9 @@ def test_models_and_files_are_timed_in_rounds(tmp_path: Path) -> None:
 
 def test_ratios_are_taken_within_rounds() -> None:
     # rounds 4/2, 2/1, 9/3: each round is its own comparison, although the machine's speed changed threefold
-    assert _timing("b", [4, 2, 9], [2, 1, 3]) == Timing("b", 4, 2, 9, ratio=2, ratio_low=2, ratio_high=3)
+    own, first = [[4, 4, 5], [2, 2, 2], [9, 8, 9]], [[2, 2, 2], [1, 1, 7], [3, 3, 3]]
+    found = _timing("b", own, first)
+    assert found == Timing("b", 4, 2, 9, ratio=2, ratio_low=2, ratio_high=3, quick_ms=2)
 
 
 def test_text_inputs_are_timed() -> None:
