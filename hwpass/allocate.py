@@ -132,7 +132,7 @@ class Allocator:
         narrowest = np.asarray([o[0] for o in self.options], np.int64)
         if self.excess(self.costs(widths[None, :]))[0] <= 1 + 1e-9:
             return self._result(widths)
-        if self.excess(self.costs(narrowest[None, :]))[0] > 1 + 1e-9:
+        if min(self.excess(self.costs(narrowest[None, :]))[0], *self.excess(self.costs(self._uniform()))) > 1 + 1e-9:
             return self._result(narrowest)
         start = {m: float(v[0]) for m, v in self.costs(widths[None, :]).items()}
         self.haste = HASTE * self._uniform_loss() if self.hurry else 0.0
@@ -149,11 +149,15 @@ class Allocator:
         costs = self.costs(widths[None, :])
         return Allocation(widths, bool(self.excess(costs)[0] <= 1 + 1e-9), {m: float(v[0]) for m, v in costs.items()})
 
-    def _uniform_loss(self) -> float:
-        """The loss of the widest uniform plan that meets the budgets: the scale of what meeting them costs."""
+    def _uniform(self) -> NDArray[np.int64]:
+        """Plans of one share for all groups, the widest first, [P, G]."""
         shares = np.linspace(0.05, 1, 39)[::-1]
         plans = [[o[np.searchsorted(o, min(round(r * o[-1]), o[-1]))] for o in self.options] for r in shares]
-        uniform = np.asarray(plans, np.int64)
+        return np.asarray(plans, np.int64)
+
+    def _uniform_loss(self) -> float:
+        """The loss of the widest uniform plan that meets the budgets: the scale of what meeting them costs."""
+        uniform = self._uniform()
         met = np.flatnonzero(self.excess(self.costs(uniform)) <= 1)
         return self.total_loss(uniform[met[0] if len(met) else -1])
 

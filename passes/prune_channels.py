@@ -100,10 +100,11 @@ class PruneChannels(Pass):
         if not allocation.met:
             worst = max(budgets, key=lambda b: allocation.costs[b.metric] / limits[b.metric])
             least = allocation.costs[worst.metric] / base[worst.metric]
-            text = (
-                f"--{worst.metric} {worst.text} cannot be met: with every group at its narrowest the model still takes"
-                f" {least:.3f}x{_frozen(coupling)}{MEND}"
-            )
+            why = f"with every group at its narrowest the model still takes {least:.3f}x{_frozen(coupling)}"
+            if all(allocation.costs[metric] <= limit * (1 + 1e-9) for metric, limit in limits.items()):
+                slower = allocation.costs["latency"] / base["latency"]
+                why = f"what meets it is predicted slower than the dense model, {slower:.3f}x{_frozen(coupling)}"
+            text = f"--{worst.metric} {worst.text} cannot be met: {why}{MEND}"
             if not context.force:
                 raise BudgetError(text)
             context.warn(text)

@@ -52,6 +52,23 @@ def solved(coupling: Coupling, share: float, align: int = 1, **more: Any) -> tup
     return made.run(), made
 
 
+class Stairs(Macs):
+    """As a runtime with blocks of eight: a layer of fewer channels takes as long as the whole."""
+
+    def __call__(self, widths: Any, metrics: tuple[str, ...]) -> dict[str, Any]:
+        found = super().__call__(widths, metrics)
+        return {**found, "latency": np.where((widths < 8).any(axis=1), 1e12, found[metrics[0]])}
+
+
+def test_widths_between_the_whole_and_the_narrowest_are_found_where_those_are_too_slow() -> None:
+    coupling = chain(16, 16)
+    cost = Stairs(coupling)
+    curves = scores.loss_curves(coupling, scores.importance(coupling, "l2"))
+    found = Allocator(coupling, cost, curves, {"macs": 0.5 * cost.base["macs"]}, align=1).run()  # type: ignore[arg-type]
+    assert found.met
+    assert found.widths.min() >= 8
+
+
 def test_choices_by_hand() -> None:
     """Multiples of the step and the whole; halves of it for narrow groups; never below the least."""
     assert choices(64, 16, 1).tolist() == [16, 32, 48, 64]

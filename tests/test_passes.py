@@ -260,6 +260,15 @@ def test_a_model_whose_layers_cannot_be_sized_has_nothing_to_prune() -> None:
         applied(s, "prune-channels{macs=0.5x}", with_target())
 
 
+def test_fewer_multiplications_that_take_longer_are_refused_as_such() -> None:
+    """16 channels are one block of the target: every narrower layer is slower."""
+    s = Sketch(seed=1)
+    h = s.op("LRN", s.op("Relu", s.conv(s.input([1, 3, 16, 16]), 16, 3, 3, pads=[1, 1, 1, 1])), size=5)
+    s.output(s.conv(s.op("GlobalAveragePool", s.conv(h, 16, 16, 3)), 10, 16))
+    with pytest.raises(BudgetError, match="what meets it is predicted slower than the dense model"):
+        applied(s, "prune-channels{macs=0.5x,align=1}", with_target())
+
+
 def test_kept_layers_stay() -> None:
     with pytest.raises(BudgetError):
         applied(two_layers(), "prune-channels{macs=0.5x,keep=Conv_*}", with_target())
