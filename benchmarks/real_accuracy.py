@@ -109,7 +109,7 @@ def compare(task: Task, rows: Rows, options: argparse.Namespace) -> None:
     """Every method at every point that has no row yet."""
     digest = hashlib.sha256(task.path.read_bytes()).hexdigest()
     key = {"network": task.name, "model": digest, "kind": "real"}
-    clock = Clock(options.sessions, options.runs, dims=task.dims)
+    clock = Clock(options.sessions, options.runs, options.sessions, options.runs, dims=task.dims, first_sessions=20)
 
     def check(model: onnx.ModelProto) -> None:
         """Refuse what does not run on a feed, and at the sizes that are timed."""
