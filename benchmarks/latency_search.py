@@ -149,8 +149,20 @@ class Ladder:
         for structure in new:
             self.candidates[structure].latency = self.known[structure]
         if new:
+            self._doubt()
             self.say(", ".join(f"{self.candidates[s].setting:.3f}: {self.candidates[s].latency:.3f}x" for s in new))
         return bool(new)
+
+    def _doubt(self) -> None:
+        """Time those again that are slower than a less pruned one: they may have been disturbed."""
+        slow = {
+            s: c for s, c in self.candidates.items()
+            if any(other.high < c.low and other.latency < c.latency for other in self.candidates.values())
+        }  # fmt: skip
+        if slow:
+            models = [self.maker.draft(c.setting).model for c in slow.values()]
+            for (structure, candidate), timing in zip(slow.items(), self.clock.drafts(self.dense, models), strict=True):
+                candidate.latency = self.known[structure] = min(candidate.latency, timing.ratio)
 
     def refine(self, points: Sequence[float]) -> None:
         """One more structure between the least pruned candidate that meets each point and the one before it."""

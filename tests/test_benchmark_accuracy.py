@@ -93,6 +93,18 @@ def test_a_narrower_model_that_is_slower_is_passed_over(search: ModuleType) -> N
     assert widths(found) == {0.48: 5}  # width 8 is over the point; 7 and 6 are slower than they should be
 
 
+def test_a_narrower_model_that_was_disturbed_is_timed_again(search: ModuleType) -> None:
+    seen: list[int] = []
+
+    def disturbed(width: int) -> float:
+        seen.append(width)
+        return 0.9 if width == 8 and seen.count(8) == 1 else width / 16
+
+    found = run(search, Maker(search), Clock(disturbed, lambda width: width / 16), [0.5], [0.375, 0.5, 0.625])
+    assert widths(found) == {0.5: 8}
+    assert seen.count(8) == 2
+
+
 def test_a_draft_that_does_not_hold_gives_way_to_its_neighbour(search: ModuleType) -> None:
     maker = Maker(search)
     found = run(search, maker, Clock(lambda w: w / 16, lambda w: w / 16 + 0.01), [0.5], [0.5, 0.9])
