@@ -1,6 +1,6 @@
 """Memory on a model above 2 GB: a perceptron with external data is made, pruned in a fresh process and measured.
 
-python benchmarks/large.py [--layers 9] [--width 8192]
+python benchmarks/large.py [--layers 10] [--width 7936]
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def worker(path: str) -> dict[str, float]:
 def main() -> None:
     """Make the model, run the worker, compare with the bound of 1.5 times the model plus 500 MB."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=9)
-    parser.add_argument("--width", type=int, default=8192, help="a multiple of 256")
+    parser.add_argument("--layers", type=int, default=10)
+    parser.add_argument("--width", type=int, default=7936, help="a multiple of 256")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path, size = perceptron(Path(folder), options.layers, options.width)

@@ -27,6 +27,9 @@ FLOATS = 16
 #: A shared constant of at least this many elements and two axes is a tied weight.
 TIED = 1024
 
+#: A tensor of more axes has no such rank: the length of a computed shape is a stand-in.
+MOST_AXES = 32
+
 
 class Builder(Relations):
     """The walk and its results: abstract tensors by name, nodes, and what froze them."""
@@ -188,7 +191,7 @@ class Builder(Relations):
             return Tensor(None)
         kind = proto.tensor_type
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else None
-        if not kind.HasField("shape"):
+        if not kind.HasField("shape") or len(kind.shape.dim) > MOST_AXES:
             return Tensor(None, dtype)
         sizes = [d.dim_value if d.HasField("dim_value") else self.unknown_size() for d in kind.shape.dim]
         return Tensor(tuple(opaque(s) for s in sizes), dtype)

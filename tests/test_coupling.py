@@ -10,6 +10,8 @@ import pytest
 from oracle import check
 from sketch import Sketch
 
+from hwpass.cost import Cost
+from hwpass.cost_models import load_target
 from hwpass.coupling import Coupling, couple
 from hwpass.explain import chain
 from hwpass.ir import Model
@@ -207,3 +209,16 @@ def test_the_order_of_a_groups_components_is_that_of_the_first_layer() -> None:
     found = coupled(s)
     axis = found.nodes[0].axes(1)[0]
     assert np.array_equal(found.components_of(axis), found.groups[0].components)
+
+
+def test_a_computed_shape_of_unknown_length_gives_no_rank() -> None:
+    """Extents that only the data decides have stand-ins; as the length of a shape one would be a rank of a hundred."""
+    s = Sketch()
+    x = s.input(["N", 8])
+    shape = s.op("Reshape", s.op("NonZero", x), s.const([-1]))
+    zeros = s.op("ReduceSum", s.op("ConstantOfShape", shape), keepdims=0)
+    s.output(s.op("Add", s.linear(s.op("Relu", s.linear(x, 8, 32)), 32, 4), zeros))
+    coupling = couple(Model.load(s.model()))
+    made = next(node for node in coupling.nodes if node.op == "ConstantOfShape")
+    assert made.outputs[0].axes is None
+    assert all(np.isfinite(value) for value in Cost(coupling, load_target("server-cpu")).base.values())
