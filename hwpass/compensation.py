@@ -139,10 +139,10 @@ class Compensation:
     def _kept(self, axis: Any) -> NDArray[np.bool_]:
         return self.coupling.kept(self.surgery.keep, axis)
 
-    def _original(self, dense: Segments, name: str, channels: int) -> list[np.ndarray]:
+    def _original(self, dense: Segments, name: str, channels: int) -> Sequence[np.ndarray]:
         """The original's values of a tensor at the positions that the pruned network has: of other axes than that of
-        the channels, too, what was removed is left out."""
-        values = list(dense.value(name))
+        the channels, too, what was removed is left out. Batches stay on disk where nothing was."""
+        values = dense.value(name)
         axes = self.coupling.build.tensors[name].axes or ()
         for place, axis in enumerate(axes):
             kept = self._kept(axis)
