@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,19 +39,29 @@ def check_writable(target: Path) -> None:
         raise InputError(f"{target}: cannot write there ({error.strerror}); choose another folder") from None
 
 
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise InputError when a file cannot be put at `target`, or when what is done to write it fails (a full disk)."""
+    check_writable(target)
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file whole or not at all."""
     target = Path(path)
-    check_writable(target)
-    descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=".hwpass-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(draft, 0o644)
-        os.replace(draft, target)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    with writing(target):
+        descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=".hwpass-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.chmod(draft, 0o644)
+            os.replace(draft, target)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
 
 
 def read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str]:

@@ -21,7 +21,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from hwpass.collection import collection_paused
 from hwpass.errors import InputError
-from hwpass.files import Source, check_writable, inlined, materialise_constants, read
+from hwpass.files import Source, inlined, materialise_constants, read, writing
 from hwpass.order import graphs, ordered
 from hwpass.streaming import write_single
 
@@ -189,11 +189,10 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model whole or not at all; weights go to `<name>.data` beside it above 2 GB.
 
-        Raises InputError when the folder does not exist or cannot be written to.
+        Raises InputError when the folder does not exist or cannot be written to, or the disk is full.
         """
         target = Path(path)
-        check_writable(target)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
+        with writing(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
             if self.size_bytes() <= PROTO_LIMIT:
                 draft = Path(scratch) / target.name
                 with open(draft, "wb") as stream:
