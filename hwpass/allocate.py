@@ -135,7 +135,8 @@ class Allocator:
         if min(self.excess(self.costs(narrowest[None, :]))[0], *self.excess(self.costs(self._uniform()))) > 1 + 1e-9:
             return self._result(narrowest)
         start = {m: float(v[0]) for m, v in self.costs(widths[None, :]).items()}
-        self.haste = HASTE * self._uniform_loss() if self.hurry else 0.0
+        # The scale of what meeting the budgets costs.
+        self.haste = HASTE * self.total_loss(self.uniform().widths) if self.hurry else 0.0
         for stage in range(1, STAGES + 1):
             self.progress(f"choosing widths, stage {stage} of {STAGES}")
             share = stage / STAGES
@@ -144,6 +145,10 @@ class Allocator:
             widths = self._knapsack(widths, limits)
         self.progress("choosing widths, local search")
         return self._result(self._search(widths))
+
+    def improved(self, allocation: Allocation) -> Allocation:
+        """A plan after local search: what its loss can still gain within the budgets."""
+        return self._result(self._search(allocation.widths))
 
     def _result(self, widths: NDArray[np.int64]) -> Allocation:
         costs = self.costs(widths[None, :])
@@ -155,11 +160,11 @@ class Allocator:
         plans = [[o[np.searchsorted(o, min(round(r * o[-1]), o[-1]))] for o in self.options] for r in shares]
         return np.asarray(plans, np.int64)
 
-    def _uniform_loss(self) -> float:
-        """The loss of the widest uniform plan that meets the budgets: the scale of what meeting them costs."""
-        uniform = self._uniform()
-        met = np.flatnonzero(self.excess(self.costs(uniform)) <= 1)
-        return self.total_loss(uniform[met[0] if len(met) else -1])
+    def uniform(self) -> Allocation:
+        """The widest plan of one share for all groups that meets the budgets; the narrowest where none does."""
+        plans = self._uniform()
+        met = np.flatnonzero(self.excess(self.costs(plans)) <= 1)
+        return self._result(plans[met[0] if len(met) else -1])
 
     def _near(self, group: int, width: int) -> NDArray[np.int64]:
         """The widths a stage may choose for a group."""

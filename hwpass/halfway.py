@@ -3,9 +3,10 @@
 The curves of a study take every other group to be whole, and their sum is a poor guide when most channels go: what a
 group can still give depends on what the others have left. So widths are chosen for part of the way (geometrically, as
 the stages of a knapsack are), the channels removed and the rest refitted roughly, and curves taken from what that
-leaves; the rest of the way is chosen by those. Of that plan and the one by the first curves, the one is kept whose
-outputs, roughly refitted, are nearer to the original's on data that the fit did not see. Which channels of a group go
-stays the first study's matter, and the pruned model is made from the original alone.
+leaves; the rest of the way is chosen by those. Curves can still mislead far from the dense model, where a plan by norms
+or by one share for all groups may do better: all of them are tried, and the one is kept whose outputs, roughly
+refitted, are nearest to the original's on data that the fit did not see. Which channels of a group go stays the first
+study's matter, and the pruned model is made from the original alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hwpass import scores
 from hwpass.allocate import Allocation
 from hwpass.calibration import Calibration
 from hwpass.compensation import BATCH, Compensation
@@ -39,8 +41,8 @@ ROWS = 4096
 NEAR = 0.8
 
 #: Multiply-accumulates of the dense model on the samples of a rough fit up to which all this is done unasked: it takes
-#: about twice the time of a study.
-AFFORDABLE = 1e10
+#: about three times the time of a study.
+AFFORDABLE = 1.2e10
 
 
 #: Values of a batch of outputs that are compared, at most.
@@ -48,7 +50,7 @@ VALUES = 1 << 20
 
 
 class Choice(NamedTuple):
-    """Widths, and the curves that they were chosen by."""
+    """Widths, and the curves that tell what they lose."""
 
     allocation: Allocation
     curves: list[Floats]
@@ -88,11 +90,7 @@ class Chooser:
                 break
             latest = found
         last = Choice(latest.allocator(limits, self.context).run(), latest.curves)
-        if not last.allocation.met:
-            return first
-        if np.array_equal(first.allocation.widths, last.allocation.widths):
-            return last
-        return self._nearer([last, first], some)
+        return self._nearer([last, first, *self._others(limits)], some)
 
     def _retaken(self, study: Study, allocation: Allocation, data: Calibration) -> Study | None:
         """The study with curves taken where an allocation leaves the model; None when it leaves it as it is."""
@@ -112,8 +110,25 @@ class Chooser:
         surgery.model.invalidate_shapes()
         return surgery
 
+    def _others(self, limits: dict[str, float]) -> list[Choice]:
+        """Plans that measured curves have little part in: by norms of channels, and near one share for all groups."""
+        study = self.study
+        norms = scores.loss_curves(study.coupling, scores.importance(study.coupling, "l2"))
+        by_norms = replace(study, curves=norms).allocator(limits, self._quiet("widths by norms")).run()
+        allocator = study.allocator(limits, self.context)
+        near_uniform = allocator.improved(allocator.uniform())
+        return [Choice(allocation, study.curves) for allocation in (by_norms, near_uniform)]
+
     def _nearer(self, choices: list[Choice], some: Calibration) -> Choice:
-        """The choice whose outputs, fitted on some data, are nearest to the original's on others."""
+        """Of the choices within the limits the one whose outputs, fitted on some data, are nearest to the original's on
+        others; of equal ones the first."""
+        different: dict[bytes, Choice] = {}
+        for choice in choices:
+            if choice.allocation.met:
+                different.setdefault(choice.allocation.widths.tobytes(), choice)
+        choices = list(different.values())
+        if len(choices) == 1:
+            return choices[0]
         judges = others(some)
         wanted = outputs(self.study.model, judges, self.context.threads)
         errors = []
@@ -121,7 +136,6 @@ class Chooser:
             surgery = self._rough(choice.allocation, some)
             model = self.study.model if surgery is None else surgery.model
             errors.append(distance(wanted, outputs(model, judges, self.context.threads)))
-            release_memory()
         return choices[int(np.argmin(errors))]
 
     def _quiet(self, what: str) -> Context:

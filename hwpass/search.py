@@ -13,7 +13,7 @@ from hwpass.metric import evaluate_metric, metric_before, task_metric
 from hwpass.report import Trial
 
 #: Shares of the dense latency tried first, as long as the drop allows; then the bracket is halved.
-COARSE = (0.7, 0.5, 0.35)
+COARSE = (0.5, 0.35)
 #: The search ends when the bracket is this narrow, as a share of the dense latency, or after so many models.
 BRACKET = 0.02
 TRIALS = 8

@@ -139,6 +139,21 @@ def test_what_is_met_is_met(widths: list[int], share: float, align: int) -> None
         assert found.met
 
 
+@given(st.lists(st.sampled_from([16, 24, 48]), min_size=1, max_size=4), st.floats(0.1, 1.2))
+def test_one_share_for_all_and_what_search_makes_of_it(widths: list[int], share: float) -> None:
+    """No wider plan of one share meets the budget; local search keeps to it and loses nothing."""
+    _, allocator = solved(chain(*widths), share)
+    uniform = allocator.uniform()
+    assert uniform.met
+    ratios = uniform.widths / [options[-1] for options in allocator.options]
+    assert np.ptp(ratios) <= 1 / min(widths)
+    wider = [min(width + -(-options[-1] // 19), options[-1]) for width, options in zip(uniform.widths, allocator.options)]
+    assert wider == uniform.widths.tolist() or allocator.excess(allocator.costs(np.asarray([wider])))[0] > 1
+    improved = allocator.improved(uniform)
+    assert improved.met
+    assert allocator.total_loss(improved.widths) <= allocator.total_loss(uniform.widths)
+
+
 def test_fixed_groups_stay_and_the_least_is_respected() -> None:
     found, _ = solved(chain(12, 12, 12), 0.5, fixed=[True, False, False], least=5)
     assert found.widths[0] == 12

@@ -77,6 +77,20 @@ def test_the_plan_that_does_better_is_kept(chooser: Chooser) -> None:
         assert chooser._nearer(order, sparse(data)) is good
 
 
+def test_misleading_curves_are_found_out(chooser: Chooser) -> None:
+    """Curves that take three groups to be free: a plan that needs none does better, and is kept."""
+    study = chooser.study
+    misled = replace(study, curves=[c * (1e-6 if number < 3 else 1) for number, c in enumerate(study.curves)])
+    limits = limit(chooser, 0.4)
+    found = replace(chooser, study=misled).choose(limits, 2).allocation
+    assert found.met
+    by_curves = misled.allocator(limits, chooser.context).run()
+    by_norms, near_uniform = (c.allocation for c in replace(chooser, study=misled)._others(limits))
+    wrong, *errors = (error(chooser, allocation) for allocation in (by_curves, by_norms, near_uniform))
+    assert error(chooser, found) <= min(errors) * 1.001
+    assert min(errors) < 0.5 * wrong
+
+
 @pytest.fixture
 def forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def retaken(*_: Any) -> None:
