@@ -205,11 +205,13 @@ class Compensation:
         rows = np.concatenate([gather(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, where, strict=True)])
 
         def by_group(table: NDArray[np.float32]) -> NDArray[np.float32]:
-            return table.reshape(len(table), groups, -1).swapaxes(0, 1)
+            # Rows of one group side by side: products over strided ones are several times slower.
+            return np.asarray(table.reshape(len(table), groups, -1).swapaxes(0, 1), order="C")
 
+        rows = by_group(rows)
         found = fit(
-            by_group(rows), by_group(wanted), weight.astype(np.float64).reshape(groups, outputs, depth).swapaxes(1, 2),
-            _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(len(rows)), has_bias=True,
+            rows, by_group(wanted), weight.astype(np.float64).reshape(groups, outputs, depth).swapaxes(1, 2),
+            _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(rows.shape[1]), has_bias=True,
             clipping=replace(clipping, offset=None if clipping.offset is None else by_group(clipping.offset)),
         )  # fmt: skip
         if found.after < found.before:

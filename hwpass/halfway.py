@@ -41,8 +41,8 @@ ROWS = 4096
 NEAR = 0.8
 
 #: Multiply-accumulates of the dense model on the samples of a rough fit up to which all this is done unasked: it takes
-#: about three times the time of a study.
-AFFORDABLE = 1.2e10
+#: several times as long as a study.
+AFFORDABLE = 1.5e10
 
 
 #: Values of a batch of outputs that are compared, at most.
