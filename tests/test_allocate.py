@@ -145,10 +145,10 @@ def test_one_share_for_all_and_what_search_makes_of_it(widths: list[int], share:
     _, allocator = solved(chain(*widths), share)
     uniform = allocator.uniform()
     assert uniform.met
-    ratios = uniform.widths / [options[-1] for options in allocator.options]
-    assert np.ptp(ratios) <= 1 / min(widths)
-    wider = [min(width + -(-options[-1] // 19), options[-1]) for width, options in zip(uniform.widths, allocator.options)]
-    assert wider == uniform.widths.tolist() or allocator.excess(allocator.costs(np.asarray([wider])))[0] > 1
+    whole = np.asarray([options[-1] for options in allocator.options])
+    assert np.ptp(uniform.widths / whole) <= 1 / min(widths)
+    wider = np.minimum(uniform.widths - -whole // 19, whole)
+    assert (wider == uniform.widths).all() or allocator.excess(allocator.costs(wider[None]))[0] > 1
     improved = allocator.improved(uniform)
     assert improved.met
     assert allocator.total_loss(improved.widths) <= allocator.total_loss(uniform.widths)
