@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 
 from hwpass.errors import InputError, UsageError
+from hwpass.files import spilling
 from hwpass.inputs import is_float
 from hwpass.sessions import Feed, ModelLike, open_session, release_memory, run_session
 
@@ -138,7 +139,7 @@ def fidelity(
     else:
         again = feeds
     totals: dict[str, _Totals] = {}
-    with tempfile.TemporaryFile(prefix="hwpass-") as spool:
+    with spilling(), tempfile.TemporaryFile(prefix="hwpass-") as spool:
         counts = []
         for outputs in _run(original, again(), threads):
             counts.append(list(outputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -47,6 +48,19 @@ def writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
+
+
+@contextmanager
+def spilling() -> Iterator[None]:
+    """Raise InputError when the folder for temporary files has no room for what is put aside there."""
+    try:
+        yield
+    except OSError as error:
+        # NumPy's own is without a number where it could not write all of an array.
+        if error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = error.strerror or error
+        raise InputError(f"no room in the folder {tempfile.gettempdir()}: {reason}; make room or set TMPDIR") from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hwpass.files import spilling
 from hwpass.ir import Model, bodies, quiet
 from hwpass.sessions import Feed, open_session, run_session
 
@@ -133,7 +134,8 @@ class Segments:
             return value
         path = Path(self._folder.name) / f"{self._count}.npy"
         self._count += 1
-        np.save(path, value)
+        with spilling():
+            np.save(path, value)
         return path
 
     def _drop(self, name: str) -> None:

@@ -11,10 +11,12 @@ from onnx import numpy_helper
 from sketch import Sketch
 
 import hwpass
+from hwpass import segments
 from hwpass.api import execute
 from hwpass.calibration import load_calibration
 from hwpass.consumers import consumers, weight_gram
 from hwpass.coupling import couple
+from hwpass.errors import InputError
 from hwpass.inputs import input_specs
 from hwpass.manager import PassManager
 from hwpass.patches import sample
@@ -92,11 +94,27 @@ def test_segments_give_the_outputs_of_the_whole(name: str, images: np.ndarray) -
     feeds = [{"image": images[:8]}, {"image": images[8:16]}]
     whole = [run_session(open_session(model.proto()), feed)["logits"] for feed in feeds]
     count = len(model.graph.nodes)
-    with Segments(model, feeds) as segments:
+    with Segments(model, feeds) as running:
         for stop in [*range(0, count, max(1, count // 7)), count]:
-            segments.advance(stop, keep=["logits"])
-        for wanted, found in zip(whole, segments.value("logits"), strict=True):
+            running.advance(stop, keep=["logits"])
+        for wanted, found in zip(whole, running.value("logits"), strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_activations_that_find_no_room_are_one_line(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy says it with an error that has no number."""
+
+    def partly(*_: object) -> None:
+        raise OSError("147456 requested and 8192 written")
+
+    monkeypatch.setattr(segments, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(np, "save", partly)
+    model = hwpass.Model.load(FIXTURES / "cnn.onnx")
+    with (
+        Segments(model, [{"image": images[:32]}]) as running,
+        pytest.raises(InputError, match=r"no room in the folder .* 8192 written; make room or set TMPDIR"),
+    ):
+        running.advance(3)
 
 
 def test_positions_lie_inside_the_image_of_their_own_batch() -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -256,6 +257,12 @@ def test_figures_are_those_of_the_whole_data() -> None:
     assert item.cosine == pytest.approx(1, rel=1e-6)
     assert item.snr_db == pytest.approx(0, abs=1e-5)
     assert item.top1_agreement == 1
+
+
+def test_outputs_that_find_no_room_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "w+b"))  # noqa: SIM115
+    with pytest.raises(InputError, match=r"no room in the folder .*: No space left on device; make room or set TMPDIR"):
+        fidelity(perceptron(), perceptron(), feeds())
 
 
 def test_each_condition_can_fail() -> None:
