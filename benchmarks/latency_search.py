@@ -27,6 +27,9 @@ from hwpass.sessions import open_session, run_session
 #: A draft this much over the point may still hold when it is timed properly.
 SLACK = 1.01
 
+#: Where a point is met by a draft that is at least this share of it, none between is looked for.
+NEAR = 0.97
+
 #: A bracket of settings narrower than this is not looked into.
 FINEST = 0.005
 
@@ -179,7 +182,7 @@ class Ladder:
         over = [c for c in self.candidates.values() if c.high < best.low]
         before = max(over, key=lambda c: c.high) if over else Candidate(0.0, 0.0, 0.0, 1.0)
         width = best.low - before.high
-        if width < FINEST:
+        if width < FINEST or best.latency >= NEAR * point:
             return None
         share = (before.latency - point) / max(before.latency - best.latency, 1e-9)
         # Slightly on the side that meets the point, and never at an end of the bracket.

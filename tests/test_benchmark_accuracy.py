@@ -87,6 +87,13 @@ def test_the_least_pruned_model_within_the_point_is_found_between_the_grid(searc
     assert widths(found) == {0.75: 12, 0.5: 8}
 
 
+def test_nothing_is_looked_for_between_a_point_and_a_draft_near_it(search: ModuleType) -> None:
+    for point, timed in ((0.51, {15, 8}), (0.6, {15, 8, 9})):
+        clock = Clock(lambda width: width / 16)
+        run(search, Maker(search), clock, [point], [0.1, 0.5])
+        assert set(clock.timed) == timed
+
+
 def test_a_narrower_model_that_is_slower_is_passed_over(search: ModuleType) -> None:
     slow = Clock(lambda width: 0.9 if width in (6, 7) else width / 16)
     found = run(search, Maker(search), slow, [0.48], [0.5, 0.5625, 0.625, 0.6875])
