@@ -88,7 +88,7 @@ def test_the_least_pruned_model_within_the_point_is_found_between_the_grid(searc
 
 
 def test_nothing_is_looked_for_between_a_point_and_a_draft_near_it(search: ModuleType) -> None:
-    for point, timed in ((0.51, {15, 8}), (0.6, {15, 8, 9})):
+    for point, timed in ((0.51, {15, 8}), (0.6, {15, 8, 9, 10})):
         clock = Clock(lambda width: width / 16)
         run(search, Maker(search), clock, [point], [0.1, 0.5])
         assert set(clock.timed) == timed
