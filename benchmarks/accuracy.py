@@ -4,6 +4,8 @@
     python fixtures/train.py --weights WEIGHTS      # the torch modules that the peers prune; trains what is not there
     python benchmarks/accuracy.py --weights WEIGHTS --zoo ZOO
 
+Without `--weights` those of cnn, resnet_se and vit are made from the ONNX files, which have all of their weights.
+
 Run from the root of a checkout. Rows go to a file as they are found, and a second run does what is missing: stop it at
 any time. `--parts` chooses among methods (hwpass), peers, ablation, tuned (a peer after an epoch of training) and
 predictions; `--again 'hwpass*'` forgets the rows of some methods, after a change of hwpass for instance. The tables are
@@ -140,7 +142,7 @@ class Study:
 
         def torch_ways(importance: str) -> Mapping[str, Maker]:
             if not source:
-                source.append(peers_torch.Source.load(network, self._weights(), self.data))
+                source.append(peers_torch.Source.load(network, self.weights, self.data))
             return peers_torch.variants(source[0], importance)  # type: ignore[no-any-return]
 
         for importance in peers_torch.IMPORTANCES:
@@ -161,7 +163,7 @@ class Study:
                 self.say(f"{network.stem}, {name}, {point:g}x: no model of the part `peers` to start from")
                 continue
             start = max(before[0]["tried"], key=lambda tried: tried["macs"])
-            source = peers_torch.Source.load(network, self._weights(), self.data)
+            source = peers_torch.Source.load(network, self.weights, self.data)
             maker = peers_torch.variants(source, "L2")[start["way"]]
             pruned = maker.tuned(start["setting"], self.data)
             timing = self.clock.finals(network, [pruned.model])[0]
@@ -180,11 +182,6 @@ class Study:
         timing = self.clock.finals(network, [result.model.proto()])[0]
         ratio = result.report.ratio
         self.row(network, "prediction", name, point=0.5, predicted=ratio.latency, macs=ratio.macs, **timing_of(timing))
-
-    def _weights(self) -> Path:
-        if self.weights is None:
-            raise SystemExit("the parts peers and tuned need --weights FOLDER; see the head of this program")
-        return self.weights
 
 
 def peer_modules() -> tuple[Any, Any]:
@@ -224,7 +221,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="none: only show the tables")
     parser.add_argument("--methods", nargs="+", default=["*"], metavar="GLOB", help="only these, by name")
     parser.add_argument("--target", default="server-cpu")
-    parser.add_argument("--weights", type=Path, help="folder of the state dicts that fixtures/train.py wrote")
+    parser.add_argument("--weights", type=Path, help="folder of state dicts; else what exports kept")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"), help="IDX files")
     parser.add_argument("--zoo", type=Path, help="folder of graphs; with it the predictions cover two of its networks")
     parser.add_argument("--rows", type=Path, default=ROOT / "benchmarks" / "accuracy.jsonl")

@@ -27,6 +27,7 @@ import torch
 import torch_pruning
 from common import macs
 from latency_search import Pruned, Refusal
+from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,6 +50,26 @@ def attend(self: Any, x: Tensor) -> Tensor:
     return self.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, inner))
 
 
+def exported_weights(network: Path, module: nn.Module) -> dict[str, Tensor]:
+    """The module's weights as its ONNX file has them: under their names, or in the order of the MatMuls.
+
+    Ends the program where the export folded batch normalisations into convolutions.
+    """
+    graph = onnx.load(network).graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    products = iter([stored[n.input[1]] for n in graph.node if n.op_type == "MatMul" and n.input[1] in stored])
+    found = {}
+    for name, old in module.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            found[name] = old
+            continue
+        value = stored[name] if name in stored else next(products, np.zeros((0, 0), np.float32)).T
+        if f"{name}_bias" in stored or value.shape != tuple(old.shape):
+            raise SystemExit(f"{network}: the export folded {name}; give the state dict with --weights FOLDER")
+        found[name] = torch.from_numpy(value.copy())
+    return found
+
+
 @dataclass
 class Source:
     """A fixture's torch module, and what importances are computed from."""
@@ -60,15 +81,18 @@ class Source:
     _gradients: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, network: Path, weights: Path, data: Path) -> Source:
-        """Read `weights/NAME.pt`. Ends the program when it is not what the ONNX file was exported from."""
-        file = weights / f"{network.stem}.pt"
-        if not file.is_file():
-            raise SystemExit(f"{file}: no such file; `python fixtures/train.py --weights {weights}` writes it")
+    def load(cls, network: Path, weights: Path | None, data: Path) -> Source:
+        """Read `weights/NAME.pt`, or the ONNX file itself where that keeps all weights.
+
+        Ends the program when they are not what the ONNX file was exported from.
+        """
         fixtures.Attention.forward = attend  # type: ignore[method-assign]
         module = fixtures.FIXTURES[network.stem].build().eval()
+        file = network if weights is None else weights / f"{network.stem}.pt"
+        if weights is not None and not file.is_file():
+            raise SystemExit(f"{file}: no such file; `python fixtures/train.py --weights {weights}` writes it")
         try:
-            module.load_state_dict(torch.load(file))
+            module.load_state_dict(exported_weights(network, module) if weights is None else torch.load(file))
         except RuntimeError as error:
             raise SystemExit(f"{file}: not the weights of {network}: {str(error).splitlines()[-1].strip()}") from error
         split = fixtures.load_split(data, "train")
