@@ -21,7 +21,7 @@ from hwpass.coupling import Coupling
 from hwpass.manager import Context
 from hwpass.ops import Node
 from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, transposed_rows
-from hwpass.regress import Clipping, Fit, fit
+from hwpass.regress import Clipping, fit
 from hwpass.rewrite import Surgery
 from hwpass.segments import Segments
 from hwpass.sessions import release_memory
@@ -212,6 +212,7 @@ class Compensation:
         found = fit(
             rows, by_group(wanted), weight.astype(np.float64).reshape(groups, outputs, depth).swapaxes(1, 2),
             _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(rows.shape[1]), has_bias=True,
+            threads=self.context.threads,
             clipping=replace(clipping, offset=None if clipping.offset is None else by_group(clipping.offset)),
         )  # fmt: skip
         if found.after < found.before:
@@ -234,7 +235,7 @@ class Compensation:
         found = fit(
             np.stack([rows] * ways), theirs @ before[:, mask].astype(np.float32).swapaxes(1, 2),
             weight.astype(np.float64).swapaxes(1, 2), np.zeros(weight.shape[:2]), self._held(len(rows)),
-            has_bias=bias is not None,
+            has_bias=bias is not None, threads=self.context.threads,
         )  # fmt: skip
         if found.after < found.before:
             _store(target, 1, found.weights.swapaxes(1, 2), weight.dtype)
@@ -262,7 +263,9 @@ class Compensation:
         if start is None:
             return None
         held = self._held(len(rows))
-        found: Fit = fit(rows, wanted, matrix, start, held, has_bias=has_bias, clipping=clipping)
+        found = fit(
+            rows, wanted, matrix, start, held, has_bias=has_bias, clipping=clipping, threads=self.context.threads,
+        )  # fmt: skip
         if found.after < found.before:
             _store(target, 1, found.weights.T if turned else found.weights, weight.dtype)
             if holder is target:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
+from hwpass.blas import limited
 from hwpass.calibration import Calibration
 from hwpass.cost_models import Target
 from hwpass.errors import HwpassError, UsageError
@@ -132,7 +133,8 @@ class PassManager:
         for step in self.steps:
             context.progress(step.name)
             start = time.perf_counter()
-            result = step.run(model, context)
+            with limited(1):
+                result = step.run(model, context)
             model = result.model
             if result.modified and self.check:
                 _check(model, step.name)

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from hwpass.blas import limited
+
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
@@ -147,20 +149,27 @@ def fit(
     *,
     has_bias: bool,
     clipping: Clipping | None = None,
+    threads: int = 1,
 ) -> Fit:
     """Fit weights [d, n] and bias [n] to rows x [r, d] and target [r, n]; the last `held_out` rows judge.
 
     Or many products at once, every array with one more axis in front. Never worse than the weights given, on the
     held-out rows: of the candidates (unchanged; bias alone corrected; ridge with each lambda, and behind a clipping
-    activation each round of the alternation with the best of them) each product gets its best.
+    activation each round of the alternation with the best of them) each product gets its best. Takes up to `threads`
+    threads.
     """
-    if x.ndim == 2:
-        around = clipping or Clipping()
+    around = clipping or Clipping()
+    with limited(threads, x.shape[-1]):
+        if x.ndim == 3:
+            return _fit(_Problem(x, target, weights, bias, held_out, has_bias, around))
         if around.offset is not None:
             around = Clipping(around.low, around.high, around.offset[None])
-        many = fit(x[None], target[None], weights[None], bias[None], held_out, has_bias=has_bias, clipping=around)
+        many = _fit(_Problem(x[None], target[None], weights[None], bias[None], held_out, has_bias, around))
         return Fit(many.weights[0], many.bias[0], many.before, many.after)
-    problem = _Problem(x, target, weights, bias, held_out, has_bias, clipping or Clipping())
+
+
+def _fit(problem: _Problem) -> Fit:
+    target, weights, bias = problem.target, problem.weights, problem.bias
     least = before = problem.errors(weights, bias)
     best = (weights.copy(), bias.copy())
 
@@ -173,13 +182,13 @@ def fit(
         return np.asarray(better)
 
     cross = problem.cross(target[:, problem.train])
-    if has_bias:
+    if problem.has_bias:
         consider(weights, cross[1] - (problem.mean_x[:, None] @ weights)[:, 0])
     lambdas = LAMBDAS if problem.gram.shape[1] <= LARGE else LAMBDAS[1:3]
-    chosen = np.full(len(x), lambdas[-1])
+    chosen = np.full(len(weights), lambdas[-1])
     try:
         for strength in lambdas:
-            better = consider(*problem.solver(np.full(len(x), strength))(cross))
+            better = consider(*problem.solver(np.full(len(weights), strength))(cross))
             chosen[better] = strength
         around = problem.clipping.rows(problem.train)
         if around.clips:

@@ -1,0 +1,61 @@
+"""Threads of linear algebra: one inside passes, as many as asked for on large products, and afterwards as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from sketch import Sketch
+from threadpoolctl import threadpool_info
+
+from hwpass import regress
+from hwpass.blas import DEEP, limited
+from hwpass.ir import Model
+from hwpass.manager import Context, Pass, PassManager, PassResult
+from hwpass.regress import fit
+
+
+def most() -> int:
+    """The most threads that any BLAS would take now."""
+    return max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+
+
+@dataclass(frozen=True)
+class Look(Pass):
+    """Tells how many threads there are while it runs."""
+
+    name = "look-for-a-test"
+    tell: Callable[[int], None] = print
+
+    def run(self, model: Model, context: Context) -> PassResult:
+        self.tell(most())
+        return PassResult(model, False)
+
+
+def test_a_pass_has_one_thread_and_leaves_the_others_as_they_were() -> None:
+    sketch = Sketch()
+    sketch.output(sketch.op("Relu", sketch.input([1, 4])))
+    seen: list[int] = []
+    with limited(3):
+        PassManager([Look(seen.append)]).run(Model.load(sketch.model()), Context(threads=2))
+        assert (seen, most()) == ([1], 3)
+
+
+@pytest.mark.parametrize(("depth", "threads", "expected"), [(3, 2, 1), (DEEP, 2, 2), (DEEP, 1, 1)])
+def test_a_fit_takes_threads_where_it_is_large(
+    depth: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    factor = regress.cho_factor
+
+    def watched(*arguments: object, **options: object) -> object:
+        seen.append(most())
+        return factor(*arguments, **options)
+
+    monkeypatch.setattr(regress, "cho_factor", watched)
+    monkeypatch.setattr(regress, "LAMBDAS", regress.LAMBDAS[:3])
+    x = np.random.default_rng(0).standard_normal((16, depth)).astype(np.float32)
+    fit(x, x[:, :1], np.zeros((depth, 1)), np.zeros(1), 4, has_bias=True, threads=threads)
+    assert set(seen) == {expected}
