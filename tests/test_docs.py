@@ -56,7 +56,8 @@ def test_the_first_command_does_the_main_job(tmp_path: Path, monkeypatch: pytest
 
 def test_the_second_command_runs_these_tests() -> None:
     parts = command("tests").split(" && ")
-    assert parts == ["python3.11 -m venv .venv", ".venv/bin/pip install '.[test]'", ".venv/bin/python -m pytest -n auto"]
+    assert parts[:2] == ["python3.11 -m venv .venv", ".venv/bin/pip install '.[test]'"]
+    assert parts[2:] == [".venv/bin/python -m pytest -n auto"]
     assert "command_of tests" in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
