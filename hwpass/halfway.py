@@ -40,9 +40,11 @@ ROWS = 4096
 #: Budgets nearer than this to the dense model are met in one go.
 NEAR = 0.8
 
-#: Multiply-accumulates of the dense model on the samples of a rough fit up to which all this is done unasked: it takes
-#: several times as long as a study.
-AFFORDABLE = 1.5e10
+#: Multiply-accumulates of the dense model on the samples of a rough fit beyond which half of the samples do.
+MANY = 1.5e10
+
+#: And up to which all this is done unasked: it takes several times as long as a study.
+AFFORDABLE = 4e10
 
 
 #: Values of a batch of outputs that are compared, at most.
@@ -75,8 +77,8 @@ class Chooser:
         share = min((limit / base[m] for m, limit in limits.items()), default=1.0)
         if study.data is None or not study.measured or not first.allocation.met or share > NEAR:
             return first
-        some = sparse(study.data)
         macs = sum(macs_of(node) for node in study.coupling.nodes)
+        some = sparse(study.data, macs)
         rounds = rounds or (2 if macs * len(some) <= AFFORDABLE else 1)
         if rounds == 1:
             return first
@@ -143,9 +145,10 @@ class Chooser:
         return replace(self.context, progress=lambda text: self.context.progress(f"{what}: {text}"))
 
 
-def sparse(data: Calibration) -> Calibration:
-    """A quarter of the samples from all over the data, but not too few."""
-    return replace(data, every=int(np.clip(len(data) // LEAST, 1, EVERY)))
+def sparse(data: Calibration, macs: float = 0.0) -> Calibration:
+    """A quarter of the samples from all over the data, but not too few; an eighth where one takes many operations."""
+    some = replace(data, every=int(np.clip(len(data) // LEAST, 1, EVERY)))
+    return replace(some, every=2 * some.every) if macs * len(some) > MANY and some.every > 1 else some
 
 
 def others(some: Calibration) -> Calibration:
