@@ -62,9 +62,8 @@ COMPENSATE = click.option(
     help="Make good what was removed by least squares on --calib, or on made-up inputs with --score auto.",
 )  # fmt: skip
 THREADS = click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True,
-    help="Threads of ONNX Runtime and large products.",
-)  # fmt: skip
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads to compute with."
+)
 OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
 CALIB = click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score, compensate and measure fidelity on.")
 METRIC = click.option(

@@ -40,10 +40,10 @@ ROWS = 4096
 #: Budgets nearer than this to the dense model are met in one go.
 NEAR = 0.8
 
-#: Multiply-accumulates of the dense model on the samples of a rough fit beyond which half of the samples do.
+#: Multiply-accumulates of the dense model on the samples of a rough fit beyond which half of the samples have to do.
 MANY = 1.5e10
 
-#: And up to which all this is done unasked: it takes several times as long as a study.
+#: And those up to which all this is done unasked: it takes several times as long as a study.
 AFFORDABLE = 4e10
 
 
@@ -146,7 +146,7 @@ class Chooser:
 
 
 def sparse(data: Calibration, macs: float = 0.0) -> Calibration:
-    """A quarter of the samples from all over the data, but not too few; an eighth where one takes many operations."""
+    """A quarter of the samples from all over the data, but not too few; half of that where `macs` of one are many."""
     some = replace(data, every=int(np.clip(len(data) // LEAST, 1, EVERY)))
     return replace(some, every=2 * some.every) if macs * len(some) > MANY and some.every > 1 else some
 

@@ -158,6 +158,8 @@ def test_a_part_of_the_data_and_the_rest() -> None:
         assert some.every == every
         taken, left = ({float(v) for b in d.batches() for v in b["x"][:, 0]} for d in (some, others(some)))
         assert not taken & left or every == 1
+        assert sparse(data, halfway.MANY / len(some)).every == every
+        assert sparse(data, 1.01 * halfway.MANY / len(some)).every == (1 if every == 1 else 2 * every)
     fixed = load_calibration(np.zeros((128, 1), np.float32), [InputSpec("x", np.dtype(np.float32), (128, 1))])
     assert len(list(others(sparse(fixed)).batches())) == 1
 
