@@ -45,19 +45,22 @@ def run(
     keep: Iterable[str] = (),
     min_channels: int = 1,
     align: int | None = None,
-    rtol: float = 1e-4,
+    rtol: float | None = None,
     atol: float = 1e-9,
     fidelity: Iterable[str] = (),
     pipeline: str | None = None,
     seed: int = 0,
     threads: int = 1,
     force: bool = False,
+    unproved: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Result:
     """Prune a model for a target within the budgets given, and prove the rewrite.
 
     A budget is a share of the dense model (`0.6`, `"0.6x"`) or absolute (`"12ms"`, `"5mJ"`, `"2MiB"`, `"300M"`).
     Without one, `metric` and `max_drop` are enough: the fastest model whose metric falls by at most that is searched.
+    `rtol` is the tolerance of the proof (1e-4, more for outputs of 16 bits); `unproved` accepts a result that a
+    pipeline of your own leaves without a proof.
     Raises UsageError, InputError, BudgetError (unless `force`) or VerdictError; each message is one line.
     """
     budgets = {"latency": latency, "energy": energy, "memory": memory, "size": size, "macs": macs, "channels": channels}
@@ -67,13 +70,13 @@ def run(
     if pipeline is not None:
         if given:
             raise UsageError("--pipeline says what runs: put budgets into it, as in prune-channels{latency=0.6x}")
-        return execute(source, pipeline, **setting)
+        return execute(source, pipeline, unproved=unproved, **setting)
     score = chosen_score(score, compensate, calib)
     prune = partial(prune_step, score=score, keep=tuple(keep), min_channels=min_channels, align=align)
     checks = partial(verify_step, rtol, atol, tuple(fidelity), metric)
     fixes = amends(compensate, calib, score)
     if given:
-        return execute(source, f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}", **setting)
+        return execute(source, f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}", unproved=unproved, **setting)
     if metric is None or max_drop is None:
         raise UsageError(
             "give a budget: --latency, --energy, --memory, --size, --macs or --channels; or --metric with --max-drop,"
@@ -84,7 +87,8 @@ def run(
         PassManager.parse(text)
     job = Job(source, **setting)
     job.prepare(preparation)
-    return job.result(search(job, lambda share: prune({"latency": share}), fixes, checks, metric, max_drop))
+    found = search(job, lambda share: prune({"latency": share}), fixes, checks, metric, max_drop)
+    return job.result(found, unproved=unproved)
 
 
 def execute(
@@ -98,14 +102,14 @@ def execute(
     force: bool = False,
     progress: Callable[[str], None] | None = None,
     plan: Plan | None = None,
+    unproved: bool = False,
 ) -> Result:
     """Run a pipeline on a model and report. `run` and `hwpass apply` are both this."""
     # Everything that can be wrong with the request is found before the model is touched.
     manager = PassManager.parse(pipeline)
     job = Job(source, target=target, calib=calib, seed=seed, threads=threads, force=force, progress=progress)
-    if plan is not None:
-        job.context.found["given_plan"] = plan
-    return job.result(job.attempt(manager))
+    job.context.plan = plan
+    return job.result(job.attempt(manager), unproved=unproved)
 
 
 def chosen_score(score: str, compensate: str, calib: Any) -> str:
@@ -137,7 +141,7 @@ def prune_step(
 
 
 def verify_step(
-    rtol: float = 1e-4,
+    rtol: float | None = None,
     atol: float = 1e-9,
     fidelity: Iterable[str] = (),
     metric: str | None = None,
@@ -149,7 +153,8 @@ def verify_step(
     if max_drop is not None and not max_drop >= 0:
         raise UsageError(f"--max-drop {max_drop}: a drop is at least 0")
     return "verify" + _options({
-        "rtol": f"{rtol!r}", "atol": f"{atol!r}", "fidelity": "|".join(fidelity), "metric": metric or "",
+        "rtol": "" if rtol is None else f"{rtol!r}", "atol": f"{atol!r}", "fidelity": "|".join(fidelity),
+        "metric": metric or "",
         "max_drop": "" if max_drop is None else f"{max_drop!r}",
     })  # fmt: skip
 

@@ -70,8 +70,8 @@ METRIC = click.option(
     "--metric", metavar="PKG.MOD:FN", help="A figure of merit: a function of predict, larger is better."
 )
 EXACTNESS = _stack(
-    click.option("--rtol", type=NOT_NEGATIVE, default=1e-4, show_default=True,
-                 help="Exactness: largest difference over the output's largest magnitude."),
+    click.option("--rtol", type=NOT_NEGATIVE, default=None,
+                 help="Exactness: largest difference over the magnitude of what is compared. [default: 1e-4]"),
     click.option("--atol", type=NOT_NEGATIVE, default=1e-9, show_default=True,
                  help="Exactness: difference always allowed."),
 )  # fmt: skip
@@ -88,6 +88,9 @@ def _max_drop(text: str) -> Callable[[Any], Any]:
     return click.option("--max-drop", type=NOT_NEGATIVE, metavar="X", help=text)
 
 
+UNPROVED = click.option(
+    "--unproved", is_flag=True, help="Accept a result that is not proved: no verify in the pipeline, a tuned model."
+)
 MAX_DROP = _max_drop("Largest drop of the metric allowed.")
 
 
@@ -118,6 +121,7 @@ SCORING = _stack(
 @THREADS
 @click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
 @click.option("--force", is_flag=True, help="Keep the best effort when the budget cannot be met (status stays 4).")
+@UNPROVED
 def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
         plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
@@ -133,7 +137,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
     with status_line() as progress:
         result = api.run(source(model)[0], target, progress=progress, **options)
     if output is not None and not dry_run:
-        write_model(result.model, output)
+        write_model(result, output)
     if plan_path is not None and result.plan is not None:
         write_text(plan_path, result.plan.to_json())
     if report_path is not None:
@@ -254,8 +258,9 @@ def groups(model: str, why: str | None, json_path: str | None) -> None:
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
+@UNPROVED
 def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int,
-          threads: int, **options: Any) -> None:  # fmt: skip
+          threads: int, unproved: bool, **options: Any) -> None:  # fmt: skip
     """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
     from hwpass import api, report
 
@@ -274,8 +279,9 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
             threads=threads,
             progress=progress,
             plan=given,
+            unproved=unproved,
         )
-    write_model(result.model, output)
+    write_model(result, output)
     if json_path is not None:
         write_text(json_path, result.report.to_json())
     report.render(result.report, console(output, json_path))
@@ -289,7 +295,9 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
 @MAX_DROP
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
-def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, **options: Any) -> None:
+@UNPROVED
+def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, unproved: bool,
+           **options: Any) -> None:  # fmt: skip
     """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
     from hwpass.recheck import render_verdicts, verify_models
 
@@ -305,6 +313,7 @@ def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads
             calib=options["calib"],
             seed=seed,
             threads=threads,
+            unproved=unproved,
             progress=progress,
         )
     render_verdicts(outcome, console())

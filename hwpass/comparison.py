@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,14 +12,33 @@ from hwpass.inputs import is_float
 RELATIVE_TOLERANCE = {"float16": 1e-2, "bfloat16": 8e-2}
 """Tolerances of types coarser than float32, about ten of their rounding steps."""
 
+DEFAULT_RTOL = 1e-4
+DEFAULT_ATOL = 1e-9
+
+NOISE = 0.1
+"""Share of a tensor's magnitude that counts as its channels' own where rounding of large values reaches small ones."""
+
+SMALLEST = 10.0
+"""A channel counts for at most so many times its own magnitude on that account."""
+
+VARIATION = 10.0
+"""Values that vary by less than so many tolerances cannot show a difference of one."""
+
+
+def tolerance_of(dtype: str, rtol: float | None) -> float:
+    """The tolerance for a type: what was asked for, else 1e-4, or more for types of 16 bits."""
+    return RELATIVE_TOLERANCE.get(dtype, DEFAULT_RTOL) if rtol is None else rtol
+
 
 @dataclass(frozen=True)
 class Difference:
     """One output over all cases: the worst of each figure.
 
-    `max_rel` is the largest absolute difference over the largest magnitude of the reference, `rms` the root
-    mean square difference. `problem` says why the values could not be compared or must not be accepted;
-    `proves_nothing` is set when the reference was empty, all zero or all NaN in every case.
+    `max_rel` is the largest absolute difference over the largest magnitude of the reference, of the whole output and of
+    every channel (axis 1) and column (last axis) of it: boxes of thousands do not cover scores below one. `rms` is the
+    root mean square difference. `problem` says why the values could not be compared or must not be accepted;
+    `proves_nothing` is set when the reference was empty, all zero or all NaN in every case. `spread` is how much the
+    reference varied over cases and positions within a channel, over its magnitude; infinite where that is not told.
     """
 
     name: str
@@ -31,6 +50,12 @@ class Difference:
     dtype: str = ""
     problem: str | None = None
     proves_nothing: bool = False
+    spread: float = float("inf")
+    unequal: float = 0.0  # share of integers that differ; 1 where shapes do
+
+    def silent(self, rtol: float | None = None) -> bool:
+        """Whether the reference varied too little to show anything."""
+        return self.proves_nothing or self.spread <= VARIATION * tolerance_of(self.dtype, rtol)
 
 
 def compare_outputs(
@@ -56,15 +81,25 @@ def compare_outputs(
                 found[name].append(compare_arrays(name, wanted[name], given[name], atol=atol))
             else:
                 found[name].append(Difference(name, problem="the output is missing"))
-    return {name: _worst(name, cases) for name, cases in found.items()}
+    return {
+        name: replace(_worst(name, cases), spread=spread([case[name] for case in reference if name in case]))
+        for name, cases in found.items()
+    }
 
 
-def compare_arrays(name: str, wanted: np.ndarray, given: np.ndarray, *, atol: float = 0.0) -> Difference:
-    """The difference between two arrays; see `Difference`."""
+def compare_arrays(
+    name: str, wanted: np.ndarray, given: np.ndarray, *, atol: float = 0.0, sums: bool = False
+) -> Difference:
+    """The difference between two arrays; see `Difference`.
+
+    `sums` says that the values are sums of many terms: their rounding is in proportion to the terms, so that a channel
+    is held to the tolerance of a tenth of the tensor's magnitude although its own is less.
+    """
     wanted, given = np.asarray(wanted), np.asarray(given)
     kind = str(wanted.dtype)
     if wanted.shape != given.shape:
-        return Difference(name, dtype=kind, problem=f"shape {list(given.shape)} instead of {list(wanted.shape)}")
+        shapes = f"shape {list(given.shape)} instead of {list(wanted.shape)}"
+        return Difference(name, dtype=kind, problem=shapes, unequal=1.0)
     if wanted.dtype != given.dtype:
         return Difference(name, dtype=kind, problem=f"type {given.dtype} instead of {wanted.dtype}")
     if not wanted.size:
@@ -81,17 +116,64 @@ def compare_arrays(name: str, wanted: np.ndarray, given: np.ndarray, *, atol: fl
         return Difference(name, dtype=kind, problem=problem, proves_nothing=True)
     gap = np.abs(left - right)
     max_abs, magnitude = float(gap.max()), float(np.abs(left).max())
+    needed = _ratio(max(max_abs - atol, 0.0), magnitude)
+    channels = _by_channel(gap, np.abs(left), atol, sums) if both.all() else 0.0
     return Difference(
         name,
         max_abs=max_abs,
-        max_rel=_ratio(max_abs, magnitude),
+        max_rel=max(_ratio(max_abs, magnitude), channels),
         rms=float(np.sqrt(np.mean(gap**2))),
         magnitude=magnitude,
-        needed=_ratio(max(max_abs - atol, 0.0), magnitude),
+        needed=max(needed, channels),
         dtype=kind,
         problem=problem,
         proves_nothing=magnitude == 0.0,
     )
+
+
+def _by_channel(gap: np.ndarray, size: np.ndarray, atol: float, sums: bool) -> float:
+    """The worst channel's (axis 1) and column's (last axis) difference over what counts as its magnitude."""
+    worst, whole = 0.0, float(size.max())
+    for axis in {1, gap.ndim - 1} if gap.ndim > 1 else ():
+        if gap.shape[axis] < 2:
+            continue
+        others = tuple(a for a in range(gap.ndim) if a != axis)
+        gaps, own = np.maximum(gap.max(axis=others) - atol, 0.0), size.max(axis=others)
+        scale = own + (NOISE * whole if sums else np.minimum(NOISE * whole, SMALLEST * own))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            worst = max(worst, float(np.where(gaps > 0, gaps / scale, 0.0).max()))
+    return worst
+
+
+def spread(cases: Sequence[np.ndarray]) -> float:
+    """How much values vary over cases and positions within a channel, over their largest magnitude.
+
+    A tensor of one axis or none is compared with itself in the other cases. Infinite for what is no number.
+    """
+    numbers = [np.asarray(case) for case in cases]
+    numbers = [case for case in numbers if case.size]
+    if not numbers:
+        return 0.0
+    if not all(is_float(case.dtype) or case.dtype.kind in "iub" for case in numbers):
+        return float("inf")
+    lows, highs, magnitude = [], [], 0.0
+    for case in numbers:
+        values = np.where(np.isfinite(case), case, 0).astype(np.float64) if is_float(case.dtype) else case
+        values = values.astype(np.float64)
+        magnitude = max(magnitude, float(np.abs(values).max()))
+        axis = 1 if values.ndim > 3 else values.ndim - 1
+        others = tuple(a for a in range(values.ndim) if a != axis)
+        lows.append(values.min(axis=others) if others else values.reshape(-1))
+        highs.append(values.max(axis=others) if others else values.reshape(-1))
+    if not magnitude:
+        return 0.0
+    found = max(float((high - low).max()) for low, high in zip(lows, highs, strict=True))
+    widths = {len(low) for low in lows}
+    for width in widths:
+        low = np.min([v for v in lows if len(v) == width], axis=0)
+        high = np.max([v for v in highs if len(v) == width], axis=0)
+        found = max(found, float((high - low).max()))
+    return found / magnitude
 
 
 def _exact(name: str, wanted: np.ndarray, given: np.ndarray) -> Difference:
@@ -110,6 +192,7 @@ def _exact(name: str, wanted: np.ndarray, given: np.ndarray) -> Difference:
         dtype=str(wanted.dtype),
         problem=problem,
         proves_nothing=magnitude == 0.0,
+        unequal=unequal / wanted.size,
     )
 
 
@@ -140,5 +223,6 @@ def _worst(name: str, cases: Sequence[Difference]) -> Difference:
         needed=max(case.needed for case in cases),
         dtype=cases[0].dtype,
         problem=next((case.problem for case in cases if case.problem), None),
+        unequal=max(case.unequal for case in cases),
         proves_nothing=all(case.proves_nothing for case in cases),
     )

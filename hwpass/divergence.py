@@ -59,7 +59,7 @@ def first_divergence(
     try:
         with StoredModel(_proto(twin)) as left, StoredModel(_proto(pruned)) as right:
             shared = _shared_tensors(left.graph, right.graph)
-            sizes = _tensor_sizes(left.graph, feed)
+            sizes = tensor_sizes(left.graph, feed)
             for names in _portions(list(shared), sizes, chunk_bytes):
                 wanted = _fetch(left, names, feed, threads)
                 given = _fetch(right, names, feed, threads)
@@ -94,7 +94,7 @@ def _shared_tensors(twin: onnx.ModelProto, pruned: onnx.ModelProto) -> dict[str,
     }
 
 
-def _tensor_sizes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, int]:
+def tensor_sizes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Bytes of each tensor for this feed, as far as shape inference knows them."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)

@@ -78,10 +78,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
             raise
 
 
-def read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str]:
-    """The proto, the folder of its external data, a name for messages, and the SHA-256 of what was read."""
+def read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str, onnx.ModelProto | bytes | Path]:
+    """The proto, the folder of its external data, a name for messages, the SHA-256 of what was read, and what was
+    given: a stream as its bytes."""
     if isinstance(source, onnx.ModelProto):
-        return source, None, "model", hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
+        whole = source.SerializeToString(deterministic=True)
+        return source, None, "model", hashlib.sha256(whole).hexdigest(), source
     folder: Path | None = None
     if isinstance(source, bytes):
         name, data = "model", source
@@ -100,6 +102,7 @@ def read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str]:
         name, data = str(getattr(source, "name", "stdin")), source.read()
     if not data:
         raise InputError(f"{name}: the file is empty")
+    given = data if folder is None else Path(name)
     digest = hashlib.sha256(data)
     proto = onnx.ModelProto()
     try:
@@ -113,7 +116,7 @@ def read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str]:
         location = external_data_helper.ExternalDataInfo(tensor).location
         if folder is None or not (folder / location).is_file():
             raise InputError(f"{name}: its external data file {location} is missing; put it beside the model")
-    return proto, folder, name, digest.hexdigest()
+    return proto, folder, name, digest.hexdigest(), given
 
 
 def external_tensors(proto: onnx.ModelProto) -> list[TensorProto]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,6 +23,7 @@ from hwpass.collection import collection_paused
 from hwpass.errors import InputError
 from hwpass.files import Source, inlined, materialise_constants, read, writing
 from hwpass.order import graphs, ordered
+from hwpass.sessions import ModelLike
 from hwpass.streaming import write_single
 
 #: A protobuf message cannot be larger than 2 GiB; weights beyond this share go to a file beside the model.
@@ -47,6 +48,7 @@ class Model:
     domain: str = ""
     model_version: int = 0
     doc_string: str = ""
+    source: ModelLike | None = None  # the model as it was given, for what is compared with it
 
     @property
     def opset(self) -> int:
@@ -64,7 +66,7 @@ class Model:
 
         Raises InputError when there is no model to be had from `source`, in one line that says why.
         """
-        proto, folder, name, digest = read(source)
+        proto, folder, name, digest, given = read(source)
         proto = ordered(inlined(proto, name), name)
         if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
             raise InputError(f"{name}: no opset_import for the standard ONNX operators; not a usable model")
@@ -80,6 +82,7 @@ class Model:
             domain=proto.domain,
             model_version=proto.model_version,
             doc_string=proto.doc_string,
+            source=given,
         )
         for scope in model.scopes():
             materialise_constants(scope, folder, name)
@@ -103,7 +106,7 @@ class Model:
             graph = self.graph.copy()
         return Model(
             graph, self.sha256, self.path, dict(self.metadata), self.domain, self.model_version,
-            self.doc_string,
+            self.doc_string, self.source,
         )  # fmt: skip
 
     def constants(self) -> dict[str, gs.Constant]:
@@ -186,9 +189,10 @@ class Model:
         made: onnx.ModelProto = helper.make_model(helper.make_graph([], "interface", inputs, outputs))
         return made
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], check: Callable[[Path], None] | None = None) -> None:
         """Write the model whole or not at all; weights go to `<name>.data` beside it above 2 GB.
 
+        `check` is called with the finished draft before it gets its name; what it raises leaves nothing behind.
         Raises InputError when the folder does not exist or cannot be written to, or the disk is full.
         """
         target = Path(path)
@@ -197,9 +201,13 @@ class Model:
                 draft = Path(scratch) / target.name
                 with open(draft, "wb") as stream:
                     write_single(self, stream)
+                if check is not None:
+                    check(draft)
             else:
                 data = target.name + ".data"
                 draft = _write_external(self, Path(scratch), target.name, data)
+                if check is not None:
+                    check(draft)
                 os.replace(Path(scratch) / data, target.parent / data)
             os.replace(draft, target)
 

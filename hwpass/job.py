@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import takewhile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hwpass.calibration import load_calibration
 from hwpass.cost import METRICS
 from hwpass.cost_models import Target, load_target
+from hwpass.digest import content_digest
+from hwpass.errors import VerdictError
 from hwpass.files import Source
 from hwpass.inputs import input_specs
 from hwpass.ir import Model
@@ -19,7 +20,9 @@ from hwpass.manager import Context, Pass, PassManager, PassRecord
 from hwpass.outcome import report_of
 from hwpass.plan import Plan
 from hwpass.report import ModelInfo, Report
-from hwpass.sessions import ModelLike
+
+#: Where a written model says what it computes; see `hwpass.digest`.
+CONTENT = "hwpass.content_sha256"
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,14 @@ class Result:
     plan: Plan | None
     report: Report
     unmet: str | None = None  # why the budget was not met, when `force` kept the best effort
+    read_back: Callable[[Path], None] | None = field(default=None, repr=False)
 
     def save(self, path: str | Path) -> None:
-        """Write the model, whole or not at all."""
-        self.model.save(path)
+        """Write the model, whole or not at all: the file must give what was proved before it gets its name.
+
+        Raises InputError when it cannot be written, VerdictError when it is not the model that was proved.
+        """
+        self.model.save(path, check=self.read_back)
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,8 @@ class Job:
         chosen = load_target(target) if isinstance(target, str) else target
         progress("loading")
         model = source if isinstance(source, Model) else Model.load(source)
-        original = _original(source, model)
-        context = Context(target=chosen, original=original, threads=threads, seed=seed, force=force, progress=progress)
+        context = Context(target=chosen, threads=threads, seed=seed, force=force, progress=progress)
+        context.bind(model)
         if calib is not None:
             context.calibration = load_calibration(calib, input_specs(model.interface()))
         self.context = context
@@ -81,37 +88,52 @@ class Job:
         self.prepared = self.further(self.prepared, manager)
 
     def attempt(self, manager: PassManager, *, force: bool | None = None) -> Attempt:
-        """Run a pipeline on the prepared model. Attempts know nothing of each other but the study.
+        """Run a pipeline on the prepared model. Attempts know nothing of each other but what they share.
 
         `force` overrides the job's own.
         """
-        found = dict(self.context.found)
-        context = replace(self.context, found=found, warnings=list(self.context.warnings))
+        findings = self.context.findings
+        context = replace(
+            self.context,
+            findings=replace(findings, stages=list(findings.stages), preparation=list(findings.preparation)),
+            warnings=list(self.context.warnings),
+        )
         context.force = self.context.force if force is None else force
-        apart = replace(self.prepared, context=context)
-        try:
-            return self.further(apart, manager)
-        finally:
-            # A study that was made before an error is kept as well.
-            if "study" in found:
-                self.context.found["study"] = found["study"]
+        return self.further(replace(self.prepared, context=context), manager)
 
     @staticmethod
     def further(attempt: Attempt, manager: PassManager) -> Attempt:
         """Run more passes on what an attempt left."""
+        model = manager.run(attempt.model, attempt.context, further=True)
         steps = (*attempt.steps, *manager.steps)
-        attempt.context.found["prepare"] = preparation(steps)
-        model = manager.run(attempt.model, attempt.context)
         return Attempt(model, attempt.context, steps, (*attempt.records, *manager.records))
 
-    def result(self, attempt: Attempt) -> Result:
-        """The attempt's model, plan and report."""
-        found = attempt.context.found
-        attempt.context.progress("reporting")
+    def result(self, attempt: Attempt, *, unproved: bool = False) -> Result:
+        """The attempt's model, plan and report. Raises VerdictError for what is not proved, unless that is accepted."""
+        context, findings = attempt.context, attempt.context.findings
+        proof = findings.proof
+        if proof is None or proof.state != "passed":
+            why = str(proof) if proof is not None else f"not proved: {_unproved(attempt.steps)}"
+            if not unproved:
+                raise VerdictError(f"{why}; nothing was written (--unproved accepts that)")
+            context.warn(why)
+        context.progress("reporting")
         budget, records = asked(attempt.steps), list(attempt.records)
-        report = report_of(self.info, self.params, self.size, attempt.model, records, attempt.context, budget)
+        report = report_of(self.info, self.params, self.size, attempt.model, records, context, budget)
         report = report.model_copy(update={"seconds": round(time.perf_counter() - self.start, 3)})
-        return Result(attempt.model, found.get("plan"), report, found.get("unmet"))
+        attempt.model.metadata[CONTENT] = content_digest(attempt.model)
+        plan = findings.last.plan if findings.last is not None and len(findings.pruned) < 2 else None
+        return Result(attempt.model, plan, report, findings.unmet, findings.read_back)
+
+
+def _unproved(steps: tuple[Pass, ...]) -> str:
+    """Why there is no proof of what a pipeline left."""
+    places = [place for place, step in enumerate(steps) if step.name == "verify"]
+    if not places:
+        return "the pipeline has no verify; put it at the end"
+    if any(step.effect != "none" for step in steps[places[-1] + 1 :]):
+        return f"{steps[-1].name} ran after verify; put verify at the end"
+    return "verify{exact=false} compares without proving"
 
 
 def asked(steps: tuple[Pass, ...]) -> dict[str, str]:
@@ -119,16 +141,3 @@ def asked(steps: tuple[Pass, ...]) -> dict[str, str]:
     pruning = [step for step in steps if step.name == "prune-channels"]
     found = {metric: getattr(step, metric, "") for step in pruning for metric in (*METRICS, "channels")}
     return {metric: text for metric, text in found.items() if text}
-
-
-def preparation(steps: tuple[Pass, ...]) -> str:
-    """The passes before channels are pruned: group names in the plan refer to what they leave."""
-    before = takewhile(lambda step: step.name not in ("prune-channels", "apply-plan"), steps)
-    return ",".join(map(str, before))
-
-
-def _original(source: Source | Model, model: Model) -> ModelLike:
-    """What the verdicts compare with: the file where there is one, so that it is not held in memory."""
-    if isinstance(source, str | Path) and Path(source).is_file():
-        return Path(source)
-    return model.proto()

@@ -11,30 +11,57 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from hwpass.blas import limited
 from hwpass.calibration import Calibration
 from hwpass.cost_models import Target
 from hwpass.errors import HwpassError, UsageError
+from hwpass.findings import Effect, Findings, Pruned, Stage
 from hwpass.ir import Model
 from hwpass.sessions import ModelLike
+
+if TYPE_CHECKING:
+    from hwpass.plan import Plan
+    from hwpass.study import Study
+
+
+@dataclass
+class Shared:
+    """What may serve more than one run: each user asks whether it is still about the same model and data."""
+
+    study: Study | None = None
+    metrics: list[tuple[str, ModelLike, float]] = field(default_factory=list)  # of originals, by name
 
 
 @dataclass
 class Context:
-    """What passes share: the request, and what earlier passes found out."""
+    """What passes share: the request, and what earlier passes of the run found out.
+
+    `original` is what the verdicts compare with; without one it is the model as it was given. `findings` are those of
+    the latest run: `PassManager.run` makes them anew.
+    """
 
     target: Target | None = None
-    original: ModelLike | None = None  # the model as it was given, for the verdicts
+    original: ModelLike | None = None
     calibration: Calibration | None = None
     threads: int = 1
     seed: int = 0
     force: bool = False
+    plan: Plan | None = None  # what apply-plan applies
     progress: Callable[[str], None] = lambda text: None
-    found: dict[str, Any] = field(default_factory=dict)  # analyses and verdicts, by name
     warnings: list[str] = field(default_factory=list)
-    rewritten: bool = False  # whether a pass of this run has changed the model so far
+    findings: Findings = field(default_factory=Findings)
+    shared: Shared = field(default_factory=Shared)
+    _bound: str | None = None  # the digest of the model that `original` belongs to
+
+    def bind(self, model: Model) -> None:
+        """Begin a run on a model: findings and warnings of an earlier one are gone, and so is its original."""
+        if self.original is None or self._bound not in (None, model.sha256):
+            self.original = model.source if model.source is not None else model.proto()
+        self._bound = model.sha256
+        self.findings = Findings()
+        self.warnings = []
 
     def warn(self, text: str) -> None:
         """Add a warning to the report, once."""
@@ -44,10 +71,14 @@ class Context:
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass did: the model (the same object when it was edited in place) and whether it changed."""
+    """What a pass did: the model (the same object when it was edited in place) and whether it changed.
+
+    A pass that removes channels says which in `pruned`.
+    """
 
     model: Model
     modified: bool
+    pruned: Pruned | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +98,9 @@ class Pass(ABC):
     """
 
     name: ClassVar[str] = ""
+
+    #: What it does to the values that the model computes; the proof holds it to that.
+    effect: ClassVar[Effect] = "exact"
 
     @abstractmethod
     def run(self, model: Model, context: Context) -> PassResult:
@@ -125,20 +159,34 @@ class PassManager:
     def __str__(self) -> str:
         return ",".join(str(step) for step in self.steps)
 
-    def run(self, model: Model, context: Context | None = None) -> Model:
-        """Run the pipeline on a copy; the given model stays as it is. `records` tells what happened."""
+    def run(self, model: Model, context: Context | None = None, *, further: bool = False) -> Model:
+        """Run the pipeline on a copy; the given model stays as it is. `records` tells what happened.
+
+        `further` goes on from what an earlier run with this context found out.
+        """
         context = context or Context()
+        if not further:
+            context.bind(model)
+        findings = context.findings
         self.records = []
         model = model.copy()
         for step in self.steps:
             context.progress(step.name)
             start = time.perf_counter()
+            if findings.holds(model):
+                model = model.copy()
             with limited(1):
                 result = step.run(model, context)
             model = result.model
-            if result.modified and self.check:
-                _check(model, step.name)
-            context.rewritten = context.rewritten or result.modified
+            if result.modified:
+                if self.check:
+                    _check(model, step.name)
+                findings.add(Stage(step.effect, (step.name,), model, result.pruned))
+            elif result.pruned is not None:
+                findings.whole = result.pruned
+            findings.prepared |= step.effect not in ("none", "exact")
+            if step.effect == "exact" and not findings.prepared:
+                findings.preparation.append(str(step))
             self.records.append(PassRecord(str(step), time.perf_counter() - start, result.modified))
         return model
 

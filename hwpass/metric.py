@@ -73,12 +73,15 @@ def evaluate_metric(metric: TaskMetric, model: ModelLike, threads: int = 1) -> f
 
 
 def metric_before(spec: str, context: Context) -> float:
-    """The metric of the original model, measured once in a run. Raises `UsageError`."""
-    assert context.original is not None
-    known: dict[str, float] = context.found.setdefault("metric_before", {})
-    if spec not in known:
-        known[spec] = evaluate_metric(task_metric(spec), context.original, context.threads)
-    return known[spec]
+    """The metric of the original model, measured once for all runs on it. Raises `UsageError`."""
+    original = context.original
+    assert original is not None
+    for name, model, value in context.shared.metrics:
+        if name == spec and model is original:
+            return value
+    value = evaluate_metric(task_metric(spec), original, context.threads)
+    context.shared.metrics.append((spec, original, value))
+    return value
 
 
 def _score(metric: TaskMetric, session: Any) -> float:

@@ -8,11 +8,12 @@ import numpy as np
 
 from hwpass import __version__
 from hwpass.cost import Cost
-from hwpass.coupling import Coupling, couple
+from hwpass.coupling import couple
 from hwpass.describe import frozen_by_macs, macs_by_layer
+from hwpass.findings import Pruned
 from hwpass.ir import Model
 from hwpass.manager import Context, PassRecord
-from hwpass.plan import Plan
+from hwpass.proof import Proof
 from hwpass.report import (
     Costs,
     ExactnessVerdict,
@@ -21,6 +22,7 @@ from hwpass.report import (
     GroupChange,
     MetricVerdict,
     ModelInfo,
+    ProofLeg,
     Ratios,
     Report,
     Verdicts,
@@ -38,9 +40,12 @@ def report_of(
     budget: dict[str, str],
 ) -> Report:
     """The report of a run that left `result` and `context`; `params` and `size` are the given model's."""
-    coupling: Coupling | None = context.found.get("coupling")
-    plan: Plan | None = context.found.get("plan")
-    before, after = _costs(params, size, result, context)
+    findings = context.findings
+    legs = findings.pruned or ([findings.whole] if findings.whole is not None else [])
+    if context.target is not None:
+        for leg in legs:
+            leg.cost = leg.cost or Cost(leg.coupling, context.target)
+    before, after = _costs(params, size, result, context, legs)
     return Report(
         schema=1,
         hwpass=__version__,
@@ -51,23 +56,21 @@ def report_of(
         after=after,
         ratio=Ratios.of(before, after),
         verdicts=verdicts_of(context),
-        groups=_changes(coupling, plan, context) if coupling is not None and plan is not None else [],
-        frozen=_frozen(coupling, context) if coupling is not None else [],
+        groups=[change for leg in legs for change in _changes(leg)],
+        frozen=_frozen(legs[0]) if legs else [],
         passes=[ReportedPass(name=r.name, seconds=round(r.seconds, 4), changed=r.changed) for r in records],
         warnings=context.warnings,
-        trials=context.found.get("trials", []),
+        trials=findings.trials,
     )
 
 
-def _frozen(coupling: Coupling, context: Context) -> list[Frozen]:
-    cost: Cost | None = context.found.get("cost")
-    macs = None if cost is None else macs_by_layer(cost.kernels)
-    return [Frozen(node=node, reason=reason) for node, reason in frozen_by_macs(coupling, macs)]
+def _frozen(leg: Pruned) -> list[Frozen]:
+    macs = None if leg.cost is None else macs_by_layer(leg.cost.kernels)
+    return [Frozen(node=node, reason=reason) for node, reason in frozen_by_macs(leg.coupling, macs)]
 
 
-def _costs(params: int, size: int, result: Model, context: Context) -> tuple[Costs, Costs]:
+def _costs(params: int, size: int, result: Model, context: Context, legs: list[Pruned]) -> tuple[Costs, Costs]:
     """Predicted costs before and after. Both sides come from the same closed form where a plan was made."""
-    coupling, plan = context.found.get("coupling"), context.found.get("plan")
     target = context.target
     after_params, after_size = result.parameter_count(), result.size_bytes()
     if target is None:
@@ -75,16 +78,21 @@ def _costs(params: int, size: int, result: Model, context: Context) -> tuple[Cos
         return Costs(params=params, size_bytes=size, **empty), Costs(
             params=after_params, size_bytes=after_size, **empty
         )
-    if coupling is None or plan is None:
-        cost = Cost(couple(result), target)
-        rows = [cost.base, cost.base]
+    if not legs:
+        base = Cost(couple(result), target).base
+        rows = [base, base]
     else:
-        cost = context.found.get("cost") or Cost(coupling, target)
-        context.found["cost"] = cost
-        widths = np.asarray([plan.widths()[g.name] for g in coupling.groups], np.float64)
-        found = cost(np.stack([cost.dense, widths]))
-        rows = [{m: float(v[i]) for m, v in found.items()} for i in range(2)]
+        rows = [_cost(legs[0], False), _cost(legs[-1], True)]
     return costs_from(rows[0], params, size), costs_from(rows[1], after_params, after_size)
+
+
+def _cost(leg: Pruned, pruned: bool) -> dict[str, float]:
+    """The predicted cost of the model that a removal began with, or that it left."""
+    assert leg.cost is not None
+    widths = leg.plan.widths()
+    chosen = [widths[g.name] for g in leg.coupling.groups] if pruned else leg.cost.dense
+    found = leg.cost(np.asarray([chosen], np.float64))
+    return {metric: float(values[0]) for metric, values in found.items()}
 
 
 def costs_from(predicted: Mapping[str, float], params: int, size: int) -> Costs:
@@ -99,18 +107,17 @@ def costs_from(predicted: Mapping[str, float], params: int, size: int) -> Costs:
     )
 
 
-def _changes(coupling: Coupling, plan: Plan, context: Context) -> list[GroupChange]:
-    widths = plan.widths()
+def _changes(leg: Pruned) -> list[GroupChange]:
+    coupling, cost, curves = leg.coupling, leg.cost, leg.curves
+    widths = leg.plan.widths()
     current = np.asarray([widths[g.name] for g in coupling.groups], np.float64)
     gains: list[float | None] = [None] * len(coupling.groups)
-    cost: Cost | None = context.found.get("cost")
     if cost is not None and len(coupling.groups):
         # What each group alone is worth: the latency of the plan with this group left dense, minus the plan's.
         restored = np.repeat(current[None, :], len(current), axis=0)
         np.fill_diagonal(restored, cost.dense)
         latency = cost(np.vstack([current[None, :], restored]), ("latency",))["latency"]
         gains = [float(v) for v in (latency[1:] - latency[0]) * 1e3]
-    curves = context.found.get("curves")
     return [
         GroupChange(
             name=g.name, before=g.width, after=widths[g.name],
@@ -123,28 +130,41 @@ def _changes(coupling: Coupling, plan: Plan, context: Context) -> list[GroupChan
 
 def verdicts_of(context: Context) -> Verdicts:
     """What the verify pass found, as the report shows it."""
-    exact, faithful, metric = (context.found.get(key) for key in ("exactness", "fidelity", "metric"))
+    proof, faithful, metric = context.findings.proof, context.findings.fidelity, context.findings.metric
     task = None
     if metric is not None:
-        name, before, after, allowed = metric
-        bound = allowed if allowed >= 0 else None
-        drop = before - after
+        bound, drop = metric.max_drop, metric.before - metric.after
         task = MetricVerdict(
             passed=bound is None or drop <= bound + 1e-12,
-            name=name,
-            before=before,
-            after=after,
+            name=metric.name,
+            before=metric.before,
+            after=metric.after,
             drop=drop,
             max_drop=bound,
         )
     return Verdicts(
-        exactness=ExactnessVerdict(passed=exact.passed, max_abs=exact.max_abs, max_rel=exact.max_rel)
-        if exact
-        else None,
+        exactness=exactness_of(proof) if proof else None,
         fidelity=FidelityVerdict(
             passed=faithful.passed, outputs={name: output.figures() for name, output in faithful.outputs.items()}
         )
         if faithful
         else None,
         metric=task,
+    )
+
+
+def exactness_of(proof: Proof) -> ExactnessVerdict:
+    """The proof as the report shows it."""
+    return ExactnessVerdict(
+        passed=None if proof.state == "not judged" else proof.state == "passed",
+        state=proof.state,
+        note=proof.reason,
+        max_abs=proof.max_abs,
+        max_rel=proof.max_rel,
+        legs=[
+            ProofLeg(
+                name=leg.name, sides=leg.sides, state=leg.state, max_abs=leg.max_abs, max_rel=leg.max_rel, note=leg.note
+            )
+            for leg in proof.legs
+        ],
     )

@@ -24,7 +24,6 @@ from hwpass.metric import metric_before, task_metric
 from hwpass.outcome import costs_from, verdicts_of
 from hwpass.passes.prune_channels import MEND
 from hwpass.report import Ratios
-from hwpass.study import Study
 from hwpass.sweep_report import ALONG, SweepPoint, SweepReport, marked
 
 POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
@@ -43,7 +42,7 @@ def sweep(
     keep: Iterable[str] = (),
     min_channels: int = 1,
     align: int | None = None,
-    rtol: float = 1e-4,
+    rtol: float | None = None,
     atol: float = 1e-9,
     output: str | Path | None = None,
     seed: int = 0,
@@ -133,12 +132,12 @@ class _Sweep:
         reason = None
         try:
             made = self.job.further(made, self.verify)
+            result = self.job.result(made)
         except VerdictError as error:
-            reason = str(error)
+            reason, result = str(error), self.job.result(made, unproved=True)
         for warning in made.context.warnings:
             if warning not in self.warnings:
                 self.warnings.append(warning)
-        result = self.job.result(made)
         verdicts = verdicts_of(made.context)
         file = None
         if self.drafts is not None and reason is None:
@@ -159,7 +158,8 @@ class _Sweep:
 
     def dense(self) -> SweepPoint:
         """The model as it was given, in the terms of the study that the points share."""
-        study: Study = self.job.context.found["study"]
+        study = self.job.context.shared.study
+        assert study is not None
         costs = costs_from(study.cost.base, self.job.params, self.job.size)
         drop = None if self.before is None else 0.0
         ratio = Ratios.of(costs, costs)

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
 from hwpass.calibration import load_calibration
+from hwpass.comparison import tolerance_of
 from hwpass.coupling import Coupling
 from hwpass.describe import coupled
+from hwpass.digest import content_digest
 from hwpass.errors import InputError, VerdictError
 from hwpass.files import Source
+from hwpass.findings import Pruned, Stage
 from hwpass.inputs import input_specs, is_float
 from hwpass.ir import Model
+from hwpass.job import CONTENT
 from hwpass.manager import Context, PassManager
+from hwpass.masking import left_of, removed_components
 from hwpass.naming import short_path
 from hwpass.outcome import verdicts_of
-from hwpass.passes.lower_norms import raised
+from hwpass.passes.lower_norms import centred_like, raised
+from hwpass.passes.verify import Verify
 from hwpass.plan import Plan
+from hwpass.proof import Proof, Prover
+from hwpass.proof_feeds import proof_feeds
+from hwpass.proof_sides import AsGiven, InMemory
 from hwpass.report import Verdicts
 from hwpass.rewrite import Surgery, prune
 from hwpass.tables import print_line
@@ -44,43 +53,81 @@ def verify_models(
     calib: Any = None,
     seed: int = 0,
     threads: int = 1,
+    unproved: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """The verdicts on two models: validity, fidelity, the metric, and with a plan exactness.
 
-    With a plan the dense twin is made from ORIGINAL and PRUNED's own weights, so that it proves the surgery
-    also of a model whose weights were changed afterwards. Raises InputError for models or plans that cannot
-    be used, VerdictError when a verdict fails.
+    With a plan PRUNED must be what the plan makes of ORIGINAL. Where its weights were changed afterwards, the dense
+    twin made of them proves the structure; the weights themselves are proved only where they are those that hwpass
+    wrote. Without a plan, exactness is judged only where both give the same. Raises InputError for models or plans that
+    cannot be used, VerdictError when a verdict fails, or with a plan when it is not proved and `unproved` is not given.
     """
     progress("loading")
     first, second = Model.load(original), Model.load(pruned)
     _check_interfaces(first, second)
-    reference = Path(original) if isinstance(original, str | Path) else first.proto()
-    context = Context(original=reference, threads=threads, seed=seed, progress=progress)
+    context = Context(threads=threads, seed=seed, progress=progress)
+    context.bind(first)
     if calib is not None:
         context.calibration = load_calibration(calib, input_specs(first.interface()))
-    steps = verify_text
-    if plan is None:
-        steps = steps.replace("verify{", "verify{exact=false,", 1)
-    else:
-        if plan.model_sha256 != first.sha256:
-            context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was used")
-        coupling = coupled(first, progress, plan.prepare)
-        surgery = prune(coupling, plan.keep(coupling))
-        given = raised(second, surgery)
-        _check_weights(surgery, given)
-        theirs = replace(surgery, model=given)
-        context.found.update(
-            coupling=coupling, surgery=theirs, prepared=True, twin=lambda: _twin(coupling, surgery, given)
-        )
+    (step,) = PassManager.parse(verify_text).steps
+    assert isinstance(step, Verify)
+    context.findings.proof = proof = _proof(first, second, plan, step, context)
     try:
-        PassManager.parse(steps).run(second, context)
+        if proof.state == "failed":
+            raise VerdictError(f"exactness failed: {proof}")
+        if proof.state != "passed" and plan is not None and not unproved:
+            raise VerdictError(f"{proof} (--unproved accepts that)")
+        replace(step, exact=False).run(second, context)
     except VerdictError as error:
         # The pass speaks for a run, which would have written a file.
         raise VerdictError(
             str(error).replace(", nothing was written", "").replace("; nothing was written", "")
         ) from None
     return Comparison(verdicts_of(context), tuple(context.warnings))
+
+
+def _proof(first: Model, second: Model, plan: Plan | None, step: Verify, context: Context) -> Proof:
+    """The legs between two models as they were given."""
+    threads, rtol = context.threads, step.rtol or None
+    assert first.source is not None
+    assert second.source is not None
+    given = AsGiven("the original file", first.source, threads)
+    final = AsGiven("the pruned file", second.source, threads)
+    prover = Prover(given, proof_feeds(first, context, given), rtol, step.atol, threads, context.progress)
+    if plan is None:
+        leg = prover.compare("values", given, final, second, lambda name, value: value)
+        if leg.state == "passed":
+            return Proof((leg,), (), tuple(prover.warnings), tolerance_of("float32", rtol))
+        return Proof((), ("without the plan nothing says what was removed; give --plan",))
+    if plan.model_sha256 != first.sha256:
+        context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was used")
+    coupling = coupled(first, context.progress, plan.prepare)
+    surgery = prune(coupling, plan.keep(coupling))
+    pruned = Pruned(plan, coupling, surgery)
+    stages = [Stage("exact", (), coupling.build.model), Stage("cut", (), surgery.model, pruned)]
+    cut = InMemory("the cut model", lambda: surgery.model, threads)
+    proof = prover.prove(coupling.build.model, stages, cut)
+    if proof.state != "passed":
+        return proof
+    same = prover.rewritten(surgery.model, cut, second, final)
+    if same.state == "passed":
+        return replace(proof, legs=(*proof.legs, same), warnings=tuple(prover.warnings))
+    given_weights = raised(second, surgery)
+    _check_weights(surgery, given_weights)
+    twin = InMemory("the dense twin", lambda: restored(_twin(coupling, surgery, given_weights), second), threads)
+    removed = removed_components(coupling, plan)
+    leg = prover.compare("refit", twin, final, second, partial(left_of, coupling, removed))
+    legs = (*proof.legs, leg)
+    if leg.state == "passed" and second.metadata.get(CONTENT) != content_digest(second):
+        missing = "the weights are not those that hwpass wrote (the model was tuned?), which proves its structure alone"
+        return replace(proof, legs=legs, missing=(missing,), warnings=tuple(prover.warnings))
+    return replace(proof, legs=legs, warnings=tuple(prover.warnings))
+
+
+def restored(twin: Model, like: Model) -> Model:
+    """The dense twin with norms as a model that lower-norms has been through has them."""
+    return centred_like(twin, like) or twin
 
 
 def _check_interfaces(first: Model, second: Model) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.console import Console
 
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
+from hwpass.states import State
 
 __all__ = [
     "Costs",
@@ -21,6 +22,7 @@ __all__ = [
     "MetricVerdict",
     "ModelInfo",
     "PassRecord",
+    "ProofLeg",
     "Ratios",
     "Report",
     "Trial",
@@ -96,12 +98,26 @@ class Ratios(_Part):
         )
 
 
-class ExactnessVerdict(_Part):
-    """The rewrite against the original graph with the removed channels at zero."""
+class ProofLeg(_Part):
+    """One comparison of the proof: two models on the way that must give the same."""
 
-    passed: bool
+    name: str
+    sides: str
+    state: State
     max_abs: Figure = None
     max_rel: Figure = None
+    note: str | None = None
+
+
+class ExactnessVerdict(_Part):
+    """Whether the result is what the plan says, leg by leg; `passed` is null where a leg is missing."""
+
+    passed: bool | None
+    state: State = "passed"
+    note: str | None = None
+    max_abs: Figure = None
+    max_rel: Figure = None
+    legs: list[ProofLeg] = Field(default_factory=list)
 
 
 class FidelityVerdict(_Part):

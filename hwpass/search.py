@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -51,13 +52,17 @@ def search(
         except BudgetError as error:
             refusal, low = error, share
             continue
-        widths = made.context.found["allocation"].widths
+        pruned = made.context.findings.last
+        assert pruned is not None
+        assert pruned.allocation is not None
+        assert pruned.cost is not None
+        widths = pruned.allocation.widths
         trial = seen.get(widths.tobytes())
         if trial is None:
             made = job.further(made, PassManager.parse(amend))
             context.progress(f"running the metric at --latency {text}")
             after = evaluate_metric(score, made.model.proto(), context.threads)
-            ratio = made.context.found["allocation"].costs["latency"] / made.context.found["cost"].base["latency"]
+            ratio = pruned.allocation.costs["latency"] / pruned.cost.base["latency"]
             drop = before - after
             trial = Trial(asked=text, latency=ratio, metric=after, drop=drop, passed=drop <= max_drop + 1e-12)
             trials.append(trial)
@@ -71,7 +76,7 @@ def search(
         assert refusal is not None
         raise refusal
     trial, chosen = best or nearest
-    chosen.context.found["trials"] = trials
+    chosen.context.findings.trials = trials
     if best is None:
         text = (
             f"--max-drop {max_drop:g}: none of {len(trials)} pruned models stays within it, the least drop is"
@@ -80,11 +85,12 @@ def search(
         )
         if not context.force:
             raise BudgetError(text)
-        chosen.context.found["unmet"] = text
+        chosen.context.findings.unmet = text
         chosen.context.warn(text)
         kept = job.further(chosen, PassManager.parse(verify(None)))
-        name, first, last, _ = kept.context.found["metric"]
-        kept.context.found["metric"] = (name, first, last, max_drop)
+        found = kept.context.findings.metric
+        assert found is not None
+        kept.context.findings.metric = replace(found, max_drop=max_drop)
         return kept
     return job.further(chosen, PassManager.parse(verify(max_drop)))
 

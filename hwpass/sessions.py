@@ -150,8 +150,10 @@ class StoredModel:
         return _open(str(path), threads, optimise, name=self.graph.graph.name or "the model")
 
 
-def open_session(model: ModelLike, *, threads: int = 1, optimise: bool = True) -> ort.InferenceSession:
-    """Open a CPU session with denormals flushed to zero.
+def open_session(
+    model: ModelLike, *, threads: int = 1, optimise: bool = True, folder: Path | None = None
+) -> ort.InferenceSession:
+    """Open a CPU session with denormals flushed to zero; `folder` is where a proto's external data lies.
 
     Drop the session and call `release_memory` when done. Raises `InputError` with one line of what
     ONNX Runtime said when the model does not load.
@@ -162,6 +164,9 @@ def open_session(model: ModelLike, *, threads: int = 1, optimise: bool = True) -
         return _open(str(model), threads, optimise, name=str(model))
     if isinstance(model, bytes):
         return _open(model, threads, optimise, name="the model")
+    if folder is not None:
+        name = model.graph.name or "the model"
+        return _open(bytes(model.SerializeToString()), threads, optimise, name=name, folder=folder)
     if weight_bytes(model) < IN_MEMORY_BYTES:
         return _open(_serialised(model), threads, optimise, name=model.graph.name or "the model")
     with StoredModel(model) as stored:
@@ -188,7 +193,9 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -
     return {name: np.asarray(value) for name, value in tensors if isinstance(value, np.ndarray | np.generic)}
 
 
-def _open(model: str | bytes, threads: int, optimise: bool, name: str) -> ort.InferenceSession:
+def _open(
+    model: str | bytes, threads: int, optimise: bool, name: str, folder: Path | None = None
+) -> ort.InferenceSession:
     # Without VNNI, products of uint8 and int8 saturate in pairs, so that results depend on what a channel's
     # neighbours are. The mode that does not is refused for some models that share weights.
     for exact in (True, False):
@@ -198,6 +205,8 @@ def _open(model: str | bytes, threads: int, optimise: bool, name: str) -> ort.In
         options.log_severity_level = 4
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

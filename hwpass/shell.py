@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -15,7 +17,7 @@ from rich.console import Console
 from hwpass.errors import HwpassError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from hwpass.ir import Model
+    from hwpass.job import Result
     from hwpass.plan import Plan
 
 #: Set to anything, unexpected errors keep their traceback.
@@ -146,15 +148,17 @@ def check_outputs(**paths: str | None) -> None:
             raise UsageError("--output -: standard output is a terminal; name a file, or send it on by a pipe")
 
 
-def write_model(model: Model, output: str) -> None:
-    """Write a model to a file, whole or not at all, or to standard output."""
-    if output == "-":
-        from hwpass.streaming import write_single
-
-        write_single(model, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-    else:
-        model.save(output)
+def write_model(result: Result, output: str) -> None:
+    """Write a result's model to a file, whole or not at all, or to standard output; proved again as it is written."""
+    if output != "-":
+        result.save(output)
+        return
+    with TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
+        draft = Path(folder) / "model.onnx"
+        result.save(draft)
+        with open(draft, "rb") as stream:
+            copyfileobj(stream, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
 
 
 def write_text(path: str, text: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from hwpass.comparison import RELATIVE_TOLERANCE, Difference, compare_arrays, compare_outputs
+from hwpass.comparison import DEFAULT_ATOL, DEFAULT_RTOL, Difference, compare_arrays, compare_outputs, tolerance_of
 from hwpass.divergence import Divergence, IndexMap, first_divergence, write_reproducer
 from hwpass.errors import InputError, VerdictError
 from hwpass.fidelity import Fidelity, FidelityTolerance, OutputFidelity, fidelity, parse_fidelity
@@ -45,10 +45,6 @@ __all__ = [
     "task_metric",
     "write_reproducer",
 ]
-
-DEFAULT_RTOL = 1e-4
-DEFAULT_ATOL = 1e-9
-
 
 @dataclass(frozen=True)
 class Exactness:
@@ -198,10 +194,7 @@ def _sizes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, 
 
 def judge(differences: Mapping[str, Difference], rtol: float | None, cases: list[dict[str, int]]) -> Exactness:
     """The verdict on differences that `compare_outputs` found."""
-    limits = {
-        name: RELATIVE_TOLERANCE.get(item.dtype, DEFAULT_RTOL) if rtol is None else rtol
-        for name, item in differences.items()
-    }
+    limits = {name: tolerance_of(item.dtype, rtol) for name, item in differences.items()}
     floats = {name: item for name, item in differences.items() if not item.problem}
     worst = max(differences, key=lambda name: (_differs(differences[name]), differences[name].needed), default=None)
     failed = [name for name, item in differences.items() if item.problem or item.needed > limits[name]]

@@ -9,7 +9,7 @@ from hwpass.coupling import couple
 from hwpass.errors import InputError
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
-from hwpass.passes.prune_channels import check_finite, operate
+from hwpass.passes.prune_channels import check_finite, operate, outcome
 from hwpass.plan import Plan
 
 
@@ -18,23 +18,22 @@ from hwpass.plan import Plan
 class ApplyPlan(Pass):
     """A network and a plan -> the network with the plan's channels.
 
-    Does not fire when the plan keeps everything. The plan is the context's (`found["given_plan"]`) or read from
-    `plan`; it must belong to the model.
+    Does not fire when the plan keeps everything. The plan is the context's, or read from the file `plan`; it
+    must belong to the model.
     """
 
     name = "apply-plan"
+    effect = "cut"
     plan: str = field(default="", metadata={"help": "the plan's JSON file"})
 
     def run(self, model: Model, context: Context) -> PassResult:
-        plan = context.found.get("given_plan")
+        plan = context.plan
         if plan is None:
             path = Path(self.plan)
             if not path.is_file():
                 raise InputError(f"{self.plan or 'apply-plan'}: no such plan file")
             plan = Plan.from_json(path.read_text(encoding="utf-8"), self.plan)
-        assert isinstance(plan, Plan)
         if plan.model_sha256 != model.sha256:
             context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was applied")
         check_finite(model)
-        surgery = operate(couple(model), plan, context)
-        return PassResult(surgery.model if surgery.modified else model, surgery.modified)
+        return outcome(operate(couple(model), plan, context), model)

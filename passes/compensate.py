@@ -8,7 +8,6 @@ from hwpass.compensation import Compensation
 from hwpass.errors import UsageError
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
-from hwpass.study import Study
 
 
 @register
@@ -24,19 +23,20 @@ class Compensate(Pass):
     """
 
     name = "compensate"
+    effect = "refit"
     samples: int = field(default=1024, metadata={"help": "most calibration samples to use"})
     rows: int = field(default=16384, metadata={"help": "most rows of a layer's input and output to fit on"})
 
     def run(self, model: Model, context: Context) -> PassResult:
-        surgery, coupling = context.found.get("surgery"), context.found.get("coupling")
-        if surgery is None or coupling is None:
+        findings = context.findings
+        pruned = findings.last
+        if pruned is None:
             raise UsageError("compensate goes after prune-channels in a pipeline")
-        study: Study | None = context.found.get("study")
-        data = context.calibration if study is None or study.coupling is not coupling else study.data
-        if data is None or not surgery.modified:
+        data = context.calibration if pruned.study is None else pruned.study.data
+        if data is None or not pruned.surgery.modified:
             return PassResult(model, False)
-        worker = Compensation(coupling, replace(surgery, model=model), context, samples=self.samples, rows=self.rows)
-        gains = worker.run(data)
-        context.found["compensation"] = gains
+        now = replace(pruned.surgery, model=model)
+        worker = Compensation(pruned.coupling, now, context, samples=self.samples, rows=self.rows)
+        findings.gains = worker.run(data)
         model.invalidate_shapes()
-        return PassResult(model, any(after < before for _, before, after in gains))
+        return PassResult(model, any(after < before for _, before, after in findings.gains))

@@ -28,9 +28,9 @@ class LowerNorms(Pass):
     name = "lower-norms"
 
     def run(self, model: Model, context: Context) -> PassResult:
-        known: dict[str, bool] = context.found.get("meanless", {})
-        surgery: Surgery | None = context.found.get("surgery")
-        now: Mapping[str, str] = surgery.renamed if surgery is not None else {}
+        known = context.findings.centred_norms
+        last = context.findings.last
+        now: Mapping[str, str] = last.surgery.renamed if last is not None else {}
         ours = {now.get(name, name): centred and name not in now for name, centred in known.items()}
         norms = [n for n in model.graph.nodes if n.op == MEANLESS and n.outputs[0].name in ours]
         lowered = {id(norm): _lowered(norm, model.opset, ours[norm.outputs[0].name]) for norm in norms}
@@ -103,22 +103,26 @@ def raised(model: Model, surgery: Surgery) -> Model:
     return model
 
 
-def restored_like(model: Model, like: Model) -> Model:
-    """Make layer normalisations of those norms that are such in another model: what is written there may not be centred
-    any more, after compensation or tuning. Edits the model that is given."""
-    makers = {tensor.name: node.op for node in like.graph.nodes for tensor in node.outputs}
-    nodes: list[gs.Node] = []
-    for node in model.graph.nodes:
-        if node.op == MEANLESS:
-            bias = _behind(node.outputs[0], "Add", node.inputs[1].values.size)
-            result = bias[0].outputs[0] if bias is not None else node.outputs[0]
-            if makers.get(result.name) == "LayerNormalization":
-                nodes += _lowered(node, model.opset, True)
-                continue
-        nodes.append(node)
-    model.graph.nodes[:] = nodes
-    model.graph.cleanup(remove_unused_node_outputs=False)
-    return model
+def centred_like(model: Model, lowered: Model) -> Model | None:
+    """A model with layer normalisations of those norms that lower-norms wrote as such; None where there is none.
+
+    They centre their input. That changes nothing as long as what is written there is centred, which compensation need
+    not keep: the lowered model is then what is meant. Nothing here is shared with how norms are lowered.
+    """
+    makers = {tensor.name: node.op for node in lowered.graph.nodes for tensor in node.outputs}
+    changed = model.copy()
+    found = False
+    for node in changed.graph.nodes:
+        if node.op != MEANLESS:
+            continue
+        behind = node.outputs[0]
+        names = {behind.name}
+        while len(behind.outputs) == 1 and behind.outputs[0].op in ("Mul", "Add"):
+            behind = behind.outputs[0].outputs[0]
+            names.add(behind.name)
+        if "LayerNormalization" in {makers.get(name) for name in names}:
+            node.op, found = "LayerNormalization", True
+    return changed if found else None
 
 
 #: A node and the constant that it reads.

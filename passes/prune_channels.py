@@ -14,7 +14,8 @@ from hwpass.allocate import Allocation
 from hwpass.budget import Budget, parse_budgets
 from hwpass.coupling import Coupling
 from hwpass.errors import BudgetError, InputError, UsageError
-from hwpass.halfway import Chooser
+from hwpass.findings import Pruned
+from hwpass.halfway import Choice, Chooser
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.plan import Plan, PlannedWeight
@@ -37,6 +38,7 @@ class PruneChannels(Pass):
     """
 
     name = "prune-channels"
+    effect = "cut"
     latency: str = field(default="", metadata={"help": "at most this latency: 0.6x or 12ms"})
     energy: str = field(default="", metadata={"help": "at most this energy: 0.7x or 5mJ"})
     memory: str = field(default="", metadata={"help": "at most this peak memory, weights included: 0.8x or 2MiB"})
@@ -58,34 +60,31 @@ class PruneChannels(Pass):
         budgets = parse_budgets(given)
         check_finite(model)
         options = StudyOptions(self.score, self.keep, self.min_channels, self.align)
-        study: Study | None = context.found.get("study")
+        study = context.shared.study
         if study is None or not study.holds(model, context, options):
-            study = Study.of(model, context.target, context, options)
-            context.found["study"] = study
+            study = context.shared.study = Study.of(model, context.target, context, options)
         if study.synthetic is not None:
             context.warn(
                 f"no calibration data: channels were chosen and weights refitted on {study.synthetic.what};"
                 " give real inputs with --calib to keep more accuracy"
             )
         if [b.metric for b in budgets] == ["channels"]:
-            allocation = study.uniform(budgets[0].value)
-            context.found["curves"] = study.curves
+            allocation, curves = study.uniform(budgets[0].value), study.curves
         else:
-            allocation = self._allocate(study, budgets, context)
-        plan = self._plan(study, allocation, context)
-        context.found.update(cost=study.cost, allocation=allocation)
-        surgery = operate(study.coupling, plan, context)
-        return PassResult(surgery.model if surgery.modified else model, surgery.modified)
+            allocation, curves = self._allocate(study, budgets, context)
+        pruned = operate(study.coupling, self._plan(study, allocation, context), context)
+        pruned.cost, pruned.allocation, pruned.curves, pruned.study = study.cost, allocation, curves, study
+        return outcome(pruned, model)
 
     @staticmethod
     def _plan(study: Study, allocation: Allocation, context: Context) -> Plan:
         kept = [select(s, int(w)) for s, w in zip(study.importance, allocation.widths, strict=True)]
-        return Plan.of(study.coupling, kept, context.found.get("prepare", ""))
+        return Plan.of(study.coupling, kept, ",".join(context.findings.preparation))
 
     def _cut(self, study: Study, context: Context, allocation: Allocation) -> Surgery:
         return prune(study.coupling, self._plan(study, allocation, context).keep(study.coupling))
 
-    def _allocate(self, study: Study, budgets: list[Budget], context: Context) -> Allocation:
+    def _allocate(self, study: Study, budgets: list[Budget], context: Context) -> Choice:
         coupling, base = study.coupling, study.cost.base
         limits = {b.metric: b.limit(base[b.metric]) for b in budgets}
         # Nothing is also what a model has whose layers could not be sized.
@@ -96,7 +95,8 @@ class PruneChannels(Pass):
         if budgets and not over:
             context.warn("the dense model meets the budget already: nothing was removed")
         cut = partial(self._cut, study, context)
-        allocation, context.found["curves"] = Chooser(study, cut, context).choose(limits, self.rounds)
+        chosen = Chooser(study, cut, context).choose(limits, self.rounds)
+        allocation = chosen.allocation
         if not allocation.met:
             worst = max(budgets, key=lambda b: allocation.costs[b.metric] / limits[b.metric])
             least = allocation.costs[worst.metric] / base[worst.metric]
@@ -108,8 +108,8 @@ class PruneChannels(Pass):
             if not context.force:
                 raise BudgetError(text)
             context.warn(text)
-            context.found["unmet"] = text
-        return allocation
+            context.findings.unmet = text
+        return chosen
 
 
 def _frozen(coupling: Coupling) -> str:
@@ -118,8 +118,8 @@ def _frozen(coupling: Coupling) -> str:
     return " (frozen: " + "; ".join(f"{count} x {reason}" for reason, count in reasons) + ")" if reasons else ""
 
 
-def operate(coupling: Coupling, plan: Plan, context: Context) -> Surgery:
-    """Apply a plan, and leave plan, coupling and surgery in the context for the verdicts and the report."""
+def operate(coupling: Coupling, plan: Plan, context: Context) -> Pruned:
+    """Apply a plan to the model that was coupled."""
     context.progress("rewriting")
     surgery = prune(coupling, plan.keep(coupling))
     release_pages(coupling.build.model)
@@ -133,9 +133,13 @@ def operate(coupling: Coupling, plan: Plan, context: Context) -> Surgery:
         )
         for s in surgery.slices
     ]
-    context.found["prepared"] = context.rewritten
-    context.found.update(coupling=coupling, surgery=surgery, plan=plan.model_copy(update={"weights": weights}))
-    return surgery
+    return Pruned(plan.model_copy(update={"weights": weights}), coupling, surgery)
+
+
+def outcome(pruned: Pruned, model: Model) -> PassResult:
+    """What a pass that removes channels gives: the model as it was where nothing went."""
+    modified = pruned.surgery.modified
+    return PassResult(pruned.surgery.model if modified else model, modified, pruned)
 
 
 def select(importance: Floats, width: int) -> NDArray[np.int64]:

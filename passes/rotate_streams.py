@@ -52,7 +52,7 @@ class RotateStreams(Pass):
         for stream in found:
             _turn(changed, edits, stream, norms)
         edits.apply()
-        record = context.found.setdefault("meanless", {})
+        record = context.findings.centred_norms
         for stream in found:
             record.update({norm.gs.outputs[0].name: stream.readers is None for norm, _ in stream.norms.values()})
         changed.graph.cleanup(remove_unused_node_outputs=False).toposort()

@@ -1,0 +1,100 @@
+"""What the passes of one run found out, typed, and the models on the way that the proof goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hwpass.allocate import Allocation
+    from hwpass.cost import Cost
+    from hwpass.coupling import Coupling
+    from hwpass.fidelity import Fidelity
+    from hwpass.ir import Model
+    from hwpass.plan import Plan
+    from hwpass.proof import Proof
+    from hwpass.report import Trial
+    from hwpass.rewrite import Surgery
+    from hwpass.study import Study
+    from hwpass.work import Floats
+
+Effect = Literal["none", "exact", "cut", "refit", "any"]
+"""What a pass does: it changes nothing; it rewrites the graph and no value that the model computes; it removes
+channels; it changes weights and keeps the structure; or anything, so that nothing can be proved of it."""
+
+
+@dataclass
+class Pruned:
+    """One removal of channels: the plan, what it was made from, and why those widths."""
+
+    plan: Plan
+    coupling: Coupling
+    surgery: Surgery
+    cost: Cost | None = None
+    curves: list[Floats] | None = None  # per group, [width + 1]
+    allocation: Allocation | None = None
+    study: Study | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A model on the way, and how it came from the one before."""
+
+    effect: Effect
+    passes: tuple[str, ...]
+    model: Model
+    pruned: Pruned | None = None
+
+
+@dataclass(frozen=True)
+class MetricFound:
+    """The task metric before and after, and the drop that is allowed (None: any)."""
+
+    name: str
+    before: float
+    after: float
+    max_drop: float | None = None
+
+
+@dataclass
+class Findings:
+    """What passes leave for each other, for the proof and for the report. Fresh for each run of a pipeline."""
+
+    preparation: list[str] = field(default_factory=list)  # the passes before channels are coupled, as text
+    prepared: bool = False  # whether channels have been coupled, so that what runs now prepares nothing
+    centred_norms: dict[str, bool] = field(default_factory=dict)  # of rotate-streams: outputs, and whether centred
+    stages: list[Stage] = field(default_factory=list)
+    whole: Pruned | None = None  # of a plan that removes nothing
+    gains: list[tuple[str, float, float]] = field(default_factory=list)  # compensation, per layer: before, after
+    proof: Proof | None = None
+    fidelity: Fidelity | None = None
+    metric: MetricFound | None = None
+    trials: list[Trial] = field(default_factory=list)
+    unmet: str | None = None
+    read_back: Callable[[Path], None] | None = None  # proves the bytes of a file that is about to get its name
+
+    @property
+    def pruned(self) -> list[Pruned]:
+        """Every removal of channels, in order."""
+        return [stage.pruned for stage in self.stages if stage.pruned is not None]
+
+    @property
+    def last(self) -> Pruned | None:
+        """The latest removal of channels, or the plan that removes none."""
+        return self.pruned[-1] if self.pruned else self.whole
+
+    def add(self, stage: Stage) -> None:
+        """Enter a model; passes that change no value are taken together. What was proved before is not of this one."""
+        self.proof = self.read_back = None
+        before = self.stages[-1] if self.stages else None
+        if before is not None and stage.effect == before.effect == "exact":
+            self.stages[-1] = Stage("exact", (*before.passes, *stage.passes), stage.model)
+        else:
+            self.stages.append(stage)
+
+    def holds(self, model: Model) -> bool:
+        """Whether the proof needs a model as it now is, so that no pass may edit it."""
+        return any(stage.model is model and stage.effect != "exact" for stage in self.stages)
