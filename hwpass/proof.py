@@ -196,9 +196,10 @@ class Prover:
         return self.compare("rewriting", left, after, new, _same)
 
     def compare(
-        self, name: str, left: Side, right: Side, candidate: Model, reindex: Reindex, feeds: Feeds | None = None
-    ) -> Leg:
-        """One leg. `candidate` is the model of the right side, for a look at single tensors."""
+        self, name: str, left: Side, right: Side, candidate: Model, reindex: Reindex, feeds: Feeds | None = None,
+        *, closely: bool = True,
+    ) -> Leg:  # fmt: skip
+        """One leg. `candidate` is the model of the right side, for a look at single tensors unless that is off."""
         feeds = self.feeds if feeds is None else feeds
         sides = f"{left.what} against {right.what}"
         self.progress(f"proving {sides}")
@@ -213,7 +214,7 @@ class Prover:
         if not wrong and not silent and verdict.outputs:
             return Leg(name, sides, "passed", verdict.max_abs, verdict.max_rel)
         missing = next((verdict.outputs[n].problem for n in wrong if n not in given[0] or n not in wanted[0]), None)
-        if missing is not None:
+        if missing is not None or not closely:
             return Leg(name, sides, "failed", np.inf, np.inf, verdict.reason)
         return self._closer(Leg(name, sides, "passed"), left, candidate, reindex, feeds, verdict, wrong, silent)
 
@@ -232,7 +233,11 @@ class Prover:
         """Tensor by tensor, where outputs show nothing or amplify rounding."""
         self.progress(f"proving {leg.sides} tensor by tensor")
         few = sorted(feeds, key=lambda feed: sum(np.asarray(v).nbytes for v in feed.values()))[:FEW]
-        steps = [stepwise(left, candidate, feed, reindex, self.threads, self.rtol) for feed in few]
+        try:
+            steps = [stepwise(left, candidate, feed, reindex, self.threads, self.rtol) for feed in few]
+        except InputError as error:
+            note = f"{verdict.reason or 'outputs show nothing'}; on the tensors of {left.what}, {error}"
+            return replace(leg, state="failed", max_abs=verdict.max_abs, max_rel=verdict.max_rel, note=note)
         worst = max(steps, key=lambda step: (step.problem is not None, step.excess))
         if worst.problem is not None or worst.excess > 1:
             return replace(

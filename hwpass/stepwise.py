@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hwpass.comparison import compare_arrays, spread, tolerance_of
+from hwpass.comparison import VARIATION, compare_arrays, spread, tolerance_of
 from hwpass.divergence import tensor_sizes
 from hwpass.errors import InputError
 from hwpass.inputs import is_float
@@ -106,13 +106,13 @@ def stepwise(
                 difference = compare_arrays(name, left, value, sums=not kinds[name])
                 found.compared.add(name)
                 tolerance = tolerance_of(difference.dtype, rtol)
-                if spread([left]) > 10 * tolerance:
+                if spread([left.reshape(-1, 1)] if left.ndim < 2 else [left]) > VARIATION * tolerance:
                     found.varying.add(name)
                 if difference.problem:
                     found.tensor, found.problem, found.excess = name, difference.problem, np.inf
                     found.max_abs = found.max_rel = np.inf
                     return found
-                excess = difference.needed / tolerance if tolerance else np.inf * difference.needed
+                excess = difference.needed / tolerance if tolerance else (np.inf if difference.needed else 0.0)
                 if excess > found.excess or not found.tensor:
                     found.max_abs, found.max_rel, found.tensor = difference.max_abs, difference.max_rel, name
                     found.excess = excess

@@ -37,7 +37,7 @@ class Verify(Pass):
     name = "verify"
     effect = "none"
     exact: bool = field(default=True, metadata={"help": "prove exactness; false compares two models as they are"})
-    rtol: float = field(default=0.0, metadata={"help": "tolerance of the proof; 0: 1e-4, more in 16 bits"})
+    rtol: float = field(default=-1.0, metadata={"help": "tolerance of the proof; negative: 1e-4, more in 16 bits"})
     atol: float = field(default=DEFAULT_ATOL, metadata={"help": "absolute difference that is always allowed"})
     fidelity: tuple[str, ...] = field(default=(), metadata={"help": "tolerances such as cosine>=0.99, joined by |"})
     metric: str = field(default="", metadata={"help": "a figure of merit, package.module:function"})
@@ -86,8 +86,13 @@ class Verify(Pass):
             )
         return PassResult(model, False)
 
+    @property
+    def tolerance(self) -> float | None:
+        """The relative tolerance that was asked for."""
+        return self.rtol if self.rtol >= 0 else None
+
     def _prove(self, model: Model, context: Context, given: AsGiven, final: InMemory, feeds: list[Feed]) -> None:
-        findings, rtol = context.findings, self.rtol or None
+        findings, rtol = context.findings, self.tolerance
         first = findings.pruned[0].coupling.build.model if findings.pruned else model
         prover = Prover(given, feeds, rtol, self.atol, context.threads, context.progress)
         proof = findings.proof = prover.prove(first, findings.stages, final)

@@ -302,8 +302,10 @@ def test_verify_with_a_plan_proves_exactness(pruned: Path) -> None:
     shown = hwpass("verify", RESNET, pruned / "out.onnx", "--plan", pruned / "plan.json").stdout
     assert "exactness passed" in shown
     plain = hwpass("verify", RESNET, pruned / "out.onnx").stdout
-    assert "exactness" not in plain
-    assert "fidelity passed" in plain
+    assert "exactness not judged: without the plan" in plain
+    assert "fidelity not judged" in plain
+    same = hwpass("verify", RESNET, RESNET).stdout
+    assert "exactness passed: largest relative difference 0" in same
 
 
 def test_verify_proves_exactness_of_weights_changed_since(pruned: Path, tmp_path: Path) -> None:
@@ -314,8 +316,10 @@ def test_verify_proves_exactness_of_weights_changed_since(pruned: Path, tmp_path
             tensor.CopyFrom(numpy_helper.from_array(values * np.float32(0.9) + np.float32(0.01), tensor.name))
     tuned = tmp_path / "tuned.onnx"
     onnx.save(model, tuned)
-    shown = hwpass("verify", RESNET, tuned, "--plan", pruned / "plan.json").stdout
-    assert "exactness passed" in shown
+    refused = hwpass("verify", RESNET, tuned, "--plan", pruned / "plan.json", status=5).stderr
+    assert "not proved: the weights are not those that hwpass wrote" in refused
+    shown = hwpass("verify", RESNET, tuned, "--plan", pruned / "plan.json", "--unproved").stdout
+    assert "exactness not judged: the weights are not those that hwpass wrote" in shown
     # The same weights under a plan that keeps other channels are no proof.
     plan = json.loads((pruned / "plan.json").read_text(encoding="utf-8"))
     group = next(g for g in plan["groups"] if len(g["kept"]) < g["width"])

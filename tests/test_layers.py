@@ -22,8 +22,9 @@ def gains(proto: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> dict[st
     context = Context(target=load_target("server-cpu"), original=model.proto())
     context.calibration = load_calibration(feeds, input_specs(model.interface()))
     PassManager.parse("fold,prune-channels{channels=0.5x,align=1},compensate,verify").run(model, context)
-    assert context.found["exactness"].passed
-    return {name: (before, after) for name, before, after in context.found["compensation"]}
+    assert context.findings.proof is not None
+    assert context.findings.proof.state == "passed"
+    return {name: (before, after) for name, before, after in context.findings.gains}
 
 
 @pytest.mark.parametrize(

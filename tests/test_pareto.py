@@ -19,6 +19,10 @@ from hypothesis import strategies as st
 import hwpass
 from hwpass import halfway, pareto, study
 from hwpass.cli import main
+from hwpass.coupling import Coupling
+from hwpass.ir import Model
+from hwpass.masking import masked
+from hwpass.plan import Plan
 from hwpass.report import Costs, Ratios
 from hwpass.sweep_report import SweepPoint, SweepReport, marked
 
@@ -128,11 +132,17 @@ def test_nothing_within_reach_is_a_budget_that_cannot_be_met(tmp_path: Path) -> 
     assert statuses == ["dense", "unreachable", "unreachable"]
 
 
-def test_a_model_that_fails_a_verdict_is_shown_but_not_written(tmp_path: Path) -> None:
+def test_a_model_that_fails_a_verdict_is_shown_but_not_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def other_channels(coupling: Coupling, plan: Plan) -> Model:
+        turned = [g.model_copy(update={"kept": [g.width - 1 - i for i in g.kept]}) for g in plan.groups]
+        return masked(coupling, plan.model_copy(update={"groups": turned}))
+
+    monkeypatch.setattr("hwpass.proof.masked", other_channels)
     result = command(
-        CNN, "--target", "mobile-cpu", "--points", "0.7", "--score", "l2", "--rtol", "0", "--atol", "0",
-        "-o", tmp_path / "models", status=5,
-    )  # fmt: skip
+        CNN, "--target", "mobile-cpu", "--points", "0.7", "--score", "l2", "-o", tmp_path / "models", status=5
+    )
     assert "FAILED" in result.stdout
     assert "0.7x failed: exactness failed" in result.stdout
     assert "a verdict failed at 0.7x" in result.stderr

@@ -6,7 +6,8 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 import hwpass
-from hwpass.stepwise import stepwise
+from hwpass.proof_sides import InMemory
+from hwpass.stepwise import in_front, stepwise
 
 
 def _chain(scale: float, depth: int = 6, bump: float = 0.0) -> hwpass.Model:
@@ -35,18 +36,25 @@ def _chain(scale: float, depth: int = 6, bump: float = 0.0) -> hwpass.Model:
 FEED = {"x": np.asarray([0.3, -0.2, 0.7, 0.1], np.float32)}
 
 
+def _side(scale: float) -> InMemory:
+    return InMemory("the chain", lambda: _chain(scale), 1)
+
+
 def _same(name: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
 def test_equal_models_agree_everywhere() -> None:
-    found = stepwise(_chain(30.0), _chain(30.0), FEED, _same)
+    found = stepwise(_side(30.0), _chain(30.0), FEED, _same)
     assert found.max_rel == 0
-    assert found.compared == 18
+    assert len(found.compared) == 18
+    assert found.passed
+    assert in_front(_chain(30.0), "s5", found.varying)
+    assert not in_front(_chain(30.0), "s5", set())
 
 
 def test_names_the_operator_that_differs_and_no_later_one() -> None:
-    found = stepwise(_chain(30.0), _chain(30.0, bump=0.5), FEED, _same)
+    found = stepwise(_side(30.0), _chain(30.0, bump=0.5), FEED, _same)
     assert found.tensor in ("a2", "s2")
     assert found.max_rel > 1e-2
 
@@ -55,5 +63,5 @@ def test_a_tensor_of_another_shape_is_a_problem() -> None:
     def halves(name: str, value: np.ndarray) -> np.ndarray:
         return value[:2] if name == "s1" else value
 
-    found = stepwise(_chain(2.0), _chain(2.0), FEED, halves)
+    found = stepwise(_side(2.0), _chain(2.0), FEED, halves)
     assert found.problem is not None or found.max_rel > 0
