@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -25,6 +26,9 @@ from hwpass.files import Source, inlined, materialise_constants, read, writing
 from hwpass.order import graphs, ordered
 from hwpass.streaming import write_single
 
+if TYPE_CHECKING:
+    from hwpass.sessions import ModelLike
+
 #: A protobuf message cannot be larger than 2 GiB; weights beyond this share go to a file beside the model.
 PROTO_LIMIT = 1_900_000_000
 
@@ -37,7 +41,8 @@ class Model:
     """An ONNX model: `graph` holds nodes, constants and variables; the rest is what the proto carries besides.
 
     Constant nodes are turned into initialisers and local functions are inlined when a model is loaded, so
-    passes meet one form only. Constants are NumPy arrays (memory-mapped when they were external data).
+    passes meet one form only. Constants are NumPy arrays (memory-mapped when they were external data). `source` is
+    what was loaded, exactly as it was given: the path of a file, bytes (also those of a stream), or a proto.
     """
 
     graph: gs.Graph
@@ -47,6 +52,7 @@ class Model:
     domain: str = ""
     model_version: int = 0
     doc_string: str = ""
+    source: ModelLike | None = field(default=None, repr=False)
 
     @property
     def opset(self) -> int:
@@ -64,7 +70,7 @@ class Model:
 
         Raises InputError when there is no model to be had from `source`, in one line that says why.
         """
-        proto, folder, name, digest = read(source)
+        proto, folder, name, digest, given = read(source)
         proto = ordered(inlined(proto, name), name)
         if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
             raise InputError(f"{name}: no opset_import for the standard ONNX operators; not a usable model")
@@ -80,6 +86,7 @@ class Model:
             domain=proto.domain,
             model_version=proto.model_version,
             doc_string=proto.doc_string,
+            source=given,
         )
         for scope in model.scopes():
             materialise_constants(scope, folder, name)
@@ -103,7 +110,7 @@ class Model:
             graph = self.graph.copy()
         return Model(
             graph, self.sha256, self.path, dict(self.metadata), self.domain, self.model_version,
-            self.doc_string,
+            self.doc_string, self.source,
         )  # fmt: skip
 
     def constants(self) -> dict[str, gs.Constant]:
@@ -186,20 +193,25 @@ class Model:
         made: onnx.ModelProto = helper.make_model(helper.make_graph([], "interface", inputs, outputs))
         return made
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], check: Callable[[Path], None] | None = None) -> None:
         """Write the model whole or not at all; weights go to `<name>.data` beside it above 2 GB.
 
-        Raises InputError when the folder does not exist or cannot be written to, or the disk is full.
+        `check` is called with the path of the finished draft, its weights beside it, before the files get their
+        names: what it raises leaves nothing behind. Raises InputError when the folder does not exist or cannot be
+        written to, or the disk is full.
         """
         target = Path(path)
         with writing(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
             if self.size_bytes() <= PROTO_LIMIT:
-                draft = Path(scratch) / target.name
+                draft, data = Path(scratch) / target.name, None
                 with open(draft, "wb") as stream:
                     write_single(self, stream)
             else:
                 data = target.name + ".data"
                 draft = _write_external(self, Path(scratch), target.name, data)
+            if check is not None:
+                check(draft)
+            if data is not None:
                 os.replace(Path(scratch) / data, target.parent / data)
             os.replace(draft, target)
 
