@@ -80,10 +80,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str, onnx.ModelProto | bytes | Path]:
     """The proto, the folder of its external data, a name for messages, the SHA-256 of what was read, and what was
-    given: a stream as its bytes."""
+    given: a file's path, or the bytes of what can be read only once."""
     if isinstance(source, onnx.ModelProto):
-        whole = source.SerializeToString(deterministic=True)
-        return source, None, "model", hashlib.sha256(whole).hexdigest(), source
+        digest = hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
+        return source, None, "model", digest, source
+    given: bytes | Path
     folder: Path | None = None
     if isinstance(source, bytes):
         name, data = "model", source
@@ -96,14 +97,16 @@ def read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str, onnx.M
             raise InputError(f"{path}: is a folder; name the .onnx file in it")
         try:
             data = path.read_bytes()
+            given = path if path.is_file() else data
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     else:
         name, data = str(getattr(source, "name", "stdin")), source.read()
     if not data:
         raise InputError(f"{name}: the file is empty")
-    given = data if folder is None else Path(name)
-    digest = hashlib.sha256(data)
+    if not isinstance(source, str | os.PathLike):
+        given = data
+    digest = hashlib.sha256(data).hexdigest()
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -116,7 +119,7 @@ def read(source: Source) -> tuple[onnx.ModelProto, Path | None, str, str, onnx.M
         location = external_data_helper.ExternalDataInfo(tensor).location
         if folder is None or not (folder / location).is_file():
             raise InputError(f"{name}: its external data file {location} is missing; put it beside the model")
-    return proto, folder, name, digest.hexdigest(), given
+    return proto, folder, name, digest, given
 
 
 def external_tensors(proto: onnx.ModelProto) -> list[TensorProto]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -23,8 +24,10 @@ from hwpass.collection import collection_paused
 from hwpass.errors import InputError
 from hwpass.files import Source, inlined, materialise_constants, read, writing
 from hwpass.order import graphs, ordered
-from hwpass.sessions import ModelLike
 from hwpass.streaming import write_single
+
+if TYPE_CHECKING:
+    from hwpass.sessions import ModelLike
 
 #: A protobuf message cannot be larger than 2 GiB; weights beyond this share go to a file beside the model.
 PROTO_LIMIT = 1_900_000_000
@@ -38,7 +41,8 @@ class Model:
     """An ONNX model: `graph` holds nodes, constants and variables; the rest is what the proto carries besides.
 
     Constant nodes are turned into initialisers and local functions are inlined when a model is loaded, so
-    passes meet one form only. Constants are NumPy arrays (memory-mapped when they were external data).
+    passes meet one form only. Constants are NumPy arrays (memory-mapped when they were external data). `source` is
+    what was loaded, exactly as it was given: the path of a file, bytes (also those of a stream), or a proto.
     """
 
     graph: gs.Graph
@@ -48,7 +52,7 @@ class Model:
     domain: str = ""
     model_version: int = 0
     doc_string: str = ""
-    source: ModelLike | None = None  # the model as it was given, for what is compared with it
+    source: ModelLike | None = field(default=None, repr=False)
 
     @property
     def opset(self) -> int:
@@ -192,22 +196,22 @@ class Model:
     def save(self, path: str | os.PathLike[str], check: Callable[[Path], None] | None = None) -> None:
         """Write the model whole or not at all; weights go to `<name>.data` beside it above 2 GB.
 
-        `check` is called with the finished draft before it gets its name; what it raises leaves nothing behind.
-        Raises InputError when the folder does not exist or cannot be written to, or the disk is full.
+        `check` is called with the path of the finished draft, its weights beside it, before the files get their
+        names: what it raises leaves nothing behind. Raises InputError when the folder does not exist or cannot be
+        written to, or the disk is full.
         """
         target = Path(path)
         with writing(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
             if self.size_bytes() <= PROTO_LIMIT:
-                draft = Path(scratch) / target.name
+                draft, data = Path(scratch) / target.name, None
                 with open(draft, "wb") as stream:
                     write_single(self, stream)
-                if check is not None:
-                    check(draft)
             else:
                 data = target.name + ".data"
                 draft = _write_external(self, Path(scratch), target.name, data)
-                if check is not None:
-                    check(draft)
+            if check is not None:
+                check(draft)
+            if data is not None:
                 os.replace(Path(scratch) / data, target.parent / data)
             os.replace(draft, target)
 
