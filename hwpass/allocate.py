@@ -92,7 +92,7 @@ class Allocator:
         fixed: Sequence[bool] | None = None,
         removable: Sequence[bool] | None = None,
         widest: Sequence[int] | None = None,
-        between: bool = True,
+        between: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         """`between` allows widths that are no whole steps where those leave nothing near the budgets."""

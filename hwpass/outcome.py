@@ -124,27 +124,10 @@ def _changes(coupling: Coupling, plan: Plan, context: Context) -> list[GroupChan
 def verdicts_of(context: Context) -> Verdicts:
     """What the verify pass found, as the report shows it."""
     exact, faithful, metric = (context.found.get(key) for key in ("exactness", "fidelity", "metric"))
-    task = None
-    if metric is not None:
-        name, before, after, allowed = metric
-        bound = allowed if allowed >= 0 else None
-        drop = before - after
-        task = MetricVerdict(
-            passed=bound is None or drop <= bound + 1e-12,
-            name=name,
-            before=before,
-            after=after,
-            drop=drop,
-            max_drop=bound,
-        )
     return Verdicts(
         exactness=ExactnessVerdict(passed=exact.passed, max_abs=exact.max_abs, max_rel=exact.max_rel)
         if exact
         else None,
-        fidelity=FidelityVerdict(
-            passed=faithful.passed, outputs={name: output.figures() for name, output in faithful.outputs.items()}
-        )
-        if faithful
-        else None,
-        metric=task,
+        fidelity=FidelityVerdict.of(faithful) if faithful else None,
+        metric=MetricVerdict.of(*metric) if metric is not None else None,
     )

@@ -91,7 +91,7 @@ class Verify(Pass):
             before = metric_before(self.metric, context)
             after = evaluate_metric(metric, model.proto(), context.threads)
             context.found["metric"] = (self.metric, before, after, self.max_drop)
-        if not outcome.passed:
+        if outcome.state == "failed":
             raise VerdictError(f"fidelity failed, nothing was written: {'; '.join(outcome.failures)}")
         if metric is not None and self.max_drop >= 0 and before - after > self.max_drop + 1e-12:
             raise VerdictError(
