@@ -25,7 +25,7 @@ class BlockedLayout:
     of `entry` and its output channels of `exit`; it pads both up to the block. A dense convolution with fewer
     than `block` input channels reads the plain layout and writes the blocked one. Grouped convolutions need
     whole blocks per group, pools and concatenations whole blocks altogether; elementwise kernels follow their
-    inputs.
+    inputs. An edge without channels, as behind a branch that is gone, is none.
 
     For ONNX Runtime 1.32 (`entry` 4, `exit` 1) these rules were read off the graphs that its optimizer writes
     for chains of convolutions, depthwise and grouped convolutions, residual additions, pools, concatenations
@@ -75,14 +75,17 @@ class BlockedLayout:
         whole = np.all(work.channels[:, edges] % self.block == 0, axis=1)
         if kind == "pool":
             return whole, whole
-        follows = np.all(blocked, axis=1)
+        there = work.channels[:, edges] > 0
+        follows = np.all(blocked | ~there, axis=1) & there.any(axis=1)
         op = str(work.op[k]).partition("+")[0] if work.op.size else ""
         if kind == "movement" and edges.size > 1 and op in ("", "Concat"):
             return follows & whole, follows & whole
         if kind == "normalization" and op == "BatchNormalization":
             return follows, follows
         if kind == "elementwise" and op in self.elementwise:
-            same = np.ptp(work.bytes[:, edges], axis=1) == 0  # no broadcasting
+            sizes = work.bytes[:, edges]
+            largest = sizes.max(axis=1, keepdims=True)
+            same = np.ptp(np.where(there, sizes, largest), axis=1) == 0  # no broadcasting
             return follows & same, follows & same
         return never, never
 
@@ -96,7 +99,7 @@ class BlockedLayout:
         if edges.size < 2:
             return np.ones(blocked.shape[0], dtype=bool)
         data = work.channels[:, edges] == work.in_channels[:, [k]]
-        outside = ~blocked
+        outside = ~blocked & (work.channels[:, edges] > 0)
         return np.asarray(~np.any(outside & ~data, axis=1) & ((outside & data).sum(axis=1) <= 1))
 
     def padded(self, channels: Floats) -> Floats:
@@ -145,8 +148,8 @@ def _first_wanting_other(work: Work, reads: Bools, writes: Bools) -> list[tuple[
     for number in range(len(work.source)):
         source, sink = int(work.source[number]), int(work.sink[number])
         have = writes[:, source] if source >= 0 else np.zeros(len(writes), dtype=bool)
-        wants = have != reads[:, sink]
-        tensor = source if source >= 0 else (work.channels[0, number], work.bytes[0, number])
+        wants = (have != reads[:, sink]) & (work.channels[:, number] > 0)
+        tensor = source if source >= 0 else (work.channels[:, number].max(), work.bytes[:, number].max())
         before = asked.get(tensor, np.zeros_like(wants))
         asked[tensor] = wants | before
         first = wants & ~before

@@ -3,11 +3,13 @@
 Costs are not separable (a convolution's cost is a product of two widths), so a multiple-choice knapsack on costs
 linearised around the current widths is relaxed to a linear program (at most one group per budget comes out split
 between two widths, and is rounded) for budgets that tighten in stages; local search on the true cost finishes the work.
+Where that leaves a plan far within its budgets, or none, widths between the steps are tried too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import gcd
 
@@ -18,6 +20,7 @@ from scipy.sparse import csr_array
 
 from hwpass.cost import Cost
 from hwpass.coupling import Coupling
+from hwpass.nearer import NEAR, finer, nearer, without_branches
 from hwpass.work import Floats
 
 #: Widths offered per group and stage.
@@ -89,11 +92,16 @@ class Allocator:
         fixed: Sequence[bool] | None = None,
         removable: Sequence[bool] | None = None,
         widest: Sequence[int] | None = None,
+        between: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
+        """`between` allows widths that are no whole steps where those leave nothing near the budgets."""
         self.cost = cost
         self.curves = curves
         self.limits = {m: limit for m, limit in limits.items() if cost.base[m] > 0}
+        self.asked = dict(self.limits)
+        self.between = between
+        self.least = least
         self.hurry = "latency" not in limits
         # A plan is never predicted slower than the dense model.
         self.limits["latency"] = min(self.limits.get("latency", np.inf), cost.base["latency"])
@@ -126,7 +134,42 @@ class Allocator:
         ratios = [costs[m] / self.limits[m] for m in self.metrics]
         return np.asarray(np.max(ratios, axis=0))
 
+    def losses(self, plans: NDArray[np.int64]) -> Floats:
+        """The loss of plans [P, G]."""
+        found = [curve[len(curve) - 1 - plans[:, g]] for g, curve in enumerate(self.curves)]
+        return np.asarray(np.sum(found, axis=0), np.float64)
+
+    def objective(self, plans: NDArray[np.int64]) -> Floats:
+        """The loss of plans [P, G], and the price of what is left of the latency where haste was made."""
+        losses = self.losses(plans)
+        return losses + self.haste * self.costs(plans)["latency"] / self.cost.base["latency"] if self.haste else losses
+
+    def share(self, costs: dict[str, float]) -> float:
+        """How much of the budgets asked for a plan takes: of the one that it comes nearest to."""
+        return max((costs[m] / limit for m, limit in self.asked.items()), default=1.0)
+
     def run(self) -> Allocation:
+        """Widths in steps, and between steps where those leave nothing near the budgets."""
+        found = self._stepwise()
+        whole = np.asarray([o[-1] for o in self.options], np.int64)
+        if not len(whole) or (found.met and (self.share(found.costs) >= NEAR or (found.widths == whole).all())):
+            return found
+        self.progress("choosing widths between steps")
+        fine = self.finer()
+        if not found.met and self.between:
+            found = fine._stepwise()
+        plans = [found.widths, self.uniform().widths, without_branches(self, whole)]
+        better = nearer(fine, plans)
+        return found if better is None else self._result(better)
+
+    def finer(self) -> Allocator:
+        """The same problem with widths between the steps, where those are allowed."""
+        fine = copy(self)
+        if self.between:
+            fine.options = [finer(options, self.least) for options in self.options]
+        return fine
+
+    def _stepwise(self) -> Allocation:
         """Stages of linearised knapsacks, then local search on the true cost."""
         widths = np.asarray([o[-1] for o in self.options], np.int64)
         narrowest = np.asarray([o[0] for o in self.options], np.int64)

@@ -9,6 +9,7 @@ import numpy as np
 from hwpass.cost_models import Target, cost_model
 from hwpass.coupling import Coupling
 from hwpass.kernels import Kernels
+from hwpass.remainders import Remainders
 from hwpass.work import Floats, Work
 
 #: What a budget may be put on, with the unit that `Cost` counts it in.
@@ -23,15 +24,11 @@ class Cost:
 
     def __init__(self, coupling: Coupling, target: Target) -> None:
         self.target = target
+        self.coupling = coupling
         self.model = cost_model(target)
-        self.kernels = Kernels(coupling, target.fusion)
-        self.dense = self.kernels.dense
-        # [G, K]: which kernels are gone when a group has no channel left.
-        self._gone = np.zeros((len(coupling.groups), len(self.kernels.kernels)))
-        for number, branch in enumerate(coupling.branches):
-            if branch is not None:
-                gone = branch.gone | branch.constant | branch.folded
-                self._gone[number] = [all(n.index in gone for n in k.nodes) for k in self.kernels.kernels]
+        self.remainders = Remainders(coupling, target.fusion)
+        self._parts = Kernels(coupling, target.fusion, self.remainders.kernels)
+        self.dense = self._parts.dense
 
     def __call__(self, widths: Floats, metrics: tuple[str, ...] = tuple(METRICS)) -> dict[str, Floats]:
         """Each metric at widths [P, G], as [P] in the units of METRICS."""
@@ -39,21 +36,21 @@ class Cost:
         return {m: np.concatenate([part[m] for part in parts]) for m in metrics}
 
     def _evaluate(self, widths: Floats, metrics: tuple[str, ...]) -> dict[str, Floats]:
-        values = self.kernels.values(widths)
-        work = self.kernels.work_of(values)
+        values = self._parts.values(widths)
+        runs = self.remainders.runs(widths)
+        work = self._parts.work_of(values, runs)
         found: dict[str, Floats] = {}
-        stays = (widths == 0) @ self._gone == 0 if self._gone.any() else np.ones((1, 1), bool)
         if "latency" in metrics:
-            found["latency"] = (self.model.latency(work) * stays).sum(axis=1)
+            found["latency"] = (self.model.latency(work) * runs).sum(axis=1)
         if "energy" in metrics:
-            found["energy"] = (self.model.energy(work) * stays).sum(axis=1)
+            found["energy"] = (self.model.energy(work) * runs).sum(axis=1)
         if "macs" in metrics:
-            found["macs"] = (work.macs * stays).sum(axis=1)
-        size = self.kernels.size(values)
+            found["macs"] = (work.macs * runs).sum(axis=1)
+        size = self._parts.size(values) + self.remainders.stored(widths)
         if "size" in metrics:
             found["size"] = size
         if "memory" in metrics:
-            found["memory"] = size + self.kernels.peak_activations(values)
+            found["memory"] = size + self._parts.peak_activations(values, runs)
         return found
 
     @cached_property
@@ -61,6 +58,11 @@ class Cost:
         """The dense model's costs."""
         return {key: float(value[0]) for key, value in self(self.dense[None, :]).items()}
 
+    @cached_property
+    def kernels(self) -> Kernels:
+        """The kernels of the model as it is, with every branch."""
+        return Kernels(self.coupling, self.target.fusion)
+
     def work(self, widths: Floats) -> Work:
-        """The work of one plan, [1, K]."""
+        """The work of one plan that keeps every branch, [1, K]."""
         return self.kernels.work(widths[None, :])

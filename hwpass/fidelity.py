@@ -16,6 +16,8 @@ from hwpass.errors import InputError, UsageError
 from hwpass.files import spilling
 from hwpass.inputs import is_float
 from hwpass.sessions import Feed, ModelLike, open_session, release_memory, run_session
+from hwpass.states import State
+from hwpass.variation import Variation
 
 METRICS = ("max_abs", "rel_l2", "cosine", "snr_db", "top1")
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -26,6 +28,9 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 IDENTICAL_SNR_DB = 200.0
 """What the signal-to-noise ratio of identical outputs is given as, so that figures stay finite."""
+
+ALARMING = {"cosine": 0.95, "rel_l2": 0.3}
+"""Where an output counts as far from the original's on the user's data: below this cosine, above this relative L2."""
 
 Feeds = Iterable[Mapping[str, np.ndarray]] | Callable[[], Iterable[Mapping[str, np.ndarray]]]
 
@@ -55,7 +60,8 @@ class OutputFidelity:
     `rel_l2` is the L2 norm of the difference over that of the original, `cosine` the cosine between the two
     as one long vector, `snr_db` the signal-to-noise ratio in dB, `top1_agreement` the share of equal argmax
     (last axis; the channel axis for rank 4 and more; equal values for integers), None where there is
-    nothing to choose from. `problem` says why the output could not be compared.
+    nothing to choose from. `problem` says why the output could not be compared, `unknown` why a comparison
+    says nothing: on random inputs, an output that hardly varies.
     """
 
     name: str
@@ -65,10 +71,11 @@ class OutputFidelity:
     snr_db: float = IDENTICAL_SNR_DB
     top1_agreement: float | None = None
     problem: str | None = None
+    unknown: str | None = None
 
     def figures(self) -> dict[str, float]:
-        """The metrics by the name that tolerances use; without those that do not apply."""
-        if self.problem:
+        """The metrics by the name that tolerances use; without those that do not apply or say nothing."""
+        if self.problem or self.unknown:
             return {}
         values = {
             "max_abs": self.max_abs,
@@ -82,13 +89,24 @@ class OutputFidelity:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """The verdict on all outputs; `failures` has one line for each condition that is not met."""
+    """The verdict on all outputs; `failures` has one line for each condition that is not met.
 
-    passed: bool
+    Without a tolerance it is not judged; `note` says so in a sentence, and `alarming` whether an output is far from
+    the original's on the user's data all the same.
+    """
+
+    state: State
+    note: str
     outputs: dict[str, OutputFidelity]
+    alarming: bool = False
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     batches: int = 0
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether every tolerance is met; None where none was set."""
+        return None if self.state == "not judged" else self.state == "passed"
 
 
 def parse_fidelity(text: str) -> FidelityTolerance:
@@ -123,9 +141,12 @@ def fidelity(
     feeds: Feeds,
     tolerances: Sequence[FidelityTolerance] = (),
     threads: int = 1,
+    *,
+    given: bool = True,
 ) -> Fidelity:
     """Run both models over the data, one after the other, and compare their outputs.
 
+    `given` says that the data are the user's own, not made up.
     `feeds` is gone through twice; one batch is in memory at a time and the original's outputs wait in a
     temporary file. New NaN or Inf always fail; outputs whose shape depends on the data are compared where
     the shapes agree. Raises `UsageError` for a tolerance on an output that is not there, `InputError` when
@@ -151,22 +172,24 @@ def fidelity(
         spool.seek(0)
         for names, outputs in zip(counts, _run(pruned, again(), threads), strict=True):
             for name in names:
-                totals.setdefault(name, _Totals(name)).add(_get(spool), outputs.get(name))
-    return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(counts))
+                _totals(totals, name, given).add(_get(spool), outputs.get(name))
+    return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(counts), given)
 
 
 def fidelity_of(
     reference: Sequence[Mapping[str, np.ndarray]],
     candidate: Sequence[Mapping[str, np.ndarray]],
     tolerances: Sequence[FidelityTolerance] = (),
+    *,
+    given: bool = False,
 ) -> Fidelity:
-    """The same verdict on outputs that were computed before."""
+    """The same verdict on outputs that were computed before, of random inputs unless they were `given`."""
     totals: dict[str, _Totals] = {}
     _check_names(tolerances, list(reference[0]))
-    for wanted, given in zip(reference, candidate, strict=True):
+    for wanted, found in zip(reference, candidate, strict=True):
         for name, value in wanted.items():
-            totals.setdefault(name, _Totals(name)).add(value, given.get(name))
-    return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(reference))
+            _totals(totals, name, given).add(value, found.get(name))
+    return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(reference), given)
 
 
 def _run(
@@ -205,6 +228,7 @@ class _Totals:
     agreed: int = 0
     compared: int = 0
     problem: str | None = None
+    variation: Variation | None = None  # watched on random inputs
 
     def add(self, wanted: np.ndarray, given: np.ndarray | None) -> None:
         if given is None:
@@ -219,10 +243,13 @@ class _Totals:
             if wanted.dtype.kind not in "iub":
                 return
         self._agreement(wanted, given)
+        if self.variation is not None:
+            self.variation.add(wanted, _choices_axis(wanted))
         left, right = wanted.astype(np.float64).ravel(), given.astype(np.float64).ravel()
         finite = np.isfinite(left)
-        if not np.array_equal(finite, np.isfinite(right)):
-            bad = int(np.count_nonzero(finite != np.isfinite(right)))
+        same = np.where(finite, np.isfinite(right), (left == right) | (np.isnan(left) & np.isnan(right)))
+        if not same.all():
+            bad = int(np.count_nonzero(~same))
             self.problem = self.problem or f"{bad} values are NaN or Inf on one side only"
             return
         left, right = left[finite], right[finite]
@@ -234,7 +261,7 @@ class _Totals:
         self.dot += float(left @ right)
 
     def _agreement(self, wanted: np.ndarray, given: np.ndarray) -> None:
-        axis = 1 if wanted.ndim >= 4 else wanted.ndim - 1
+        axis = _choices_axis(wanted)
         if is_float(wanted.dtype) and wanted.ndim >= 2 and wanted.shape[axis] > 1 and wanted.size:
             same = wanted.argmax(axis) == given.argmax(axis)
             self.agreed += int(np.count_nonzero(same))
@@ -255,7 +282,19 @@ class _Totals:
             snr_db=min(snr, IDENTICAL_SNR_DB),
             top1_agreement=self.agreed / self.compared if self.compared else None,
             problem=self.problem,
+            unknown=None if self.variation is None else self.variation.nothing(),
         )
+
+
+def _totals(totals: dict[str, _Totals], name: str, given: bool) -> _Totals:
+    if name not in totals:
+        totals[name] = _Totals(name, variation=None if given else Variation())
+    return totals[name]
+
+
+def _choices_axis(value: np.ndarray) -> int:
+    """The axis that a first choice is made along."""
+    return 1 if value.ndim >= 4 else value.ndim - 1
 
 
 def _check_names(tolerances: Sequence[FidelityTolerance], names: Sequence[str]) -> None:
@@ -265,7 +304,9 @@ def _check_names(tolerances: Sequence[FidelityTolerance], names: Sequence[str]) 
             raise UsageError(f"fidelity {tolerance}: no output {tolerance.output!r}; there are {there}")
 
 
-def _judge(outputs: dict[str, OutputFidelity], tolerances: Sequence[FidelityTolerance], batches: int) -> Fidelity:
+def _judge(
+    outputs: dict[str, OutputFidelity], tolerances: Sequence[FidelityTolerance], batches: int, given: bool
+) -> Fidelity:
     failures: list[str] = []
     warnings: list[str] = []
     for name, item in outputs.items():
@@ -273,6 +314,10 @@ def _judge(outputs: dict[str, OutputFidelity], tolerances: Sequence[FidelityTole
         if item.problem:
             dynamic = item.problem.startswith("shape") and not asked
             (warnings if dynamic else failures).append(f"output {name!r}: {item.problem}")
+            continue
+        if item.unknown:
+            if asked:
+                failures.append(f"output {name!r} cannot be judged by {asked[0]}: {item.unknown}; give --calib")
             continue
         figures = item.figures()
         for tolerance in asked:
@@ -285,6 +330,44 @@ def _judge(outputs: dict[str, OutputFidelity], tolerances: Sequence[FidelityTole
                     f"{tolerance.comparison} {tolerance.value:g}"
                 )
     for tolerance in tolerances:
-        if tolerance.output is None and not any(tolerance.metric in o.figures() for o in outputs.values()):
+        known = [o for o in outputs.values() if not o.unknown]
+        if tolerance.output is None and known and not any(tolerance.metric in o.figures() for o in known):
             failures.append(f"no output has {tolerance.metric}, asked for by {tolerance}")
-    return Fidelity(not failures, outputs, failures, warnings, batches)
+    if failures:
+        return Fidelity("failed", "; ".join(failures), outputs, False, failures, warnings, batches)
+    if tolerances:
+        where = "your data" if given else "random inputs, which say little; give --calib"
+        met = f"within {', '.join(map(str, tolerances))} on {where}"
+        return Fidelity("passed", met, outputs, False, failures, warnings, batches)
+    far = _far(outputs) if given else []
+    warnings += [f"{text}; fine-tune the model, or ask for less" for text in far]
+    note = _note(outputs, far, given)
+    return Fidelity("not judged", note, outputs, bool(far), failures, warnings, batches)
+
+
+def _far(outputs: Mapping[str, OutputFidelity]) -> list[str]:
+    """A line for each output that is far from the original's."""
+    lines = []
+    for name, output in outputs.items():
+        figures = output.figures()
+        bad = [f"cosine {figures['cosine']:.3g}"] if figures.get("cosine", 1.0) < ALARMING["cosine"] else []
+        bad += [f"relative L2 error {figures['rel_l2']:.3g}"] if figures.get("rel_l2", 0.0) > ALARMING["rel_l2"] else []
+        if bad:
+            lines.append(f"output {name!r} is far from the original's on your data: {', '.join(bad)}")
+    return lines
+
+
+def _note(outputs: Mapping[str, OutputFidelity], far: Sequence[str], given: bool) -> str:
+    """The sentence of a fidelity that nobody set a tolerance for."""
+    if given:
+        return "; ".join([*far, "no tolerance is set; judge it with --fidelity, such as --fidelity 'cosine>=0.95'"])
+    parts = [f"unknown: output {name!r}: {o.unknown}" for name, o in outputs.items() if o.unknown]
+    figures = [output.figures() for output in outputs.values() if output.figures()]
+    agreed = [f["top1"] for f in figures if "top1" in f]
+    if agreed:
+        # Rounded down: 100 % is all of them.
+        parts.append(f"agrees on {math.floor(100 * min(agreed))} % of first choices on random inputs")
+    elif figures:
+        parts.append(f"relative L2 error {max(f['rel_l2'] for f in figures):.2g} on random inputs")
+    shown = "; ".join(parts[:3]) or "nothing could be compared"
+    return f"{shown}: this says little; give --calib" if figures else f"{shown}; give --calib"

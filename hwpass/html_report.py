@@ -16,7 +16,8 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; background: var(--soft); }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.passed { color: #188038; font-weight: 600; } .failed { color: #c5221f; font-weight: 600; }
+.passed { color: #188038; font-weight: 600; } .failed, .alarming { color: #c5221f; font-weight: 600; }
+.open { font-weight: 600; }
 .note { opacity: .7; } svg { display: block; } .old { fill: var(--old); } .new { fill: var(--new); }
 td { overflow-wrap: anywhere; }
 """
@@ -60,9 +61,10 @@ def _verdicts(report: Report) -> str:
     if not rows:
         return ""
     lines = []
-    for name, passed, figures in rows:
-        outcome = '<td class="passed">passed</td>' if passed else '<td class="failed">failed</td>'
-        lines.append(f"<tr><td>{escape(name)}</td>{outcome}<td>{escape(figures)}</td></tr>")
+    for row in rows:
+        kind = row.state if row.state != "not judged" else "alarming" if row.alarming else "open"
+        outcome = f'<td class="{kind}">{row.state}</td>'
+        lines.append(f"<tr><td>{escape(row.name)}</td>{outcome}<td>{escape(row.text)}</td></tr>")
     head = "<tr><th>verdict</th><th>outcome</th><th>figures</th></tr>"
     return f"<h2>Verdicts</h2>\n<table>{head}{''.join(lines)}</table>"
 

@@ -31,6 +31,7 @@ class Kernel:
 
     nodes: list[Node]
     recurrent: bool = False  # the step by step part of its only node; bytes are counted with the other part
+    without: int = -1  # what another kernel comes down to without channels of this group; -1: a kernel as given
 
     @property
     def extent(self) -> Extent | None:
@@ -97,6 +98,12 @@ def fuse(nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequenc
     return [kernel for _, kernel in sorted(kernels, key=lambda pair: pair[0])]
 
 
+def fused(coupling: Coupling, fusion: Sequence[Sequence[str]]) -> list[Kernel]:
+    """The kernels of a coupled model as it is."""
+    outputs = [t.name for t in coupling.build.model.graph.outputs]
+    return fuse([n for n in coupling.nodes if not _constant_only(n)], outputs, fusion)
+
+
 @dataclass(eq=False)
 class _Products:
     """Many products of extents, each a constant times extents that depend on the widths."""
@@ -126,12 +133,11 @@ class Kernels:
     extents, so thousands of plans are evaluated without touching the graph.
     """
 
-    def __init__(self, coupling: Coupling, fusion: Sequence[Sequence[str]]) -> None:
+    def __init__(self, coupling: Coupling, fusion: Sequence[Sequence[str]], kernels: list[Kernel] | None = None):
+        """`kernels` are those of `fused`, or these and what they come down to without whole branches."""
         self.coupling = coupling
         self.model = coupling.build.model
-        outputs = [t.name for t in self.model.graph.outputs]
-        live = [n for n in coupling.nodes if not _constant_only(n)]
-        self.kernels = fuse(live, outputs, fusion)
+        self.kernels = fused(coupling, fusion) if kernels is None else kernels
         self.dense = np.asarray([g.width for g in coupling.groups], np.float64)
         self._extents: dict[int, int] = {}
         self._ids: list[NDArray[np.int64]] = []
@@ -171,7 +177,6 @@ class Kernels:
         self._m: list[int] = []
         self._n: list[int] = []
         self._k: list[int] = []
-        self._read: list[list[int]] = [[] for _ in range(count)]
         self._written: list[list[int]] = [[] for _ in range(count)]
         self._weights: list[list[int]] = [[] for _ in range(count)]
         self._elements: list[list[int]] = [[] for _ in range(count)]
@@ -179,10 +184,8 @@ class Kernels:
         self.op = np.asarray([k.ops for k in self.kernels])
         self.axes = np.asarray([_spatial_axes(k.nodes[0]) for k in self.kernels], np.int64)
         self.taps, self.stride, self.itemsize = np.ones(count), np.ones(count), np.full(count, 4.0)
-        producer: dict[str, int] = {t.name: -1 for t in self.model.graph.inputs}
-        size: dict[str, int] = {
-            t.name: self._bytes(self.coupling.build.tensors[t.name]) for t in self.model.graph.inputs
-        }
+        producers: dict[str, list[int]] = {t.name: [-1] for t in self.model.graph.inputs}
+        size = {t.name: self._bytes(self.coupling.build.tensors[t.name]) for t in self.model.graph.inputs}
         sources, sinks, edge_channels, edge_bytes = [], [], [], []
         last_read: dict[str, int] = {}
         self._constants: dict[str, tuple[int, float]] = {}
@@ -205,9 +208,8 @@ class Kernels:
                     elif tensor.name and tensor.name not in inside and tensor.name not in seen:
                         seen.add(tensor.name)
                         last_read[tensor.name] = number
-                        if tensor.name in producer:
-                            self._read[number].append(size[tensor.name])
-                            sources.append(producer[tensor.name])
+                        for source in producers.get(tensor.name, ()):
+                            sources.append(source)
                             sinks.append(number)
                             edge_bytes.append(size[tensor.name])
                             edge_channels.append(self._channels(operand))
@@ -215,15 +217,19 @@ class Kernels:
                 if (place or node.extent is None) and output is not None and output.axes is not None:
                     self._elements[number].append(self._product([f for axis in output.axes for f in axis]))
             self._extent(number, kernel)
+            links = {node.gs.outputs[0].name for node in kernel.nodes[:-1]}
             for node in kernel.nodes:
                 for tensor, abstract in zip(node.gs.outputs, node.outputs, strict=False):
-                    producer[tensor.name] = number
-                    size[tensor.name] = self._bytes(abstract)
+                    if tensor.name not in links:
+                        producers.setdefault(tensor.name, []).append(number)
+                        size[tensor.name] = self._bytes(abstract)
             for tensor in kernel.nodes[-1].gs.outputs:
                 self._written[number].append(size.get(tensor.name, self._products.add(0.0, [])))
         self.source, self.sink = np.asarray(sources, np.int64), np.asarray(sinks, np.int64)
         self._edge_bytes, self._edge_channels = edge_bytes, edge_channels
-        self._liveness(producer, size, last_read)
+        ones = np.ones(len(sinks))
+        self._edges_of = csr_array((ones, (np.arange(len(sinks)), self.sink)), shape=(len(sinks), count))
+        self._liveness(producers, size, last_read)
         self._finish()
 
     def _channels(self, tensor: Tensor | None) -> int:
@@ -247,7 +253,7 @@ class Kernels:
         if node.outputs and node.outputs[0].dtype is not None:
             self.itemsize[number] = node.outputs[0].dtype.itemsize
 
-    def _liveness(self, producer: dict[str, int], size: dict[str, int], last_read: dict[str, int]) -> None:
+    def _liveness(self, producers: dict[str, list[int]], size: dict[str, int], last_read: dict[str, int]) -> None:
         """From when to when every activation between kernels is live: the schedule is the graph's order."""
         count = len(self.kernels)
         ends = dict(last_read)
@@ -257,20 +263,23 @@ class Kernels:
         for number, kernel in enumerate(self.kernels):
             if kernel.kind == "free" and kernel.nodes[0].gs.inputs and kernel.nodes[0].gs.outputs:
                 before, after = kernel.nodes[0].gs.inputs[0].name, kernel.nodes[-1].gs.outputs[0].name
-                if before in producer and kernel.nodes[0].op not in ("Shape", "Size"):
+                if before in producers and kernel.nodes[0].op not in ("Shape", "Size"):
                     roots[after] = roots.get(before, before)
                     ends[roots[after]] = max(ends.get(roots[after], number), ends.get(after, number))
-        external = {n for n in producer if n in ends and n not in roots}
-        starts, stops, tensors = [], [], []
+        external = {n for n in producers if n in ends and n not in roots}
+        starts, stops, tensors, makers = [], [], [], []
         for name in sorted(external):
             stop = ends[name]
             # An elementwise kernel writes over an input that dies with it.
             if 0 <= stop < count and self.kernels[stop].kind == "elementwise" and self._first_input(stop) == name:
-                stop = max(stop - 1, producer[name])
-            starts.append(max(producer[name], 0))
+                stop = max(stop - 1, producers[name][-1])
+            starts.append(max(producers[name][0], 0))
             stops.append(stop)
             tensors.append(size[name])
+            makers.append(producers[name])
         self._live = np.asarray(tensors, np.int64)
+        most = max(map(len, makers), default=1)
+        self._makers = np.asarray([m + m[-1:] * (most - len(m)) for m in makers], np.int64).reshape(-1, most)
         rows = np.arange(len(tensors))
         data = np.concatenate([np.ones(len(rows)), -np.ones(len(rows))])
         columns = np.concatenate([np.asarray(starts, np.int64), np.asarray(stops, np.int64) + 1])
@@ -303,10 +312,8 @@ class Kernels:
         """Sums of products per kernel, [P, K]."""
         flat = [i for part in lists for i in part]
         where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
-        select = csr_array(
-            (np.ones(len(flat)), (np.asarray(flat, np.int64), where)), shape=(values.shape[1], len(lists))
-        )
-        return np.asarray(values @ select)
+        ones, places = np.ones(len(flat)), (np.asarray(flat, np.int64), where)
+        return np.asarray(values @ csr_array((ones, places), shape=(values.shape[1], len(lists))))
 
     def values(self, widths: Floats) -> Floats:
         """All products at widths [P, G]."""
@@ -324,8 +331,15 @@ class Kernels:
         """The work of every kernel at widths [P, G]."""
         return self.work_of(self.values(widths))
 
-    def work_of(self, values: Floats) -> Work:
-        """The work, from the products that `values` gives."""
+    def work_of(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Work:
+        """The work, from the products that `values` gives; `runs` [P, K] says which kernels a plan has.
+
+        What only kernels that do not run would hand on or read counts as nothing.
+        """
+        channels, moved = values[:, self._edge_channels], values[:, self._edge_bytes]
+        if runs is not None:
+            there = ((self.source < 0) | runs[:, self.source]) & runs[:, self.sink]
+            channels, moved = channels * there, moved * there
         return Work(
             kind=self.kind,
             itemsize=self.itemsize,
@@ -335,14 +349,14 @@ class Kernels:
             m=values[:, self._m],
             n=values[:, self._n],
             k=values[:, self._k],
-            read=self._sums(values, self._read),
+            read=np.asarray(moved @ self._edges_of),
             written=self._sums(values, self._written),
             weights=self._sums(values, self._weights),
             elements=self._sums(values, self._elements),
             source=self.source,
             sink=self.sink,
-            channels=values[:, self._edge_channels],
-            bytes=values[:, self._edge_bytes],
+            channels=channels,
+            bytes=moved,
             op=self.op,
             axes=self.axes,
         )
@@ -352,11 +366,14 @@ class Kernels:
         numbers = [number for number, _ in self._constants.values()]
         return np.asarray(values[:, numbers].sum(axis=1))
 
-    def peak_activations(self, values: Floats) -> Floats:
-        """Largest sum of the bytes of activations live at the same time, [P]."""
+    def peak_activations(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
+        """Largest sum of the bytes of activations live at the same time, [P]; `runs` as in `work_of`."""
         if not len(self._live):
             return np.zeros(len(values))
-        return np.asarray(np.cumsum(values[:, self._live] @ self._span, axis=1).max(axis=1))
+        held = values[:, self._live]
+        if runs is not None:
+            held = held * ((self._makers < 0) | runs[:, self._makers]).any(axis=2)
+        return np.asarray(np.cumsum(held @ self._span, axis=1).max(axis=1))
 
 
 def _spatial_axes(node: Node) -> int:

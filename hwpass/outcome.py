@@ -130,26 +130,11 @@ def _changes(leg: Pruned) -> list[GroupChange]:
 
 def verdicts_of(context: Context) -> Verdicts:
     """What the verify pass found, as the report shows it."""
-    proof, faithful, metric = context.findings.proof, context.findings.fidelity, context.findings.metric
-    task = None
-    if metric is not None:
-        bound, drop = metric.max_drop, metric.before - metric.after
-        task = MetricVerdict(
-            passed=bound is None or drop <= bound + 1e-12,
-            name=metric.name,
-            before=metric.before,
-            after=metric.after,
-            drop=drop,
-            max_drop=bound,
-        )
+    findings = context.findings
     return Verdicts(
-        exactness=exactness_of(proof) if proof else None,
-        fidelity=FidelityVerdict(
-            passed=faithful.passed, outputs={name: output.figures() for name, output in faithful.outputs.items()}
-        )
-        if faithful
-        else None,
-        metric=task,
+        exactness=exactness_of(findings.proof) if findings.proof else None,
+        fidelity=FidelityVerdict.of(findings.fidelity) if findings.fidelity else None,
+        metric=MetricVerdict.of(findings.metric) if findings.metric is not None else None,
     )
 
 
@@ -158,7 +143,7 @@ def exactness_of(proof: Proof) -> ExactnessVerdict:
     return ExactnessVerdict(
         passed=None if proof.state == "not judged" else proof.state == "passed",
         state=proof.state,
-        note=proof.reason,
+        note=proof.reason or "",
         max_abs=proof.max_abs,
         max_rel=proof.max_rel,
         legs=[

@@ -33,6 +33,7 @@ from hwpass.proof_sides import AsGiven, InMemory
 from hwpass.report import Verdicts
 from hwpass.rewrite import Surgery, prune
 from hwpass.tables import print_line
+from hwpass.terminal_report import verdict_line
 from hwpass.twin import dense_twin
 
 
@@ -170,7 +171,7 @@ def _twin(coupling: Coupling, surgery: Surgery, theirs: Model) -> Model:
 
 def render_verdicts(found: Comparison, console: Console) -> None:
     """Print one line per verdict and warning."""
-    for name, passed, figures in found.verdicts.rows():
-        print_line(console, f"{name} {'passed' if passed else 'FAILED'}" + (f": {figures}" if figures else ""))
+    for row in found.verdicts.rows():
+        console.print(verdict_line(row), soft_wrap=True)
     for warning in found.warnings:
         print_line(console, f"warning: {warning}")

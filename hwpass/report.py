@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from rich.console import Console
 
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
-from hwpass.states import State
+from hwpass.states import State, state_of
+
+if TYPE_CHECKING:
+    from hwpass.fidelity import Fidelity
+    from hwpass.findings import MetricFound
 
 __all__ = [
     "Costs",
@@ -26,6 +30,7 @@ __all__ = [
     "Ratios",
     "Report",
     "Trial",
+    "VerdictRow",
     "Verdicts",
     "abbreviated",
     "frozen_by_reason",
@@ -109,33 +114,78 @@ class ProofLeg(_Part):
     note: str | None = None
 
 
-class ExactnessVerdict(_Part):
-    """Whether the result is what the plan says, leg by leg; `passed` is null where a leg is missing."""
+class _Judged(_Part):
+    """A verdict of three states."""
 
-    passed: bool | None
-    state: State = "passed"
-    note: str | None = None
+    passed: bool | None = Field(description="null where it was not judged")
+    state: State
+    note: str = Field(default="", description="the verdict as a sentence")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _state(cls, given: Any) -> Any:
+        """The state of a verdict that was written before there were three."""
+        if isinstance(given, dict) and "passed" in given and "state" not in given:
+            return {**given, "state": state_of(given["passed"])}
+        return given
+
+    @model_validator(mode="after")
+    def _agrees(self) -> _Judged:
+        if self.state != state_of(self.passed):
+            raise ValueError(f"a verdict that {self.state} cannot have passed={self.passed}")
+        return self
+
+
+class ExactnessVerdict(_Judged):
+    """Whether the result is what the plan says, leg by leg; not judged where a leg is missing."""
+
     max_abs: Figure = None
     max_rel: Figure = None
     legs: list[ProofLeg] = Field(default_factory=list)
 
 
-class FidelityVerdict(_Part):
+class FidelityVerdict(_Judged):
     """The result against the original, on data: figures by output and metric."""
 
-    passed: bool
+    alarming: bool = Field(default=False, description="far from the original on the user's data, though not judged")
     outputs: dict[str, dict[str, Figure]] = Field(default_factory=dict)
 
+    @classmethod
+    def of(cls, found: Fidelity) -> FidelityVerdict:
+        """The verdict as reports show it."""
+        figures = {name: output.figures() for name, output in found.outputs.items()}
+        return cls.model_validate({"passed": found.passed, "state": found.state, "note": found.note,
+                                   "alarming": found.alarming, "outputs": figures})  # fmt: skip
 
-class MetricVerdict(_Part):
-    """The user's own metric; `drop` is before minus after."""
 
-    passed: bool
+class MetricVerdict(_Judged):
+    """The user's own metric; `drop` is before minus after. Not judged without a largest drop."""
+
     name: str
     before: float
     after: float
     drop: float
     max_drop: float | None = None
+
+    @classmethod
+    def of(cls, found: MetricFound) -> MetricVerdict:
+        """The verdict on a metric."""
+        drop, max_drop = found.before - found.after, found.max_drop
+        passed = None if max_drop is None else drop <= max_drop + 1e-12
+        note = "no largest drop is set; judge it with --max-drop"
+        if passed is not None:
+            note = f"the drop of {drop:.3g} is {'within' if passed else 'more than'} the {max_drop:g} allowed"
+        return cls.model_validate({"passed": passed, "note": note, "name": found.name, "before": found.before,
+                                   "after": found.after, "drop": drop, "max_drop": max_drop})  # fmt: skip
+
+
+class VerdictRow(NamedTuple):
+    """A verdict for people: its state and what belongs to it, as text."""
+
+    name: str
+    state: State
+    text: str
+    alarming: bool = False
 
 
 class Verdicts(_Part):
@@ -145,24 +195,29 @@ class Verdicts(_Part):
     fidelity: FidelityVerdict | None = None
     metric: MetricVerdict | None = None
 
-    def rows(self) -> list[tuple[str, bool, str]]:
-        """Name, outcome and figures of each verdict that was asked for."""
+    def rows(self) -> list[VerdictRow]:
+        """Each verdict that was asked for."""
         rows = []
         if (exact := self.exactness) is not None:
             text = f"largest relative difference {figure(exact.max_rel)}, absolute {figure(exact.max_abs)}"
-            rows.append(("exactness", exact.passed, text))
+            rows.append(VerdictRow("exactness", exact.state, text if exact.state == "passed" else exact.note))
         if (close := self.fidelity) is not None:
             parts = [
                 f"{output}: " + ", ".join(f"{metric} {figure(value)}" for metric, value in figures.items())
                 for output, figures in close.outputs.items()
+                if figures
             ]
             more = f"; and {len(parts) - 3} more outputs" if len(parts) > 3 else ""
-            rows.append(("fidelity", close.passed, "; ".join(parts[:3]) + more))
+            shown = "; ".join(parts[:3]) + more
+            text = f"{close.note} ({shown})" if close.note and shown else close.note or shown
+            rows.append(VerdictRow("fidelity", close.state, text, close.alarming))
         if (metric := self.metric) is not None:
             text = f"{metric.name}: {metric.before:.4g} before, {metric.after:.4g} after"
             if metric.max_drop is not None:
                 text += f" (drop {metric.drop:.3g}, at most {metric.max_drop:g} allowed)"
-            rows.append(("metric", metric.passed, text))
+            elif metric.note:
+                text += f" (drop {metric.drop:.3g}; {metric.note})"
+            rows.append(VerdictRow("metric", metric.state, text))
         return rows
 
 

@@ -153,6 +153,7 @@ class Study:
             fixed=self.fixed,
             removable=self.removable(),
             widest=self.widest,
+            between=not self.options.align,
             progress=context.progress,
         )
 

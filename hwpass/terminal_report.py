@@ -7,7 +7,7 @@ from rich.text import Text
 
 from hwpass.formatting import human_seconds
 from hwpass.naming import short, short_path, shortened
-from hwpass.report import GroupChange, Report, abbreviated, figure, frozen_by_reason, milliseconds
+from hwpass.report import GroupChange, Report, VerdictRow, abbreviated, figure, frozen_by_reason, milliseconds
 from hwpass.tables import ROWS, print_line, print_table
 
 
@@ -21,9 +21,8 @@ def show(report: Report, console: Console) -> None:
         print_table(console, ("", "before", "after", "ratio", "asked"), rows, "lrrrl")
     else:
         print_table(console, ("", "before", "after", "ratio"), [row[:-1] for row in rows], "lrrl")
-    for name, passed, figures in report.verdicts.rows():
-        outcome = Text("passed", "green") if passed else Text("FAILED", "bold red")
-        console.print(Text(f"{name} ") + outcome + Text(f": {figures}" if figures else ""), soft_wrap=True)
+    for row in report.verdicts.rows():
+        console.print(verdict_line(row), soft_wrap=True)
     if report.trials:
         print_line(console, "")
         print_table(console, ("tried", "latency", "metric", "drop", "allowed drop"), report.trial_rows(), "rrrrl")
@@ -32,6 +31,16 @@ def show(report: Report, console: Console) -> None:
     for warning in report.warnings:
         console.print(Text("warning: ", "yellow") + Text(warning), soft_wrap=True)
     print_line(console, f"{human_seconds(report.seconds)} in all", "dim")
+
+
+def verdict_line(row: VerdictRow) -> Text:
+    """A verdict in one line: green is kept for what was judged and passed."""
+    outcome = {
+        "passed": Text("passed", "green"),
+        "failed": Text("FAILED", "bold red"),
+        "not judged": Text("not judged", "bold red" if row.alarming else "yellow"),
+    }[row.state]
+    return Text(f"{row.name} ") + outcome + Text(f": {row.text}" if row.text else "")
 
 
 def _show_groups(report: Report, console: Console) -> None:

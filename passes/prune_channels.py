@@ -18,6 +18,7 @@ from hwpass.findings import Pruned
 from hwpass.halfway import Choice, Chooser
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.overshoot import overshoot
 from hwpass.plan import Plan, PlannedWeight
 from hwpass.rewrite import Surgery, prune
 from hwpass.streaming import release_pages
@@ -104,12 +105,45 @@ class PruneChannels(Pass):
             if all(allocation.costs[metric] <= limit * (1 + 1e-9) for metric, limit in limits.items()):
                 slower = allocation.costs["latency"] / base["latency"]
                 why = f"what meets it is predicted slower than the dense model, {slower:.3f}x{_frozen(coupling)}"
-            text = f"--{worst.metric} {worst.text} cannot be met: {why}{MEND}"
-            if not context.force:
-                raise BudgetError(text)
-            context.warn(text)
-            context.findings.unmet = text
+            _refuse(f"--{worst.metric} {worst.text} cannot be met: {why}{MEND}", context)
+            return chosen
+        self._speak_of_overshoot(study, chosen, budgets, context)
         return chosen
+
+    def _speak_of_overshoot(
+        self, study: Study, chosen: Choice, budgets: list[Budget], context: Context
+    ) -> None:
+        """Warn where far more is removed than was asked for; refuse where that throws the network away."""
+        limits = {b.metric: b.limit(study.cost.base[b.metric]) for b in budgets}
+        allocator = study.allocator(limits, context).finer()
+        beyond = overshoot(allocator, chosen.allocation, chosen.curves)
+        if beyond is None:
+            return
+        budget = next(b for b in budgets if b.metric == beyond.metric)
+        asked = f"--{budget.metric} {budget.text}" + ("" if budget.relative else f" ({beyond.asked:.3g}x)")
+        if not beyond.refused:
+            context.warn(
+                f"more is removed than was asked for: {asked} was asked, {beyond.given:.3g}x is given, because"
+                f" {beyond.reason}"
+            )
+            return
+        ways = ["allow single channels with --align 1"] if self.align > 1 else []
+        ways += ["keep every branch with --min-channels 2"] if (chosen.allocation.widths == 0).any() else []
+        _refuse(
+            f"{asked} cannot be met nearly: the nearest plan that is not predicted slower than the dense model takes"
+            f" {beyond.given:.3g}x and throws most of the network away, because {beyond.reason}"
+            + "".join(f"; {way}" for way in ways)
+            + MEND,
+            context,
+        )
+
+
+def _refuse(text: str, context: Context) -> None:
+    """Raise BudgetError, or note why the budget is not met where the best effort is kept."""
+    if not context.force:
+        raise BudgetError(text)
+    context.warn(text)
+    context.findings.unmet = text
 
 
 def _frozen(coupling: Coupling) -> str:

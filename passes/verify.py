@@ -78,7 +78,7 @@ class Verify(Pass):
             before = metric_before(self.metric, context)
             after = evaluate_metric(metric, model.proto(), context.threads)
             findings.metric = MetricFound(self.metric, before, after, bound)
-        if not outcome.passed:
+        if outcome.state == "failed":
             raise VerdictError(f"fidelity failed, {NOTHING}: {'; '.join(outcome.failures)}")
         if metric is not None and bound is not None and before - after > bound + 1e-12:
             raise VerdictError(

@@ -1,0 +1,126 @@
+"""Plans nearer to a budget than alignment steps allow.
+
+Where costs go in stairs, whole steps may leave nothing near a budget: then widths between the steps are tried, and
+every stair at once rather than the next one alone, from several plans that meet the budget. Which branches go as a
+whole is one of the choices: a few of them, with all others dense, often cost what thinning all of them would.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hwpass.allocate import Allocator
+
+#: A plan that takes less than this share of its budget is looked at again.
+NEAR = 0.9
+
+#: Widths of a group between which alignment steps are divided.
+FINE = 64
+
+#: Wider widths tried per group and move, and moves.
+OFFERS = 12
+MOVES = 200
+EXCHANGES = 20
+
+
+def finer(options: NDArray[np.int64], least: int) -> NDArray[np.int64]:
+    """A group's widths and those between them, ascending; of wide groups not every one.
+
+    >>> finer(np.asarray([0, 2, 4]), 1).tolist()
+    [0, 1, 2, 3, 4]
+    """
+    if len(options) < 2:
+        return options
+    whole = int(options[-1])
+    between = np.arange(max(1, min(least, whole)), whole, max(1, -(-whole // FINE)))
+    return np.unique(np.concatenate([options, between]))
+
+
+def nearer(allocator: Allocator, plans: list[NDArray[np.int64]]) -> NDArray[np.int64] | None:
+    """The best plan that widening and exchanging make of some that meet the budgets; None when none of them does."""
+    starts = {plan.tobytes(): plan for plan in plans if _fits(allocator, plan[None, :])[0]}
+    found = [_widened(allocator, plan) for plan in starts.values()]
+    if not found:
+        return None
+    return found[int(np.argmin(allocator.objective(np.asarray(found))))]
+
+
+def without_branches(allocator: Allocator, whole: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of the dense plan as few branches as meet the budgets, those first that lose least for what they save."""
+    widths = whole.copy()
+    while True:
+        excess = allocator.excess(allocator.costs(widths[None, :]))[0]
+        places = np.flatnonzero([o[0] == 0 and w > 0 for o, w in zip(allocator.options, widths, strict=True)])
+        if excess <= 1 or not len(places):
+            return widths
+        trials = np.repeat(widths[None, :], len(places), axis=0)
+        trials[np.arange(len(places)), places] = 0
+        saved = np.maximum(excess - allocator.excess(allocator.costs(trials)), 1e-12)
+        price = allocator.losses(trials) - allocator.total_loss(widths)
+        widths = trials[int(np.argmin(price / saved))]
+
+
+def single_widenings(allocator: Allocator, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Plans with one group wider, [P, G]."""
+    trials = []
+    for group, options in enumerate(allocator.options):
+        above = options[options > widths[group]]
+        for width in above[np.unique(np.linspace(0, len(above) - 1, OFFERS).astype(int))] if len(above) else ():
+            trial = widths.copy()
+            trial[group] = width
+            trials.append(trial)
+    return np.asarray(trials, np.int64).reshape(-1, len(widths))
+
+
+def _fits(allocator: Allocator, plans: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.asarray(allocator.excess(allocator.costs(plans)) <= 1)
+
+
+def _widened(allocator: Allocator, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The plan after the widenings and exchanges that pay."""
+    exchanges = 0
+    for _ in range(MOVES):
+        now = float(allocator.objective(widths[None, :])[0])
+        wider = single_widenings(allocator, widths)
+        chosen = _best(allocator, wider, now)
+        if chosen is None and exchanges < EXCHANGES:
+            exchanges += 1
+            chosen = _best(allocator, _exchanged(allocator, widths, wider, now), now)
+        if chosen is None:
+            break
+        widths = chosen
+    return widths
+
+
+def _best(allocator: Allocator, trials: NDArray[np.int64], now: float) -> NDArray[np.int64] | None:
+    """The trial of the least objective that meets the budgets and is better than now."""
+    if not len(trials):
+        return None
+    objective = np.where(_fits(allocator, trials), allocator.objective(trials), np.inf)
+    best = int(np.argmin(objective))
+    return trials[best] if objective[best] < now - 1e-9 * (1 + abs(now)) else None
+
+
+def _exchanged(
+    allocator: Allocator, widths: NDArray[np.int64], wider: NDArray[np.int64], now: float
+) -> NDArray[np.int64]:
+    """Plans with one group wider and another narrower or gone, the most promising first few, [P, G]."""
+    narrower = []
+    for group, options in enumerate(allocator.options):
+        below = options[options < widths[group]]
+        for width in np.unique(np.append(below[-2:], below[:1])):
+            trial = widths.copy()
+            trial[group] = width
+            narrower.append(trial)
+    if not narrower or not len(wider):
+        return np.zeros((0, len(widths)), np.int64)
+    down = np.asarray(narrower, np.int64)
+    relief = now - allocator.losses(wider) - allocator.losses(down)[:, None]
+    order = np.argsort(-relief, axis=None)[:256]
+    pairs = [divmod(int(i), len(wider)) for i in order]
+    trials = [wider[b] + down[a] - widths for a, b in pairs if not ((wider[b] != widths) & (down[a] != widths)).any()]
+    return np.asarray(trials, np.int64).reshape(-1, len(widths))
