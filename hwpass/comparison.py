@@ -19,7 +19,10 @@ NOISE = 0.1
 """Share of a tensor's magnitude that counts as its channels' own where rounding of large values reaches small ones."""
 
 SMALLEST = 10.0
-"""A channel counts for at most so many times its own magnitude on that account."""
+"""A channel counts for at most so many times its own magnitude on that account,"""
+
+FLOOR = 0.01
+"""but for this share of the tensor's: at a tolerance of 1e-4 that is eight steps of float32, which no one escapes."""
 
 VARIATION = 10.0
 """Values that vary by less than so many tolerances cannot show a difference of one."""
@@ -139,7 +142,7 @@ def _by_channel(gap: np.ndarray, size: np.ndarray, atol: float, sums: bool) -> f
             continue
         others = tuple(a for a in range(gap.ndim) if a != axis)
         gaps, own = np.maximum(gap.max(axis=others) - atol, 0.0), size.max(axis=others)
-        scale = own + (NOISE * whole if sums else np.minimum(NOISE * whole, SMALLEST * own))
+        scale = own + (NOISE * whole if sums else np.minimum(NOISE * whole, SMALLEST * own + FLOOR * whole))
         with np.errstate(divide="ignore", invalid="ignore"):
             worst = max(worst, float(np.where(gaps > 0, gaps / scale, 0.0).max()))
     return worst
