@@ -26,6 +26,7 @@ import numpy as np
 from hwpass.comparison import VARIATION, Difference, compare_outputs, tolerance_of
 from hwpass.errors import InputError, VerdictError
 from hwpass.findings import Pruned, Stage
+from hwpass.interface import Interface
 from hwpass.ir import Model
 from hwpass.masking import left_of, masked, removed_components
 from hwpass.proof_sides import AsGiven, InMemory, Side, nudged, nudged_feeds
@@ -104,7 +105,7 @@ class ReadBack:
 
     feed: Mapping[str, np.ndarray]
     outputs: Feed
-    inputs: tuple[str, ...]
+    interface: Interface
     threads: int
     rtol: float | None
 
@@ -112,7 +113,7 @@ class ReadBack:
         """Run a file from its own bytes. Raises VerdictError."""
         try:
             session = open_session(path, threads=self.threads)
-            names = tuple(item.name for item in session.get_inputs())
+            interface = Interface.of(session)
             found = run_session(session, self.feed)
             del session
             gc.collect()
@@ -121,8 +122,8 @@ class ReadBack:
         verdict = judge(compare_outputs([self.outputs], [found]), self.rtol, [])
         items = verdict.outputs.values()
         differs = any(item.problem or item.needed > tolerance_of(item.dtype, self.rtol) for item in items)
-        if differs or names != self.inputs:
-            reason = verdict.reason or f"its inputs are {', '.join(names)}"
+        if differs or interface != self.interface:
+            reason = verdict.reason or self.interface.broken_by(interface) or "its interface is another"
             raise VerdictError(f"the written file is not the model that was proved, nothing was kept: {reason}")
 
 
@@ -172,6 +173,10 @@ class Prover:
                 missing.append(f"what {', '.join(stage.passes)} did is not proved: it says nothing of what it keeps")
             if legs and legs[-1].state == "failed":
                 break
+        if self.given.interface is not None and final.interface is not None:
+            broken = self.given.interface.broken_by(final.interface)
+            if broken is not None:
+                legs.append(Leg("interface", f"{self.given.what} against {final.what}", "failed", note=broken))
         tolerance = tolerance_of("float32", self.rtol)
         return Proof(tuple(legs), tuple(missing), tuple(self.warnings), tolerance)
 

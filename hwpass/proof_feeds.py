@@ -36,7 +36,7 @@ def proof_feeds(model: Model, context: Context, given: AsGiven) -> list[Feed]:
         if context.calibration is not None:
             feeds.append(next(iter(context.calibration.batches(4, limit=4))))
             reference.append(run_session(session, feeds[-1]))
-        given.know(feeds, reference)
+        given.know(session, feeds, reference)
         return feeds
     finally:
         del session

@@ -10,8 +10,10 @@ from typing import Protocol
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import onnxruntime as ort  # type: ignore[import-untyped]
 
 from hwpass.inputs import is_float
+from hwpass.interface import Interface
 from hwpass.ir import Model
 from hwpass.sessions import (
     Feed,
@@ -32,6 +34,7 @@ class Side(Protocol):
     """One side of a comparison."""
 
     what: str
+    interface: Interface | None  # once it was run
 
     def outputs(self, feeds: Feeds) -> list[Feed]:
         """Outputs on every feed, in one session that is gone afterwards. Raises InputError."""
@@ -50,16 +53,19 @@ class AsGiven:
         self.what = what
         self.model = model
         self.threads = threads
+        self.interface: Interface | None = None
         self._held: dict[int, Feed] = {}
 
-    def know(self, feeds: Feeds, outputs: Sequence[Feed]) -> None:
-        """Take outputs on feeds that were run before; the feeds must outlive this."""
+    def know(self, session: ort.InferenceSession, feeds: Feeds, outputs: Sequence[Feed]) -> None:
+        """Take outputs on feeds that a session of the model has run; the feeds must outlive this."""
+        self.interface = Interface.of(session)
         self._held.update(zip(map(id, feeds), outputs, strict=True))
 
     def outputs(self, feeds: Feeds) -> list[Feed]:
         missing = [feed for feed in feeds if id(feed) not in self._held]
         if missing:
-            self._held.update(zip(map(id, missing), _run(self.model, missing, self.threads), strict=True))
+            self.interface, found = _run(self.model, missing, self.threads)
+            self._held.update(zip(map(id, missing), found, strict=True))
         return [self._held[id(feed)] for feed in feeds]
 
     def tensors(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Feed:
@@ -87,6 +93,7 @@ class InMemory:
         self.build = build
         self.threads = threads
         self.written = written
+        self.interface: Interface | None = None
         self._held: dict[int, Feed] = {}
 
     def outputs(self, feeds: Feeds) -> list[Feed]:
@@ -103,7 +110,8 @@ class InMemory:
             release_pages(model)
             del model
             release_memory()
-            return _run(path, feeds, self.threads)
+            self.interface, found = _run(path, feeds, self.threads)
+            return found
 
     def tensors(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Feed:
         exposed = self.build().copy()
@@ -168,10 +176,12 @@ def nudged_feeds(feeds: Feeds, seed: int) -> list[Feed]:
     ]
 
 
-def _run(model: ModelLike, feeds: Iterable[Mapping[str, np.ndarray]], threads: int) -> list[Feed]:
+def _run(
+    model: ModelLike, feeds: Iterable[Mapping[str, np.ndarray]], threads: int
+) -> tuple[Interface, list[Feed]]:
     session = open_session(model, threads=threads)
     try:
-        return [run_session(session, feed) for feed in feeds]
+        return Interface.of(session), [run_session(session, feed) for feed in feeds]
     finally:
         del session
         release_memory()

@@ -14,7 +14,7 @@ import gc
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -174,7 +174,7 @@ def open_session(
 
 
 def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -> Feed:
-    """Run once; outputs by name, those that are not tensors (sequences, maps) left out.
+    """Run once; outputs by name. Of sequences and maps each tensor stands by itself, as `name[0]` or `name['key']`.
 
     Raises `InputError` with one line of what ONNX Runtime said when the run fails.
     """
@@ -189,8 +189,29 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -
         raise
     except Exception as error:  # pybind11 types without a common base of their own
         raise InputError(f"the model does not run: {one_line(error)}") from error
-    tensors = ((item.name, value) for item, value in zip(wanted, values, strict=True))
-    return {name: np.asarray(value) for name, value in tensors if isinstance(value, np.ndarray | np.generic)}
+    return {
+        name: tensor
+        for item, value in zip(wanted, values, strict=True)
+        for name, tensor in _tensors(item.name, value)
+    }
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of an output: a sequence's and a map's one by one, none of an optional that is empty."""
+    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        for key in value[0]:  # one map for each row, as classifiers give their probabilities
+            yield f"{name}[{key!r}]", np.asarray([entry.get(key) for entry in value])
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _tensors(f"{name}[{number}]", entry)
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _tensors(f"{name}[{key!r}]", entry)
+    elif isinstance(value, ort.OrtValue):
+        if value.is_tensor():
+            yield name, value.numpy()
+    elif value is not None:
+        yield name, np.asarray(value)
 
 
 def _open(

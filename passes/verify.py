@@ -100,5 +100,6 @@ class Verify(Pass):
             context.warn(warning)
         if proof.state == "failed":
             raise VerdictError(f"exactness failed, {NOTHING}: {proof}")
-        inputs = tuple(tensor.name for tensor in model.graph.inputs)
-        findings.read_back = ReadBack(feeds[0], final.outputs(feeds[:1])[0], inputs, context.threads, rtol)
+        outputs = final.outputs(feeds[:1])[0]
+        assert final.interface is not None
+        findings.read_back = ReadBack(feeds[0], outputs, final.interface, context.threads, rtol)
