@@ -173,7 +173,9 @@ class PassManager:
         for step in self.steps:
             context.progress(step.name)
             start = time.perf_counter()
-            if findings.holds(model):
+            if not findings.stages and step.effect in ("refit", "any"):
+                findings.add(Stage("exact", (), model))
+            if findings.holds(model, step.effect):
                 model = model.copy()
             with limited(1):
                 result = step.run(model, context)

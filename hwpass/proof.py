@@ -151,6 +151,8 @@ class Prover:
             chain.insert(0, Stage("exact", (), loaded))
         sides: list[Side] = [InMemory(_named(stage), partial(_model, stage), self.threads) for stage in chain]
         sides[-1] = final
+        if chain[-1].effect == "exact" and chain[-1].passes and len(chain) > 1:
+            final.what += f" after {', '.join(chain[-1].passes)}"
         latest: Pruned | None = None
         for place, stage in enumerate(chain):
             before = sides[place - 1] if place else self.given
