@@ -124,7 +124,7 @@ def asked(steps: tuple[Pass, ...]) -> dict[str, str]:
 def preparation(steps: tuple[Pass, ...]) -> str:
     """The passes before channels are pruned: group names in the plan refer to what they leave."""
     before = takewhile(lambda step: step.name not in ("prune-channels", "apply-plan"), steps)
-    return ",".join(map(str, before))
+    return ",".join(str(step) for step in before if step.preparation)
 
 
 def _original(source: Source | Model, model: Model) -> ModelLike:

@@ -26,6 +26,7 @@ class LowerNorms(Pass):
     """
 
     name = "lower-norms"
+    preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
         known: dict[str, bool] = context.found.get("meanless", {})

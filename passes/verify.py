@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from hwpass.fidelity import fidelity_of, parse_fidelity
 from hwpass.inputs import dimension_values, input_specs, make_inputs
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
-from hwpass.metric import metric_before
+from hwpass.metric import metric_before, parse_metric
 from hwpass.passes.lower_norms import restored_like
 from hwpass.rewrite import Surgery
 from hwpass.sessions import Feed, open_session, release_memory, run_session
@@ -52,11 +53,28 @@ class Verify(Pass):
     metric: str = field(default="", metadata={"help": "a figure of merit, package.module:function"})
     max_drop: float = field(default=-1.0, metadata={"help": "largest allowed drop of the metric; negative: any"})
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.rtol < 1:
+            raise UsageError(f"--rtol {self.rtol:g}: give a share of the magnitude, at least 0 and less than 1")
+        if not 0 <= self.atol < math.inf:
+            raise UsageError(f"--atol {self.atol:g}: give a finite difference of at least 0")
+        if not math.isfinite(self.max_drop):
+            raise UsageError(f"--max-drop {self.max_drop:g}: give a finite drop; a negative one allows any")
+        for text in self.fidelity:
+            parse_fidelity(text)
+        if self.metric:
+            parse_metric(self.metric)
+        elif self.max_drop >= 0:
+            raise UsageError("--max-drop bounds the drop of a metric: give one with --metric package.module:function")
+
+    def ready(self) -> None:
+        """Import the metric, so that a name that is not there is found before any work."""
+        if self.metric:
+            task_metric(self.metric)
+
     def run(self, model: Model, context: Context) -> PassResult:
         tolerances = [parse_fidelity(text) for text in self.fidelity]
         metric = task_metric(self.metric) if self.metric else None
-        if self.max_drop >= 0 and metric is None:
-            raise UsageError("--max-drop bounds the drop of a metric: give one with --metric package.module:function")
         original = context.original
         if original is None:
             raise UsageError("verify needs the original model in the context")
