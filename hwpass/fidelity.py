@@ -119,9 +119,10 @@ def parse_fidelity(text: str) -> FidelityTolerance:
 
     Raises `UsageError`, one line, for anything else.
     """
-    found = re.fullmatch(r"(?:(.+):)?\s*(\w+)\s*(>=|<=|>|<)\s*(\S+?)\s*(%?)\s*", text.strip())
+    # The bound keeps the search short; no output's name is that long.
+    found = len(text) <= 1000 and re.fullmatch(r"(?:(.+):)?\s*(\w+)\s*(>=|<=|>|<)\s*(\S+?)\s*(%?)\s*", text.strip())
     if not found:
-        raise UsageError(f"fidelity {text!r}: write it as metric>=value, for example cosine>=0.99")
+        raise UsageError(f"fidelity {text[:80]!r}: write it as metric>=value, for example cosine>=0.99")
     output, metric, comparison, number, percent = found.groups()
     metric = {"top1_agreement": "top1", "snr": "snr_db"}.get(metric, metric)
     if metric not in METRICS:

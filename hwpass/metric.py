@@ -24,14 +24,20 @@ TaskMetric = Callable[[Predict], float]
 """Scores a model by calling it; larger is better."""
 
 
+def parse_metric(spec: str) -> tuple[str, str]:
+    """The module and the function of `package.module:function`; nothing is imported. Raises `UsageError`."""
+    module, colon, function = spec.partition(":")
+    if not colon or not all(name.isidentifier() for part in (module, function) for name in part.split(".")):
+        raise UsageError(f"metric {spec[:80]!r}: write it as package.module:function")
+    return module, function
+
+
 def task_metric(spec: str) -> TaskMetric:
     """Load `package.module:function`; modules of the current folder are found.
 
     Raises `UsageError`, one line, when there is no such module or function.
     """
-    module_name, _, attribute = spec.partition(":")
-    if not module_name or not attribute:
-        raise UsageError(f"metric {spec!r}: write it as package.module:function")
+    module_name, attribute = parse_metric(spec)
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -121,13 +121,7 @@ def read_plan(path: str) -> Plan:
     """The plan in a file or on standard input. Raises InputError."""
     from hwpass.plan import Plan
 
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a plan: it is not text") from None
-    return Plan.from_json(text, path)
+    return Plan.read(path)
 
 
 def check_outputs(**paths: str | None) -> None:

@@ -9,12 +9,15 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort  # type: ignore[import-untyped]
 
 from hwpass.collection import collection_paused
+from hwpass.errors import UsageError
 from hwpass.ir import Model, quiet
 from hwpass.manager import Context, Pass, PassResult, register
 
 #: Constants of at least this many bytes are compared; smaller ones are not worth it.
 MERGED = 4096
 
+#: What a protobuf can hold, and so the largest `limit` that can mean anything.
+LARGEST = (1 << 31) - 1
 
 #: Quantised weights stay quantised, and a random generator is not the constant of its first draw.
 KEPT = frozenset(
@@ -33,9 +36,14 @@ class Fold(Pass):
     """
 
     name = "fold"
+    preparation = True
     limit: int = field(
         default=1 << 20, metadata={"help": "largest folded tensor that is larger than its inputs, in bytes"}
     )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit <= LARGEST:
+            raise UsageError(f"pass fold: option limit={self.limit}: give 0 to {LARGEST} bytes")
 
     def run(self, model: Model, context: Context) -> PassResult:
         before = _signature(model)

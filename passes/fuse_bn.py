@@ -25,6 +25,7 @@ class FuseBatchNorm(Pass):
     """
 
     name = "fuse-bn"
+    preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
         outputs = {id(t) for t in model.graph.outputs}

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from hwpass import scores
 from hwpass.allocate import Allocation
 from hwpass.budget import Budget, parse_budgets
+from hwpass.cost import METRICS
 from hwpass.coupling import Coupling
+from hwpass.data_files import shown
 from hwpass.errors import BudgetError, InputError, UsageError
 from hwpass.findings import Pruned
 from hwpass.halfway import Choice, Chooser
@@ -25,6 +27,10 @@ from hwpass.streaming import release_pages
 from hwpass.study import Study, StudyOptions
 from hwpass.work import Floats
 
+#: Scores that are no score of their own: one that is chosen, and loss curves from activations.
+AUTOMATIC = ("auto", "gram")
+#: No count of channels or rounds is larger.
+MOST = 1 << 20
 #: How the refusal of a budget ends.
 MEND = "; ask for more, or keep the best effort with --force"
 
@@ -52,13 +58,24 @@ class PruneChannels(Pass):
     rounds: int = field(default=0, metadata={"help": "how often loss curves are measured; 0 decides by effort"})
     align: int = field(default=0, metadata={"help": "channel step; 0 takes the target's"})
 
+    def __post_init__(self) -> None:
+        self.budgets()
+        known = (*AUTOMATIC, *scores.NAMES)
+        if self.score not in known:
+            raise UsageError(f"--score {shown(self.score)}: no such score; choose {', '.join(known)}")
+        for option, least in (("min_channels", 1), ("rounds", 0), ("align", 0)):
+            if not least <= getattr(self, option) <= MOST:
+                name = option.replace("_", "-")
+                raise UsageError(f"prune-channels{{{name}={getattr(self, option)}}}: give {least} to {MOST}")
+
+    def budgets(self) -> list[Budget]:
+        """The budgets that are asked for. Raises UsageError."""
+        return parse_budgets({m: getattr(self, m) or None for m in (*METRICS, "channels")})
+
     def run(self, model: Model, context: Context) -> PassResult:
         if context.target is None:
             raise UsageError("prune-channels needs a target; see `hwpass targets`")
-        if self.rounds < 0:
-            raise UsageError(f"prune-channels{{rounds={self.rounds}}}: give 0 or more")
-        given = {m: getattr(self, m) or None for m in ("latency", "energy", "memory", "size", "macs", "channels")}
-        budgets = parse_budgets(given)
+        budgets = self.budgets()
         check_finite(model)
         options = StudyOptions(self.score, self.keep, self.min_channels, self.align)
         study = context.shared.study
@@ -167,7 +184,9 @@ def operate(coupling: Coupling, plan: Plan, context: Context) -> Pruned:
         )
         for s in surgery.slices
     ]
-    return Pruned(plan.model_copy(update={"weights": weights}), coupling, surgery)
+    if plan.weights and plan.weights != weights:
+        context.warn("the plan's `weights` disagree with its groups, which decide: they were worked out again")
+    return Pruned(plan.completed(coupling, weights), coupling, surgery)
 
 
 def outcome(pruned: Pruned, model: Model) -> PassResult:

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from hwpass.cli import main
+from hwpass.index_ranges import from_ranges
 from hwpass.report import Report
 
 ROOT = Path(__file__).parent.parent
@@ -322,8 +323,8 @@ def test_verify_proves_exactness_of_weights_changed_since(pruned: Path, tmp_path
     assert "exactness not judged: the weights are not those that hwpass wrote" in shown
     # The same weights under a plan that keeps other channels are no proof.
     plan = json.loads((pruned / "plan.json").read_text(encoding="utf-8"))
-    group = next(g for g in plan["groups"] if len(g["kept"]) < g["width"])
-    group["kept"] = group["kept"][1:]
+    group = next(g for g in plan["groups"] if g["kept"] != f"0-{g['width'] - 1}")
+    group["kept"] = from_ranges(group["kept"], group["width"])[1:]
     other = tmp_path / "other.json"
     other.write_text(json.dumps(plan), encoding="utf-8")
     result = hwpass("verify", RESNET, tuned, "--plan", other, status=5)
