@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hwpass.data_files import read_data, shown
+from hwpass.data_files import read_data, shown, shown_path
 from hwpass.errors import InputError, UsageError
 
 #: No figure is larger, and no rate smaller than its inverse: beyond that, predictions overflow or divide by nothing.
@@ -207,7 +207,7 @@ def load_target(name_or_path: str | Path) -> Target:
 
 def parse_target(text: str, origin: str = "target") -> Target:
     """A Target from the text of a TOML file; `origin` names it in errors. Raises InputError in one line."""
-    origin = shown(origin, 200)
+    origin = shown_path(origin)
     if len(text) > LARGEST:
         raise InputError(f"{origin}: larger than {LARGEST >> 10} KiB, which no target is")
     long = _LONG_KEY.search(text)

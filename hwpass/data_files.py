@@ -14,7 +14,7 @@ def read_data(path: str | Path, kind: str, limit: int) -> str:
 
     Raises InputError, one line that begins with the path and says what `kind` of file was meant.
     """
-    place = shown(str(path))
+    place = shown_path(path)
     try:
         if str(path) == "-":
             place = "standard input"
@@ -39,6 +39,12 @@ def read_data(path: str | Path, kind: str, limit: int) -> str:
 def _bounded(stream: BinaryIO, limit: int) -> bytes:
     # One byte more than is allowed tells a file that is too large from one that just fits.
     return stream.read(limit + 1)
+
+
+def shown_path(path: str | Path) -> str:
+    """A path as it may stand in a message: printable, on one line, and of one that is too long its end."""
+    text = shown(str(path), 5000)
+    return text if len(text) <= 300 else "..." + text[-297:]
 
 
 def shown(value: object, longest: int = 80) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic import ValidationInfo as Info
 
 from hwpass.coupling import Coupling
-from hwpass.data_files import read_data, shown
+from hwpass.data_files import read_data, shown, shown_path
 from hwpass.errors import InputError
 from hwpass.index_ranges import from_ranges, to_ranges
 
@@ -142,7 +142,7 @@ class Plan(BaseModel):
         not one of preparation: a plan is data, and runs nothing of its own."""
         from hwpass.pipeline_text import preparation_passes
 
-        origin = shown(origin, 200)
+        origin = shown_path(origin)
         if len(text) > LARGEST:
             raise InputError(f"{origin}: not a plan: larger than {LARGEST >> 20} MiB, which none is")
         try:

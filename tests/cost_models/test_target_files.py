@@ -83,7 +83,7 @@ CASES = {
     "negative rate": ("fp32 = 10", "fp32 = -10", r"peak\.fp32: .*greater than 0"),
     "infinite rate": ("fp32 = 10", "fp32 = inf", r"peak\.fp32: .*finite"),
     "huge rate": ("fp32 = 10", "fp32 = 1e300", r"peak\.fp32: .*less than or equal"),
-    "rate of nearly nothing": ("fp32 = 10", "fp32 = 1e-310", r"peak\.fp32: expected at least 1e-15"),
+    "rate of nearly nothing": ("fp32 = 10", "fp32 = 1e-20", r"peak\.fp32: expected at least 1e-15"),
     "huge constant": ("pack_ns = 0", "pack_ns = 1e200", r"constants\.pack_ns: .*less than or equal"),
     "huge step": ("align = 8", "align = 8000000", r"align: .*less than or equal"),
     "integer of 400 digits": ("fp32 = 10", "fp32 = " + "9" * 400, r"peak\.fp32: .*got a number of"),
@@ -144,7 +144,7 @@ def test_what_is_no_target_file_is_an_input_error(
 def test_what_is_no_name_of_a_file_is_an_input_error(name: str) -> None:
     with pytest.raises(InputError) as caught:
         load_target(name)
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 400
 
 
 def test_sources_cover_what_is_under_them(plain: str) -> None:
