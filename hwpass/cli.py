@@ -126,6 +126,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
         plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
     from hwpass import api, report
+    from hwpass.terminal_report import close
 
     for name in ("latency", "energy", "memory", "size", "macs", "channels"):
         given = options[name]
@@ -144,12 +145,9 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
         write_text(report_path, report.html(result.report))
     if json_path is not None:
         write_text(json_path, result.report.to_json())
-    report.render(result.report, console(output, json_path, report_path, plan_path))
-    if output is None or dry_run:
-        click.echo(
-            "no model was written: " + ("this was a dry run" if dry_run else "give -o OUT to keep it"),
-            err=True,
-        )
+    screen = console(output, json_path, report_path, plan_path)
+    report.render(result.report, screen)
+    close(result.report, screen, None if dry_run else output, (plan_path, report_path, json_path), dry_run)
     if result.unmet:
         fail(BudgetError(result.unmet + " (the best effort was kept)"))
 

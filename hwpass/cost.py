@@ -39,13 +39,14 @@ class Cost:
         values = self._parts.values(widths)
         runs = self.remainders.runs(widths)
         work = self._parts.work_of(values, runs)
+        run = 1.0 if runs is None else runs
         found: dict[str, Floats] = {}
         if "latency" in metrics:
-            found["latency"] = (self.model.latency(work) * runs).sum(axis=1)
+            found["latency"] = (self.model.latency(work) * run).sum(axis=1)
         if "energy" in metrics:
-            found["energy"] = (self.model.energy(work) * runs).sum(axis=1)
+            found["energy"] = (self.model.energy(work) * run).sum(axis=1)
         if "macs" in metrics:
-            found["macs"] = (work.macs * runs).sum(axis=1)
+            found["macs"] = (work.macs * run).sum(axis=1)
         size = self._parts.size(values) + self.remainders.stored(widths)
         if "size" in metrics:
             found["size"] = size

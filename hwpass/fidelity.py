@@ -360,9 +360,11 @@ def _far(outputs: Mapping[str, OutputFidelity]) -> list[str]:
 
 def _note(outputs: Mapping[str, OutputFidelity], far: Sequence[str], given: bool) -> str:
     """The sentence of a fidelity that nobody set a tolerance for."""
+    apart = [f"output {name!r} could not be compared: {o.problem}" for name, o in outputs.items() if o.problem]
     if given:
-        return "; ".join([*far, "no tolerance is set; judge it with --fidelity, such as --fidelity 'cosine>=0.95'"])
-    parts = [f"unknown: output {name!r}: {o.unknown}" for name, o in outputs.items() if o.unknown]
+        mend = "no tolerance is set; judge it with --fidelity, such as --fidelity 'cosine>=0.95'"
+        return "; ".join([*far, *apart, mend])
+    parts = apart + [f"unknown: output {name!r}: {o.unknown}" for name, o in outputs.items() if o.unknown]
     figures = [output.figures() for output in outputs.values() if output.figures()]
     agreed = [f["top1"] for f in figures if "top1" in f]
     if agreed:

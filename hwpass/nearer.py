@@ -40,12 +40,10 @@ def finer(options: NDArray[np.int64], least: int) -> NDArray[np.int64]:
     return np.unique(np.concatenate([options, between]))
 
 
-def nearer(allocator: Allocator, plans: list[NDArray[np.int64]]) -> NDArray[np.int64] | None:
-    """The best plan that widening and exchanging make of some that meet the budgets; None when none of them does."""
-    starts = {plan.tobytes(): plan for plan in plans if _fits(allocator, plan[None, :])[0]}
+def nearer(allocator: Allocator, plans: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The best plan that widening and exchanging make of some that meet the budgets."""
+    starts = {plan.tobytes(): plan for plan in plans}
     found = [_widened(allocator, plan) for plan in starts.values()]
-    if not found:
-        return None
     return found[int(np.argmin(allocator.objective(np.asarray(found))))]
 
 

@@ -24,7 +24,7 @@ from hwpass.metric import metric_before, task_metric
 from hwpass.outcome import costs_from, verdicts_of
 from hwpass.passes.prune_channels import MEND
 from hwpass.report import Ratios
-from hwpass.sweep_report import ALONG, SweepPoint, SweepReport, marked
+from hwpass.sweep_report import ALONG, NO_FRONT, SweepPoint, SweepReport, marked
 
 POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
 
@@ -49,7 +49,8 @@ def sweep(
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> SweepReport:
-    """Prune to each of several shares of one cost of the dense model, and mark the Pareto front.
+    """Prune to each of several shares of one cost of the dense model, and mark the Pareto front: by the metric, or by
+    the error on the data given; without both no point is marked.
 
     The dense model is studied once; a point may take loss curves again on its own way. Points that cannot be reached
     and models that fail a verdict are reported as such. With `output`, a folder, the models that passed are written
@@ -92,14 +93,18 @@ def sweep(
             for draft in sorted(drafts.iterdir()):
                 draft.replace(folder / draft.name)
             found = [p if p.file is None else p.model_copy(update={"file": str(folder / p.file)}) for p in found]
+    points_found = [work.dense(), *found]
+    judged = metric is not None or calib is not None
     return SweepReport(
         hwpass=__version__,
         model=job.info,
         target=job.context.target.name if job.context.target is not None else "",
         budget=budget,
         metric=metric,
-        points=marked([work.dense(), *found], budget),
-        warnings=work.warnings,
+        data=calib is not None,
+        front_note=None if judged else NO_FRONT,
+        points=marked(points_found, budget) if judged else points_found,
+        warnings=work.warnings(),
         seconds=round(time.perf_counter() - job.start, 3),
     )
 
@@ -119,7 +124,8 @@ class _Sweep:
         self.verify = verify
         self.drafts = drafts
         self.before = before
-        self.warnings: list[str] = []
+        self._warned: dict[str, list[str]] = {}  # the points that each warning came at
+        self._made = 0
 
     def point(self, share: float, budget: str, prune: PassManager) -> SweepPoint:
         """The model of one budget, judged, and written to the drafts where it passed."""
@@ -135,9 +141,9 @@ class _Sweep:
             result = self.job.result(made)
         except VerdictError as error:
             reason, result = str(error), self.job.result(made, unproved=True)
+        self._made += 1
         for warning in made.context.warnings:
-            if warning not in self.warnings:
-                self.warnings.append(warning)
+            self._warned.setdefault(warning, []).append(asked)
         verdicts = verdicts_of(made.context)
         file = None
         if self.drafts is not None and reason is None:
@@ -155,6 +161,13 @@ class _Sweep:
             file=file,
             reason=reason,
         )
+
+    def warnings(self) -> list[str]:
+        """What was warned of, and at which points where not at all of them."""
+        return [
+            text if len(where) == self._made else f"at {', '.join(where)}: {text}"
+            for text, where in self._warned.items()
+        ]
 
     def dense(self) -> SweepPoint:
         """The model as it was given, in the terms of the study that the points share."""
