@@ -26,7 +26,7 @@ def exported(
 
     With `hollow` the large constants of the main graph have their names, types and dims, but no data.
     """
-    return _Exporter(graph, rare, hollow).model(domains)
+    return Exporter(graph, rare, hollow).model(domains)
 
 
 def large(tensor: gs.Constant) -> bool:
@@ -43,8 +43,12 @@ def bitwise(dtype: np.dtype) -> bool:
     return dtype.kind == "V" and dtype.name.startswith(("bfloat16", "float8"))
 
 
-class _Exporter:
-    def __init__(self, graph: gs.Graph, rare: Mapping[str, Mapping[str, AttributeProto]], hollow: bool) -> None:
+class Exporter:
+    """Makes protobufs of the parts of a graph."""
+
+    def __init__(
+        self, graph: gs.Graph, rare: Mapping[str, Mapping[str, AttributeProto]], hollow: bool = False
+    ) -> None:
         self.graph, self.rare, self.hollow = graph, rare, hollow
         self.versions: dict[str, int] = {}
         self.shared = self._shared()
@@ -117,18 +121,19 @@ class _Exporter:
         elif isinstance(value, type | np.dtype):
             value = helper.np_dtype_to_tensor_dtype(np.dtype(value))
         if isinstance(value, list | tuple | np.ndarray) and not len(value):
-            made = AttributeProto(name=name, type=self._declared(node, name))
+            made = AttributeProto(name=name)
+            made.type = self._declared(node, name)
             return made
         return helper.make_attribute(name, value)
 
-    def _declared(self, node: gs.Node, name: str) -> int:
+    def _declared(self, node: gs.Node, name: str) -> Any:
         """The type of an empty list, which does not tell."""
         try:
             schema = defs.get_schema(node.op, self.versions.get(node.domain or "", 1), node.domain or "")
         except defs.SchemaError:
-            return int(AttributeProto.INTS)
-        kind = schema.attributes[name].type if name in schema.attributes else None
-        return int(AttributeProto.INTS if kind is None else kind.value)
+            return AttributeProto.INTS
+        kind: Any = schema.attributes[name].type if name in schema.attributes else None
+        return AttributeProto.INTS if kind is None else kind.value
 
 
 _LISTS = (AttributeProto.INTS, AttributeProto.FLOATS, AttributeProto.STRINGS)
@@ -148,7 +153,8 @@ def tensor_proto(tensor: gs.Constant, hollow: bool = False) -> TensorProto:
     """A constant as a protobuf; with `hollow` a large one without its data."""
     values = tensor.values
     if tensor._export_dtype is not None:  # of a type that this version of onnx has no array for
-        return constant_to_onnx_tensor(tensor)
+        held: TensorProto = constant_to_onnx_tensor(tensor)
+        return held
     if hollow and large(tensor):
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
         return TensorProto(name=tensor.name, dims=values.shape, data_type=kind)

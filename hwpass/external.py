@@ -41,7 +41,7 @@ def data_bytes(tensor: TensorProto) -> int:
     bits = NARROW_BITS.get(tensor.data_type)
     if bits is None:
         bits = 8 * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    return (prod(tensor.dims) * bits + 7) // 8
+    return int(prod(tensor.dims) * bits + 7) // 8
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ def inlined(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     del proto.functions[:]
     proto.functions.extend(functions)
     try:
+        if others:
+            # The conversion asks for the types of what a function is given.
+            proto = onnx.shape_inference.infer_shapes(proto)
         whole: onnx.ModelProto = inliner.inline_local_functions(proto, others)
     except Exception as error:  # types of pybind11, without a common base of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -20,7 +20,6 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from hwpass.canonical import canonical
 from hwpass.collection import collection_paused
-from hwpass.errors import InputError
 from hwpass.exporting import exported, value_info
 from hwpass.files import Source, writing
 from hwpass.kept import Kept, keep
