@@ -26,6 +26,7 @@ import onnxruntime as ort  # type: ignore[import-untyped]
 from onnx import TensorProto, numpy_helper
 
 from hwpass.errors import InputError
+from hwpass.external import Home, TrustedPath, external, mapped
 from hwpass.inputs import InputSpec, dimension_values, input_specs, make_inputs, typical_dimensions
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "StoredModel",
     "dimension_values",
     "input_specs",
+    "load_problem",
     "make_inputs",
     "one_line",
     "open_session",
@@ -161,7 +163,7 @@ def open_session(
     if isinstance(model, Path):
         if not model.is_file():
             raise InputError(f"{model}: there is no such file")
-        return _open(str(model), threads, optimise, name=str(model))
+        return _open(str(model), threads, optimise, name=str(model), values=_outside(model))
     if isinstance(model, bytes):
         return _open(model, threads, optimise, name="the model")
     if folder is not None:
@@ -214,8 +216,51 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
         yield name, np.asarray(value)
 
 
+def load_problem(model: bytes | Path) -> str | None:
+    """What ONNX Runtime says against a model, from its own bytes; None when it loads.
+
+    Nothing is optimised, so that nothing is computed: folding could take any time and memory. The session is closed.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    values = _outside(model) if isinstance(model, Path) else {}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    try:
+        ort.InferenceSession(str(model) if isinstance(model, Path) else model, options,
+                             providers=["CPUExecutionProvider"])  # fmt: skip
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:  # pybind11 types without a common base of their own
+        return str(error) or type(error).__name__
+    finally:
+        _trim()
+    return None
+
+
+def _outside(path: Path) -> dict[str, ort.OrtValue]:
+    """Weights outside the folder of a model that may have them there: ONNX Runtime does not read them itself."""
+    if not isinstance(path, TrustedPath):
+        return {}
+    proto = onnx.load(str(path), load_external_data=False)
+    home = Home(path, anywhere=True)
+    return {
+        tensor.name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(mapped(tensor, home, str(path)), tensor.data_type)
+        for tensor in proto.graph.initializer
+        if external(tensor)
+    }
+
+
 def _open(
-    model: str | bytes, threads: int, optimise: bool, name: str, folder: Path | None = None
+    model: str | bytes,
+    threads: int,
+    optimise: bool,
+    name: str,
+    folder: Path | None = None,
+    values: Mapping[str, ort.OrtValue] | None = None,
 ) -> ort.InferenceSession:
     # Without VNNI, products of uint8 and int8 saturate in pairs, so that results depend on what a channel's
     # neighbours are. The mode that does not is refused for some models that share weights.
@@ -228,6 +273,8 @@ def _open(
         options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        if values:
+            options.add_external_initializers(list(values), list(values.values()))
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
