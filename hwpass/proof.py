@@ -253,7 +253,9 @@ class Prover:
             )  # fmt: skip
         leg = replace(leg, max_abs=worst.max_abs, max_rel=worst.max_rel)
         varying = set[str]().union(*(step.varying for step in steps))
-        blind = [name for name in silent if not in_front(candidate, name, varying)]
+        made = [tensor.name for tensor in candidate.graph.outputs]
+        homes = {name: next((m for m in made if name.startswith(f"{m}[")), name) for name in silent}
+        blind = [name for name, home in homes.items() if not in_front(candidate, home, varying)]
         if blind:
             note = f"output {blind[0]!r} and all that was seen in front of it are the same for every input tried"
             return replace(leg, state="not judged", note=f"{note}; give real inputs with --calib")
