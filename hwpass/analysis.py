@@ -127,7 +127,7 @@ class Builder(Relations):
             return Tensor(None)
         axes = []
         for place, size in enumerate(tensor.shape):
-            if not isinstance(size, int) or size < 0:
+            if not isinstance(size, int) or size < 1:
                 size = self.dims[dimension_name(tensor.name, place, size)]
             axes.append(opaque(size))
         dtype = tensor.dtype if not isinstance(tensor.dtype, int) else helper.tensor_dtype_to_np_dtype(tensor.dtype)
@@ -222,19 +222,26 @@ def dynamic_dimensions(graph: gs.Graph) -> dict[str, tuple[gs.Variable, int]]:
     found: dict[str, tuple[gs.Variable, int]] = {}
     for tensor in graph.inputs:
         for place, size in enumerate(tensor.shape or ()):
-            if not isinstance(size, int) or size < 0:
+            if not isinstance(size, int) or size < 1:  # 0 and -1 are how some exporters write a dynamic axis
                 found.setdefault(dimension_name(tensor.name, place, size), (tensor, place))
     return found
 
 
 def candidate_dims(graph: gs.Graph) -> Iterable[dict[str, int]]:
-    """Extents to analyse a dynamic model at, likeliest first: batch 1, images of 224, sequences of 128.
+    """Extents to analyse a dynamic model at, likeliest first: batch 1, images of 224, volumes of 32,
+    sequences of 128.
 
     The last are of audio samples.
     """
     dynamic = dynamic_dimensions(graph)
-    for side, length in ((224, 128), (256, 64), (320, 16), (64, 32), (48, 256), (32, 8), (224, 1024), (224, 16000)):
-        likely = {name: _extent(tensor, place, side, length) for name, (tensor, place) in dynamic.items()}
+    for side, volume, length in (
+        (224, 32, 128), (256, 64, 64), (320, 16, 16), (64, 48, 32), (48, 96, 256), (32, 8, 8), (224, 32, 1024),
+        (224, 32, 16000),
+    ):  # fmt: skip
+        likely = {
+            name: _extent(tensor, place, side if len(tensor.shape) < 5 else volume, length)
+            for name, (tensor, place) in dynamic.items()
+        }
         yield likely
         for name, (_, place) in dynamic.items():
             if "." in name and place:
