@@ -108,6 +108,7 @@ class StoredModel:
         try:
             with open(folder / f"{name}.weights", "wb") as weights:
                 self.graph = _with_external_weights(model, weights, f"{name}.weights")
+            free_empty_axes(self.graph)
             self.path.write_bytes(self.graph.SerializeToString())
         except OSError as error:
             self.close()
@@ -153,15 +154,23 @@ class StoredModel:
 def open_session(model: ModelLike, *, threads: int = 1, optimise: bool = True) -> ort.InferenceSession:
     """Open a CPU session with denormals flushed to zero.
 
-    Drop the session and call `release_memory` when done. Raises `InputError` with one line of what
-    ONNX Runtime said when the model does not load.
+    Inputs with an axis of 0, as some exporters write a batch of any size, take any size. Drop the session and call
+    `release_memory` when done. Raises `InputError` with one line of what ONNX Runtime said when the model does not
+    load.
     """
     if isinstance(model, Path):
         if not model.is_file():
             raise InputError(f"{model}: there is no such file")
-        return _open(str(model), threads, optimise, name=str(model))
+        session = _open(str(model), threads, optimise, name=str(model))
+        return open_session(onnx.load(model), threads=threads, optimise=optimise) if _empty_axes(session) else session
     if isinstance(model, bytes):
-        return _open(model, threads, optimise, name="the model")
+        session = _open(model, threads, optimise, name="the model")
+        if not _empty_axes(session):
+            return session
+        model = onnx.ModelProto.FromString(model)
+    if any(0 in _sizes(value) for value in model.graph.input):
+        with StoredModel(model) as stored:
+            return stored.open_session(threads=threads, optimise=optimise)
     if weight_bytes(model) < IN_MEMORY_BYTES:
         return _open(_serialised(model), threads, optimise, name=model.graph.name or "the model")
     with StoredModel(model) as stored:
@@ -186,6 +195,27 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -
         raise InputError(f"the model does not run: {one_line(error)}") from error
     tensors = ((item.name, value) for item, value in zip(wanted, values, strict=True))
     return {name: np.asarray(value) for name, value in tensors if isinstance(value, np.ndarray | np.generic)}
+
+
+def free_empty_axes(model: onnx.ModelProto) -> None:
+    """Make axes of extent 0 dynamic in what inputs, outputs and recorded shapes of the main graph are declared as.
+
+    ONNX Runtime takes the 0 literally, and would run on nothing but empty arrays.
+    """
+    graph = model.graph
+    if any(0 in _sizes(value) for value in graph.input):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.HasField("dim_value") and dim.dim_value == 0:
+                    dim.Clear()
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int]:
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+
+
+def _empty_axes(session: ort.InferenceSession) -> bool:
+    return any(0 in (value.shape or ()) for value in session.get_inputs())
 
 
 def _open(model: str | bytes, threads: int, optimise: bool, name: str) -> ort.InferenceSession:
