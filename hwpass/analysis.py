@@ -15,7 +15,7 @@ from hwpass.axes import Relations, axis_size, opaque
 from hwpass.inputs import dimension_name
 from hwpass.ir import Model, bodies
 from hwpass.ops import Node, Tensor, rule_for
-from hwpass.ops.base import Array, Freeze, Sign, WrongExtents
+from hwpass.ops.base import Array, Derived, Freeze, Rule, Sign, WrongExtents
 from hwpass.signs import signed
 
 #: Values of more elements than this are never those of a shape.
@@ -114,6 +114,8 @@ class Builder(Relations):
                     self.freeze(operand.axes, node.frozen)
             outputs = self.inferred(node)
         self._evaluate(node, outputs, rule)
+        if not node.frozen:
+            outputs = _derived(node, outputs, rule)
         node.outputs = outputs
         sign = Sign() if node.frozen else signed(node)
         for output in outputs:
@@ -195,6 +197,32 @@ class Builder(Relations):
             return Tensor(None, dtype)
         sizes = [d.dim_value if d.HasField("dim_value") else self.unknown_size() for d in kind.shape.dim]
         return Tensor(tuple(opaque(s) for s in sizes), dtype)
+
+
+def _derived(node: Node, outputs: list[Tensor], rule: Rule) -> list[Tensor]:
+    """A weight behind a Cast, a Reshape, a product with a constant and so on is a constant as the stored one is."""
+    if len(outputs) != 1 or type(rule).value is Rule.value:
+        return outputs
+    made, given = outputs[0], [t for t in node.inputs if t is not None]
+    if made.constant or made.axes is None or made.dtype is None or made.dtype.kind == "b" or not given:
+        return outputs
+    wide = made.dtype.kind in "iu" and made.dtype.itemsize > 2  # shapes and indices are followed by their values
+    if wide or not all(t.constant and t.axes is not None for t in given):
+        return outputs
+    if made.data is not None:
+        made.constant = True
+        return outputs
+
+    def compute() -> Array | None:
+        values = [t.data if t is not None else None for t in node.inputs]
+        shapes = [t.shape if t is not None else None for t in node.inputs]
+        try:
+            value = rule.value(node, values, shapes)  # type: ignore[arg-type]
+        except (ValueError, IndexError, TypeError, Freeze, ZeroDivisionError):
+            return None
+        return value if value is None or value.shape == made.shape else None
+
+    return [Derived(made.axes, made.dtype, compute)]
 
 
 def small_value(node: Node, rule: Any, values: list[Array | None], shapes: list[Any]) -> Array | None:

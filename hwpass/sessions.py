@@ -165,13 +165,9 @@ def open_session(model: ModelLike, *, threads: int = 1, optimise: bool = True) -
         return open_session(onnx.load(model), threads=threads, optimise=optimise) if _empty_axes(session) else session
     if isinstance(model, bytes):
         session = _open(model, threads, optimise, name="the model")
-        if not _empty_axes(session):
-            return session
-        model = onnx.ModelProto.FromString(model)
-    if any(0 in _sizes(value) for value in model.graph.input):
-        with StoredModel(model) as stored:
-            return stored.open_session(threads=threads, optimise=optimise)
-    if weight_bytes(model) < IN_MEMORY_BYTES:
+        empty = _empty_axes(session)
+        return open_session(onnx.ModelProto.FromString(model), threads=threads) if empty else session
+    if weight_bytes(model) < IN_MEMORY_BYTES and not any(0 in _sizes(value) for value in model.graph.input):
         return _open(_serialised(model), threads, optimise, name=model.graph.name or "the model")
     with StoredModel(model) as stored:
         return stored.open_session(threads=threads, optimise=optimise)
