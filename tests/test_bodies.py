@@ -1,4 +1,4 @@
-"""Data passes where layers lie in bodies: what cannot be tapped is scored by norms or left as it is, without an error."""
+"""Data passes where layers lie in bodies: what cannot be tapped is scored by norms or left as it is, and no error."""
 
 from __future__ import annotations
 
