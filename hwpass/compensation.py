@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hwpass.calibration import Calibration
 from hwpass.constants import added_bias
 from hwpass.coupling import Coupling
+from hwpass.errors import InputError
 from hwpass.manager import Context
 from hwpass.ops import Node
 from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, transposed_rows
@@ -79,8 +80,14 @@ class Compensation:
                     if fitted is None:
                         continue
                     y = node.gs.outputs[0].name
-                    dense.advance(place[id(node.gs)] + 1, keep=[y, node.gs.inputs[0].name])
-                    pruned.advance(index)
+                    try:
+                        dense.advance(place[id(node.gs)] + 1, keep=[y, node.gs.inputs[0].name])
+                        pruned.advance(index)
+                    except InputError as error:  # such as a list of tensors between two layers
+                        self.context.warn(f"{node.name} and the layers behind it were not refitted: {error}")
+                        break
+                    if not (dense.live(y) and pruned.live(target.inputs[0].name)):
+                        continue
                     found = fitted(node, target, dense, pruned)
                     if found is not None:
                         self.gains.append((node.name, *found))

@@ -14,7 +14,7 @@ import gc
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -25,9 +25,11 @@ import onnx
 import onnxruntime as ort  # type: ignore[import-untyped]
 from onnx import TensorProto, numpy_helper
 
+from hwpass.empty_axes import free_empty_axes, has_empty_axes, runs_empty
 from hwpass.errors import InputError
 from hwpass.external import Home, TrustedPath, external, mapped
 from hwpass.inputs import InputSpec, dimension_values, input_specs, make_inputs, typical_dimensions
+from hwpass.value_kinds import tensors_of
 
 __all__ = [
     "Feed",
@@ -110,6 +112,7 @@ class StoredModel:
         try:
             with open(folder / f"{name}.weights", "wb") as weights:
                 self.graph = _with_external_weights(model, weights, f"{name}.weights")
+            free_empty_axes(self.graph)
             self.path.write_bytes(self.graph.SerializeToString())
         except OSError as error:
             self.close()
@@ -157,19 +160,24 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open a CPU session with denormals flushed to zero; `folder` is where a proto's external data lies.
 
-    Drop the session and call `release_memory` when done. Raises `InputError` with one line of what
-    ONNX Runtime said when the model does not load.
+    Inputs with an axis of 0, as some exporters write a batch of any size, take any size. Drop the session and call
+    `release_memory` when done. Raises `InputError` with one line of what ONNX Runtime said when the model does not
+    load.
     """
     if isinstance(model, Path):
         if not model.is_file():
             raise InputError(f"{model}: there is no such file")
-        return _open(str(model), threads, optimise, name=str(model), values=_outside(model))
+        session = _open(str(model), threads, optimise, name=str(model), values=_outside(model))
+        return open_session(onnx.load(model), threads=threads, optimise=optimise) if runs_empty(session) else session
     if isinstance(model, bytes):
-        return _open(model, threads, optimise, name="the model")
+        session = _open(model, threads, optimise, name="the model")
+        empty = runs_empty(session)
+        return open_session(onnx.ModelProto.FromString(model), threads=threads) if empty else session
     if folder is not None:
         name = model.graph.name or "the model"
+        free_empty_axes(model)
         return _open(bytes(model.SerializeToString()), threads, optimise, name=name, folder=folder)
-    if weight_bytes(model) < IN_MEMORY_BYTES:
+    if weight_bytes(model) < IN_MEMORY_BYTES and not has_empty_axes(model):
         return _open(_serialised(model), threads, optimise, name=model.graph.name or "the model")
     with StoredModel(model) as stored:
         return stored.open_session(threads=threads, optimise=optimise)
@@ -194,26 +202,8 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -
     return {
         name: tensor
         for item, value in zip(wanted, values, strict=True)
-        for name, tensor in _tensors(item.name, value)
+        for name, tensor in tensors_of(item.name, value)
     }
-
-
-def _tensors(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of an output: a sequence's and a map's one by one, none of an optional that is empty."""
-    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-        for key in value[0]:  # one map for each row, as classifiers give their probabilities
-            yield f"{name}[{key!r}]", np.asarray([entry.get(key) for entry in value])
-    elif isinstance(value, list):
-        for number, entry in enumerate(value):
-            yield from _tensors(f"{name}[{number}]", entry)
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            yield from _tensors(f"{name}[{key!r}]", entry)
-    elif isinstance(value, ort.OrtValue):
-        if value.is_tensor():
-            yield name, value.numpy()
-    elif value is not None:
-        yield name, np.asarray(value)
 
 
 def load_problem(model: bytes | Path) -> str | None:
