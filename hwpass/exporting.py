@@ -32,7 +32,13 @@ def exported(
 def large(tensor: gs.Constant) -> bool:
     """Whether a constant may be written apart from the graph, byte by byte, and is worth it."""
     values = tensor.values
-    return bool(values.nbytes >= LARGE and bitwise(values.dtype) and tensor._export_dtype is None)
+    return bool(values.nbytes >= LARGE and bitwise(values.dtype) and plain(tensor))
+
+
+def plain(tensor: gs.Constant) -> bool:
+    """Whether a constant is exported in the type of its array. A copy has that type as the one to export, too."""
+    wanted = tensor._export_dtype
+    return wanted is None or (not isinstance(wanted, int) and np.dtype(wanted) == tensor.values.dtype)
 
 
 def bitwise(dtype: np.dtype) -> bool:
@@ -152,7 +158,7 @@ def value_info(tensor: gs.Tensor) -> ValueInfoProto:
 def tensor_proto(tensor: gs.Constant, hollow: bool = False) -> TensorProto:
     """A constant as a protobuf; with `hollow` a large one without its data."""
     values = tensor.values
-    if tensor._export_dtype is not None:  # of a type that this version of onnx has no array for
+    if not plain(tensor):  # of a type that this version of onnx has no array for
         held: TensorProto = constant_to_onnx_tensor(tensor)
         return held
     if hollow and large(tensor):
