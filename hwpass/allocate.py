@@ -103,7 +103,6 @@ class Allocator:
         self.limits = {m: limit for m, limit in limits.items() if cost.base[m] > 0}
         self.asked = dict(self.limits)
         self.between = between
-        self.least = least
         self.hurry = "latency" not in limits
         # A plan is never predicted slower than the dense model.
         self.limits["latency"] = min(self.limits.get("latency", np.inf), cost.base["latency"])
@@ -184,7 +183,7 @@ class Allocator:
         """The same problem with widths between the steps, where those are allowed."""
         fine = copy(self)
         if self.between:
-            fine.options = [finer(options, self.least) for options in self.options]
+            fine.options = [finer(options) for options in self.options]
         return fine
 
     def _stepwise(self) -> Allocation:

@@ -27,16 +27,16 @@ MOVES = 200
 EXCHANGES = 20
 
 
-def finer(options: NDArray[np.int64], least: int) -> NDArray[np.int64]:
-    """A group's widths and those between them, ascending; of wide groups not every one.
+def finer(options: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A group's widths and those between them, ascending; of wide groups not every one, and none narrower.
 
-    >>> finer(np.asarray([0, 2, 4]), 1).tolist()
-    [0, 1, 2, 3, 4]
+    >>> finer(np.asarray([0, 2, 4])).tolist()
+    [0, 2, 3, 4]
     """
     if len(options) < 2:
         return options
     whole = int(options[-1])
-    between = np.arange(max(1, min(least, whole)), whole, max(1, -(-whole // FINE)))
+    between = np.arange(int(options[options > 0][0]), whole, max(1, -(-whole // FINE)))
     return np.unique(np.concatenate([options, between]))
 
 
