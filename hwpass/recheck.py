@@ -44,6 +44,7 @@ def verify_models(
     calib: Any = None,
     seed: int = 0,
     threads: int = 1,
+    allow_external: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """The verdicts on two models: validity, fidelity, the metric, and with a plan exactness.
@@ -53,7 +54,7 @@ def verify_models(
     be used, VerdictError when a verdict fails.
     """
     progress("loading")
-    first, second = Model.load(original), Model.load(pruned)
+    first, second = (Model.load(source, allow_external=allow_external) for source in (original, pruned))
     _check_interfaces(first, second)
     reference = Path(original) if isinstance(original, str | Path) else first.proto()
     context = Context(original=reference, threads=threads, seed=seed, progress=progress)
