@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 
 from hwpass.errors import InputError, UsageError
+from hwpass.external import TrustedPath
 from hwpass.inputs import InputSpec, input_specs, make_inputs, typical_dimensions
 from hwpass.sessions import StoredModel, one_line
 
@@ -60,6 +61,7 @@ def bench(
     dims: Mapping[str, int] | None = None,
     seed: int = 0,
     cpu_time: bool = False,
+    allow_external: bool = False,
     progress: Progress | None = None,
 ) -> list[Timing]:
     """Time models against the first one, `sessions` fresh processes each with `runs` warm runs.
@@ -81,6 +83,8 @@ def bench(
         jobs = []
         sizes = dict(dims or {})
         for index, (model, name) in enumerate(zip(models, names, strict=True)):
+            if allow_external and not isinstance(model, onnx.ModelProto):
+                model = _gathered(Path(model), folder, f"{index}.onnx")
             path, specs = _prepare(model, name, sizes, threads, seed, stack)
             feed = folder / f"{index}.npz"
             _save_feed(feed, make_inputs(specs, sizes, seed))
@@ -93,6 +97,14 @@ def bench(
                 if progress is not None:
                     progress(session * len(jobs) + done + 1, sessions * len(jobs))
     return [_timing(name, own, times[0]) for name, own in zip(names, times, strict=True)]
+
+
+def _gathered(path: Path, folder: Path, name: str) -> Path:
+    """The model, or where its weights lie outside its folder a copy of both: the timed process reads files itself."""
+    from hwpass.ir import Model
+
+    model = Model.load(path, allow_external=True)
+    return model.store(folder, name) if isinstance(model.source, TrustedPath) else path
 
 
 def _prepare(

@@ -64,6 +64,9 @@ COMPENSATE = click.option(
 THREADS = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads to compute with."
 )
+ALLOW = click.option(
+    "--allow-external", is_flag=True, help="Read the model's external data wherever it lies, not only in its folder."
+)
 OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
 CALIB = click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score, compensate and measure fidelity on.")
 METRIC = click.option(
@@ -119,6 +122,7 @@ SCORING = _stack(
 @click.option("--plan", "plan_path", metavar="OUT.json", help="Write the plan.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs and scores.")
 @THREADS
+@ALLOW
 @click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
 @click.option("--force", is_flag=True, help="Keep the best effort when the budget cannot be met (status stays 4).")
 @UNPROVED
@@ -178,6 +182,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
 @click.option("--csv", "csv_path", metavar="OUT.csv", help="Write the points as CSV; - is standard output.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs and scores.")
 @THREADS
+@ALLOW
 def sweep(model: str, target: str, points: str, json_path: str | None, csv_path: str | None, **options: Any) -> None:
     """Prune MODEL to several budgets on one study of it, prove each, and mark the Pareto front."""
     from hwpass.pareto import parse_points, refused
@@ -202,13 +207,16 @@ def sweep(model: str, target: str, points: str, json_path: str | None, csv_path:
 @TARGET
 @click.option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
 @THREADS
+@ALLOW
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the table as JSON; - is standard output.")
-def profile(model: str, target: str, measure: bool, threads: int, json_path: str | None) -> None:
+def profile(model: str, target: str, measure: bool, threads: int, allow_external: bool,
+            json_path: str | None) -> None:  # fmt: skip
     """Predicted latency, energy and memory of MODEL on a target, kernel by kernel."""
     from hwpass.profile import profile_model, render_profile
 
     with status_line() as progress:
-        found = profile_model(source(model)[0], target, measure=measure, threads=threads, progress=progress)
+        found = profile_model(source(model)[0], target, measure=measure, threads=threads,
+                              allow_external=allow_external, progress=progress)  # fmt: skip
     if json_path is not None:
         write_text(json_path, found.model_dump_json(indent=2) + "\n")
     render_profile(found, console(json_path))
@@ -229,14 +237,15 @@ def targets(name: str | None) -> None:
 @main.command(context_settings=CONTEXT)
 @MODEL
 @click.option("--why", metavar="NODE", help="Explain what NODE is tied to, or what freezes it.")
+@ALLOW
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the groups as JSON; - is standard output.")
-def groups(model: str, why: str | None, json_path: str | None) -> None:
+def groups(model: str, why: str | None, allow_external: bool, json_path: str | None) -> None:
     """What of MODEL is coupled, what is frozen, and why."""
     from hwpass.describe import coupled, groups_json, render_groups
     from hwpass.why import render_why
 
     with status_line() as progress:
-        coupling = coupled(source(model)[0], progress)
+        coupling = coupled(source(model)[0], progress, allow_external=allow_external)
     if json_path is not None:
         write_text(json_path, groups_json(coupling))
     if why is not None:
@@ -257,6 +266,7 @@ def groups(model: str, why: str | None, json_path: str | None) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
 @UNPROVED
+@ALLOW
 def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int,
           threads: int, unproved: bool, **options: Any) -> None:  # fmt: skip
     """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
@@ -278,6 +288,7 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
             progress=progress,
             plan=given,
             unproved=unproved,
+            allow_external=options["allow_external"],
         )
     write_model(result, output)
     if json_path is not None:
@@ -294,6 +305,7 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
 @UNPROVED
+@ALLOW
 def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, unproved: bool,
            **options: Any) -> None:  # fmt: skip
     """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
@@ -312,6 +324,7 @@ def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads
             seed=seed,
             threads=threads,
             unproved=unproved,
+            allow_external=options["allow_external"],
             progress=progress,
         )
     render_verdicts(outcome, console())
@@ -323,10 +336,11 @@ def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads
 @click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Timed runs per session.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
+@ALLOW
 @click.option("--cpu-time", is_flag=True, help="Count processor time of the one thread: steadier on a busy machine.")
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the timings as JSON; - is standard output.")
 def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, cpu_time: bool,
-          json_path: str | None) -> None:  # fmt: skip
+          allow_external: bool, json_path: str | None) -> None:  # fmt: skip
     """Time MODELS in ONNX Runtime: fresh sessions, interleaved, denormals flushed, spread shown."""
     import json
     from dataclasses import asdict
@@ -336,7 +350,7 @@ def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads:
 
     with status_line() as progress:
         timings = measure([Path(m) for m in models], sessions=sessions, runs=runs, threads=threads, seed=seed,
-                          cpu_time=cpu_time,
+                          cpu_time=cpu_time, allow_external=allow_external,
                           progress=lambda done, total: progress(f"session {done} of {total}"))  # fmt: skip
     if json_path is not None:
         write_text(json_path, json.dumps([asdict(t) for t in timings], indent=2) + "\n")

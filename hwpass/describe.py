@@ -64,13 +64,15 @@ def coupled(
     source: Source | Model,
     progress: Callable[[str], None] = lambda text: None,
     prepare: str | None = None,
+    *,
+    allow_external: bool = False,
 ) -> Coupling:
     """Load a model, prepare it as a run would (or by other passes), and solve which channels go together."""
     from hwpass.api import PREPARE
     from hwpass.manager import Context, PassManager
 
     progress("loading")
-    model = source if isinstance(source, Model) else Model.load(source)
+    model = source if isinstance(source, Model) else Model.load(source, allow_external=allow_external)
     passes = PassManager.parse(PREPARE if prepare is None else prepare)
     prepared = passes.run(model, Context(progress=progress))
     progress("coupling channels")

@@ -66,7 +66,9 @@ class Home:
         offset, length = (_number(given.get(key), key, where, name) for key in ("offset", "length"))
         needed = data_bytes(tensor)
         if length is not None and length < needed:
-            raise InputError(f"{name}: {where}: {length} bytes of external data for {needed}: too short; export it again")
+            raise InputError(
+                f"{name}: {where}: {length} bytes of external data are too short: {needed} are needed; export it again"
+            )
         if self.path is None:
             raise InputError(
                 f"{name}: {where}: its external data file {location} is missing: what is not a file has no folder to"

@@ -29,8 +29,8 @@ ATTEMPTS = 64
 
 _HEAVY = frozenset(
     "MatMul MatMulInteger QLinearMatMul Gemm Conv ConvInteger QLinearConv ConvTranspose DeformConv Einsum LSTM GRU RNN"
-    " Attention DFT STFT NonMaxSuppression RoiAlign GridSample Det Unique TopK Resize Upsample MaxPool LpPool AveragePool"
-    .split()
+    " Attention DFT STFT NonMaxSuppression RoiAlign GridSample Det Unique TopK Resize Upsample MaxPool LpPool"
+    " AveragePool".split()
 )
 
 _NUMPY = frozenset({
@@ -44,9 +44,9 @@ _NUMPY = frozenset({
 class Folding:
     """Folds the constants of one graph and its bodies, in place.
 
-    A result of more than `limit` bytes is computed only when it is no larger than a constant that goes for it. How large
-    a result is must be known from the shapes before it is computed; loops, conditionals and what `excluded` names are
-    left alone. `rare` are attributes that graphs do not hold (`hwpass.kept`).
+    A result of more than `limit` bytes is computed only when it is no larger than a constant that goes for it. How
+    large a result is must be known from the shapes before it is computed; loops, conditionals and what `excluded`
+    names are left alone. `rare` are attributes that graphs do not hold (`hwpass.kept`).
     """
 
     graph: gs.Graph

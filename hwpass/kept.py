@@ -1,4 +1,4 @@
-"""What a model file says besides its graph: types, default values, notes. Passes do not see it, and it is written back."""
+"""What a model file says besides its graph: types, default values, notes. Passes do not see it; it is written back."""
 
 from __future__ import annotations
 

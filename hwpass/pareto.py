@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hwpass import __version__
-from hwpass.api import PREPARE, amends, chosen_score, prune_step, verify_step
+from hwpass.api import PREPARE, amends, chosen_score, prune_step, trusted, verify_step
 from hwpass.cost_models import Target
 from hwpass.errors import BudgetError, InputError, UsageError, VerdictError
 from hwpass.files import Source
@@ -47,6 +47,7 @@ def sweep(
     output: str | Path | None = None,
     seed: int = 0,
     threads: int = 1,
+    allow_external: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> SweepReport:
     """Prune to each of several shares of one cost of the dense model, and mark the Pareto front: by the metric, or by
@@ -73,6 +74,7 @@ def sweep(
     if metric is not None:
         task_metric(metric)
     folder = None if output is None else _folder(Path(output))
+    source = trusted(source, allow_external)
     job = Job(source, target=target, calib=calib, seed=seed, threads=threads, progress=progress)
     if metric is not None:
         job.context.progress("running the metric on the original model")

@@ -13,6 +13,7 @@ from rich.console import Console
 from hwpass.cost import Cost
 from hwpass.cost_models import Target, load_target
 from hwpass.describe import coupled
+from hwpass.external import TrustedPath
 from hwpass.files import Source
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
 from hwpass.ir import Model
@@ -72,6 +73,7 @@ def profile_model(
     *,
     measure: bool = False,
     threads: int = 1,
+    allow_external: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Profile:
     """Predict the cost of each kernel after constant folding and batch-norm fusion, at batch 1.
@@ -79,7 +81,7 @@ def profile_model(
     With `measure` the model as given is also timed in ONNX Runtime. Raises UsageError or InputError.
     """
     chosen = load_target(target) if isinstance(target, str) else target
-    model = source if isinstance(source, Model) else Model.load(source)
+    model = source if isinstance(source, Model) else Model.load(source, allow_external=allow_external)
     coupling = coupled(model, progress)
     progress("predicting")
     cost = Cost(coupling, chosen)
@@ -120,7 +122,7 @@ def _measured(model: Model, threads: int, progress: Callable[[str], None]) -> Me
 
     with tempfile.TemporaryDirectory(prefix="hwpass-") as folder:
         path = Path(model.path)
-        if not path.is_file():
+        if not path.is_file() or isinstance(model.source, TrustedPath):
             path = Path(folder) / "model.onnx"
             model.save(path)
         timing = bench(

@@ -36,6 +36,7 @@ class Read:
 
 def read(source: Source, allow_external: bool = False) -> Read:
     """Read a model and require that it is sound and that ONNX Runtime takes it. Raises InputError."""
+    allow_external = allow_external or isinstance(source, TrustedPath)
     if isinstance(source, onnx.ModelProto):
         return _given(source)
     home = Home(None)
@@ -63,7 +64,7 @@ def read(source: Source, allow_external: bool = False) -> Read:
     proto = ordered(proto, name)
     if home.path is not None and _leads_outside(proto, home):
         given = TrustedPath(home.path)
-    require_runnable(given, name)
+    require_runnable(given, name, digest)
     return Read(proto, home, name, digest, given, True)
 
 
@@ -76,8 +77,9 @@ def _given(proto: onnx.ModelProto) -> Read:
         data = proto.SerializeToString(deterministic=True)
     except (EncodeError, ValueError):
         raise InputError(f"{name}: larger than 2 GB; save it with its weights beside it and name the file") from None
-    require_runnable(data, name)
-    return Read(whole, home, name, hashlib.sha256(data).hexdigest(), proto, whole is not proto)
+    digest = hashlib.sha256(data).hexdigest()
+    require_runnable(data, name, digest)
+    return Read(whole, home, name, digest, proto, whole is not proto)
 
 
 def _file(path: Path) -> bytes:

@@ -204,7 +204,7 @@ class _Checks:
                 raise self.fail(f"{place} has its data in {used[0]!r}, where its type belongs in {field!r}")
             given, needed, unit = len(getattr(tensor, field)), _entries(tensor.data_type, prod(dims)), "values"
         if given != needed:
-            raise self.fail(f"{place} has {given} {unit} of data where its dims {dims} ask for {needed}; export it again")
+            raise self.fail(f"{place} has {given} {unit} of data, its dims {dims} ask for {needed}; export it again")
         self.bytes(tensor.string_data, place)
 
     def sparse(self, sparse: SparseTensorProto, place: str) -> None:
@@ -239,15 +239,23 @@ def _entries(kind: int, count: int) -> int:
     return 2 * count if kind in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else count
 
 
-def require_runnable(given: bytes | Path, name: str) -> None:
+#: Models by digest that ONNX Runtime took: a run may read its original more than once.
+_TAKEN: set[str] = set()
+
+
+def require_runnable(given: bytes | Path, name: str, digest: str) -> None:
     """Raise InputError, in one line, unless ONNX Runtime takes the model, from its own bytes and without optimising.
 
-    A valid model whose operators ONNX Runtime knows but has no code for here is let through: it can still be described.
+    `digest` is the SHA-256 of the model's bytes. A valid model whose operators ONNX Runtime knows but has no code for
+    here is let through: it can still be described.
     """
     from hwpass.sessions import load_problem, one_line
 
+    if digest in _TAKEN:
+        return
     problem = load_problem(given)
     if problem is None:
+        _TAKEN.add(digest)
         return
     if "NOT_IMPLEMENTED" in problem or "Could not find an implementation" in problem:
         try:

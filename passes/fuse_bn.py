@@ -20,8 +20,9 @@ class FuseBatchNorm(Pass):
     """BatchNormalization(Conv(x, W, b)) -> Conv(x, W s, (b - mean) s + bias), s = scale / sqrt(var + epsilon).
 
     Conv, ConvTranspose and Gemm. Does not fire when the product's output has another reader or is an output of the
-    model, when a parameter is not constant or not one for each channel, when the normalisation is in training mode, when a Gemm is transposed on
-    its output side, scaled, or has a bias of another shape, or for a grouped ConvTranspose.
+    model, when a parameter is not constant or not one for each channel, when the normalisation is in training mode,
+    when a Gemm is transposed on its output side, scaled, or has a bias of another shape, or for a grouped
+    ConvTranspose.
     """
 
     name = "fuse-bn"
