@@ -42,9 +42,9 @@ class Subject:
         if self.emptied:
             plan = self._run(source).plan
             assert plan is not None
-            for group in plan.groups:
-                if group.name in self.emptied:
-                    group.kept = []
+            groups = {group.name: group for group in plan.groups}
+            for name in self.emptied:
+                groups[name].kept = []
             (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
 
     def save(self, folder: Path, target: Path) -> None:

@@ -180,7 +180,7 @@ def lent(s: Sketch) -> None:
     out(s, y, 6, 2)
 
 
-@subject(emptied=("Conv_conv8",))
+@subject(emptied=("Conv_conv7",))
 def branch(s: Sketch) -> None:
     """A residual branch that goes whole, and what is left of it meets an activation."""
     x = image(s)

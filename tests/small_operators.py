@@ -31,6 +31,16 @@ def reshaped(s: Sketch) -> None:
 
 
 @subject()
+def heads(s: Sketch) -> None:
+    """Attention of four heads of four, written out."""
+    x = rows(s, 6)
+    q, k, v = (s.op("Reshape", s.linear(x, 6, 16), s.const([0, 5, 4, 4])) for _ in range(3))
+    q, k, v = (s.op("Transpose", t, perm=p) for t, p in ((q, [0, 2, 1, 3]), (k, [0, 2, 3, 1]), (v, [0, 2, 1, 3])))
+    y = s.op("MatMul", s.op("Softmax", s.op("MatMul", q, k), axis=-1), v)
+    out(s, s.op("Reshape", s.op("Transpose", y, perm=[0, 2, 1, 3]), s.const([0, 0, 16])), 16, 3)
+
+
+@subject()
 def flattened(s: Sketch) -> None:
     """Channels times positions in one axis, which a layer reads, and tensors with axes of one."""
     x = s.op("Flatten", s.op("Relu", image(s, 6, 2)))
@@ -74,7 +84,23 @@ def sliced(s: Sketch) -> None:
     a = s.op("Slice", x, s.const([2]), s.const([9]), s.const([1]))
     b = s.op("Slice", x, s.const([-1]), s.const([-(2**31)]), s.const([1]), s.const([-1]))
     c = s.op("Gather", x, s.const([7, 1, 2, 9, 4]), axis=1)
-    out(s, s.op("Concat", a, b, c, axis=1), 22)
+    d = s.op("Slice", x, s.const([0]), s.const([10]), s.const([1]), s.const([3]))
+    out(s, s.op("Concat", a, b, c, d, axis=1), 26)
+
+
+@subject(keep=["Conv_conv6"])
+def opened(s: Sketch) -> None:
+    """A Split into equal parts that do not stay equal."""
+    a, b = branches(s, image(s), [4, 8])
+    one, two = s.ops("Split", s.op("Concat", a, b, axis=1), count=2, axis=1)
+    out(s, s.op("Concat", s.op("Tanh", two), one, axis=1), 12)
+
+
+@subject()
+def tiled(s: Sketch) -> None:
+    """Channels repeated and joined with others."""
+    a, b = branches(s, image(s), [4, 8])
+    out(s, s.op("Concat", s.op("Tile", a, s.const([1, 2, 1, 1])), b, axis=1), 16)
 
 
 @subject()
@@ -150,6 +176,13 @@ def normalised(s: Sketch) -> None:
 def rms(s: Sketch) -> None:
     x = s.op("RMSNormalization", rows(s, 8), s.positive(8), epsilon=0.3)
     out(s, s.op("Relu", s.linear(x, 8, 6)), 6, 3)
+
+
+@subject()
+def silent(s: Sketch) -> None:
+    """An output that hardly varies: the tensors in front of it show what it does not."""
+    y = s.linear(s.op("Relu", rows(s)), 6, 3)
+    s.output(s.op("Add", s.op("Mul", y, s.const(1e-5)), s.const(5.0)))
 
 
 # --- control, frozen, sampling
