@@ -100,7 +100,7 @@ def test_the_schema_has_exactly_these_keys() -> None:
     ratios = ["latency", "energy", "macs", "params", "size", "peak_memory", "compression"]
     assert list(data["ratio"]) == ratios
     assert list(data["verdicts"]) == ["exactness", "fidelity", "metric"]
-    assert list(data["verdicts"]["exactness"]) == ["passed", "max_abs", "max_rel"]
+    assert list(data["verdicts"]["exactness"]) == ["passed", "state", "note", "max_abs", "max_rel", "legs"]
     assert list(data["verdicts"]["fidelity"]) == ["passed", "state", "note", "alarming", "outputs"]
     assert list(data["groups"][0]) == ["name", "before", "after", "loss", "latency_gain_ms", "layers"]
     assert list(data["frozen"][0]) == ["node", "reason"]
@@ -124,8 +124,11 @@ def test_only_finite_figures_are_written() -> None:
     failed = report(verdicts=Verdicts(exactness=ExactnessVerdict(passed=False, max_abs=math.inf, max_rel=math.nan)))
     assert json.loads(failed.to_json())["verdicts"]["exactness"] == {
         "passed": False,
+        "state": "failed",
+        "note": "",
         "max_abs": None,
         "max_rel": None,
+        "legs": [],
     }
     with pytest.raises(ValidationError):
         report(seconds=math.inf)

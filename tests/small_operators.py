@@ -1,0 +1,417 @@
+"""Small models of the operators that rules describe, one or more for each module of `hwpass.ops`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from onnx import TensorProto, helper
+from sketch import Sketch
+from small_models import MICROSOFT, body, image, out, rows, subject
+
+
+def branches(s: Sketch, x: str, widths: list[int], rank: int = 4) -> list[str]:
+    """Layers side by side that read one tensor."""
+    return [s.conv(x, w, 6) if rank == 4 else s.linear(x, 6, w) for w in widths]
+
+
+# --- layout
+
+
+@subject()
+def reshaped(s: Sketch) -> None:
+    """Channels in heads: cut apart, moved, joined again; the target is constant, and once it is computed."""
+    x = s.op("Relu", rows(s, 12))
+    x = s.op("Transpose", s.op("Reshape", x, s.const([0, 5, 4, 3])), perm=[0, 2, 3, 1])
+    x = s.op("Reshape", s.op("Transpose", x, perm=[0, 3, 1, 2]), s.const([-1, 5, 12]))
+    y = s.op("Relu", s.linear(x, 12, 8))
+    first = s.op("Slice", s.op("Shape", y), s.const([0]), s.const([1]))
+    flat = s.op("Reshape", y, s.op("Concat", first, s.const([40]), axis=0))
+    y = s.op("Reshape", flat, s.op("Concat", first, s.const([5]), s.const([8]), axis=0))
+    out(s, y, 8, 3)
+
+
+@subject()
+def heads(s: Sketch) -> None:
+    """Attention of four heads of four, written out."""
+    x = rows(s, 6)
+    q, k, v = (s.op("Reshape", s.linear(x, 6, 16), s.const([0, 5, 4, 4])) for _ in range(3))
+    q, k, v = (s.op("Transpose", t, perm=p) for t, p in ((q, [0, 2, 1, 3]), (k, [0, 2, 3, 1]), (v, [0, 2, 1, 3])))
+    y = s.op("MatMul", s.op("Softmax", s.op("MatMul", q, k), axis=-1), v)
+    out(s, s.op("Reshape", s.op("Transpose", y, perm=[0, 2, 1, 3]), s.const([0, 0, 16])), 16, 3)
+
+
+@subject()
+def flattened(s: Sketch) -> None:
+    """Channels times positions in one axis, which a layer reads, and tensors with axes of one."""
+    x = s.op("Flatten", s.op("Relu", image(s, 6, 2)))
+    x = s.axes_op("Unsqueeze", s.op("Relu", s.linear(x, 24, 6)), [2])
+    x = s.op("Expand", x, s.const([1, 6, 5]))
+    x = s.op("Transpose", x, perm=[0, 2, 1])
+    out(s, x, 6, 3)
+
+
+@subject()
+def shuffled(s: Sketch) -> None:
+    """Pixels out of channels and back."""
+    x = s.op("DepthToSpace", s.op("Relu", image(s, 16)), blocksize=2)
+    x = s.op("SpaceToDepth", s.op("Relu", s.conv(x, 5, 4)), blocksize=2)
+    out(s, s.op("DepthToSpace", s.conv(x, 12, 20), blocksize=2, mode="CRD"), 3)
+
+
+# --- selection
+
+
+@subject()
+def joined(s: Sketch) -> None:
+    """Concat of layers of different widths, Split of what comes, and the halves changed over."""
+    a, b = branches(s, s.op("Relu", image(s)), [4, 6])
+    x = s.op("Relu", s.op("Concat", a, b, axis=1))
+    one, two = s.ops("Split", x, s.const([3, 7]), count=2, axis=1)
+    out(s, s.op("Concat", s.op("Tanh", two), one, axis=1), 10)
+
+
+@subject()
+def halved(s: Sketch) -> None:
+    """A Split into equal parts that stays one, and a gate."""
+    one, two = s.ops("Split", rows(s, 12), count=2, axis=-1)
+    out(s, s.op("Mul", s.op("Sigmoid", one), two), 6, 3)
+
+
+@subject()
+def sliced(s: Sketch) -> None:
+    """Slices with and without steps, backwards too, and channels gathered by index."""
+    x = s.op("Relu", image(s, 10))
+    a = s.op("Slice", x, s.const([2]), s.const([9]), s.const([1]))
+    b = s.op("Slice", x, s.const([-1]), s.const([-(2**31)]), s.const([1]), s.const([-1]))
+    c = s.op("Gather", x, s.const([7, 1, 2, 9, 4]), axis=1)
+    d = s.op("Slice", x, s.const([0]), s.const([10]), s.const([1]), s.const([3]))
+    out(s, s.op("Concat", a, b, c, d, axis=1), 26)
+
+
+@subject(keep=["Conv_conv6"])
+def opened(s: Sketch) -> None:
+    """A Split into equal parts that do not stay equal."""
+    a, b = branches(s, image(s), [4, 8])
+    one, two = s.ops("Split", s.op("Concat", a, b, axis=1), count=2, axis=1)
+    out(s, s.op("Concat", s.op("Tanh", two), one, axis=1), 12)
+
+
+@subject()
+def tiled(s: Sketch) -> None:
+    """Channels repeated and joined with others."""
+    a, b = branches(s, image(s), [4, 8])
+    out(s, s.op("Concat", s.op("Tile", a, s.const([1, 2, 1, 1])), b, axis=1), 16)
+
+
+@subject()
+def padded(s: Sketch) -> None:
+    """New channels beside those of a layer, and a Tile of channels."""
+    x = s.op("Pad", s.op("Relu", image(s)), s.const([0, 2, 0, 0, 0, 1, 0, 0]))
+    x = s.op("Tile", s.conv(x, 5, 9), s.const([1, 2, 1, 1]))
+    x = s.op("Resize", x, "", "", s.const([1, 10, 8, 8]), mode="nearest")
+    s.inputs[0].type.tensor_type.shape.dim[0].dim_value = 1
+    out(s, x, 10)
+
+
+@subject()
+def looked_up(s: Sketch) -> None:
+    """A table whose rows are asked for by an input, and single channels that are picked."""
+    x = s.op("Gather", s.weight(7, 8, fan=2), s.input(["N", 5], dtype=TensorProto.INT64))
+    x = s.op("Relu", s.linear(x, 8, 6))
+    one = s.op("Gather", x, s.const(2), axis=2)
+    s.outputs.append(helper.make_tensor_value_info(one, TensorProto.FLOAT, [None] * 2))
+    out(s, x, 6, 3)
+
+
+# --- elementwise, matmul, normalisation, reductions
+
+
+@subject()
+def pointwise(s: Sketch) -> None:
+    """Functions that keep zero and that do not, in front of sums over channels."""
+    x = rows(s)
+    for op in ("Sigmoid", "Relu"):
+        y = s.axes_op("ReduceSum", s.op(op, x), [2])
+        s.outputs.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, [None] * 3))
+        x = s.linear(x, 6, 6)
+    y = s.op("Max", s.op("Clip", x, s.const(0.2), s.const(3.0)), x)
+    y = s.op("Add", s.axes_op("ReduceSum", y, [2]), s.axes_op("ReduceSum", s.op("Exp", s.linear(x, 6, 6)), [2]))
+    s.outputs.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, [None] * 3))
+
+
+@subject()
+def divided(s: Sketch) -> None:
+    """Divisors: constants of channels, and activations that are never zero."""
+    x = rows(s)
+    y = s.op("Where", s.op("Greater", x, s.const(0.0)), x, s.weight(6))
+    y = s.op("Div", y, s.op("Add", s.op("Exp", s.linear(x, 6, 6)), s.const(0.5)))
+    x = s.op("Relu", s.linear(s.op("Div", y, s.positive(6)), 6, 5))
+    out(s, x, 5, 3)
+    z = s.op("Log", s.op("Abs", s.linear(x, 5, 7)))
+    out(s, s.op("Clip", z, s.const(-5.0), s.const(5.0)), 7, 3)
+
+
+@subject()
+def averaged(s: Sketch) -> None:
+    """Means over channels and over positions, and extrema."""
+    x = s.op("Relu", image(s))
+    mean = s.axes_op("ReduceMean", x, [1], since=18)
+    most = s.axes_op("ReduceMax", s.op("Neg", s.conv(x, 8, 6)), [1], since=18)
+    s.outputs.append(helper.make_tensor_value_info(s.op("Add", mean, most), TensorProto.FLOAT, [None] * 4))
+    y = s.op("AveragePool", s.conv(x, 5, 6), kernel_shape=[2, 2])
+    out(s, s.op("Mul", y, s.op("Sigmoid", s.op("GlobalAveragePool", y))), 5)
+
+
+@subject(opset=21)
+def normalised(s: Sketch) -> None:
+    x = s.op("InstanceNormalization", image(s, 12), s.weight(12, fan=1), s.weight(12, fan=1))
+    x = s.conv(s.op("Relu", x), 12, 12)
+    x = s.op("GroupNormalization", x, s.weight(12, fan=1), s.weight(12, fan=1), num_groups=4)
+    x = s.conv(s.op("Relu", x), 8, 12)
+    out(s, s.op("Softmax", s.op("LRN", x, size=3, alpha=0.5), axis=1), 8)
+    out(s, s.op("Relu", s.conv(s.op("LRN", s.conv(x, 6, 8), size=3, alpha=0.5), 5, 6)), 5)
+
+
+@subject(opset=23)
+def rms(s: Sketch) -> None:
+    x = s.op("RMSNormalization", rows(s, 8), s.positive(8), epsilon=0.3)
+    out(s, s.op("Relu", s.linear(x, 8, 6)), 6, 3)
+
+
+@subject()
+def silent(s: Sketch) -> None:
+    """An output that hardly varies: the tensors in front of it show what it does not."""
+    y = s.linear(s.op("Relu", rows(s)), 6, 3)
+    s.output(s.op("Add", s.op("Mul", y, s.const(1e-5)), s.const(5.0)))
+
+
+# --- control, frozen, sampling
+
+
+@subject()
+def decided(s: Sketch) -> None:
+    """An If whose bodies read channels, a weight that both bodies read, and a Loop with a layer in its body."""
+    x = s.op("Relu", s.linear(s.input([1, 4]), 4, 6))
+    w = s.weight(6, 40)
+    s.inputs.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, [1]))
+    made = []
+    for op in ("Sigmoid", "Tanh"):
+        graph = body(s, op, x, 6)
+        graph.node.append(helper.make_node("MatMul", [graph.output[0].name, w], [f"{op}_y"], name=f"{op}_product"))
+        graph.output[0].CopyFrom(helper.make_tensor_value_info(f"{op}_y", TensorProto.FLOAT, [1, 40]))
+        made.append(graph)
+    y = s.op("If", "flag", then_branch=made[0], else_branch=made[1])
+    v = s.op("Relu", s.linear(y, 40, 5))
+    nodes = [
+        helper.make_node("MatMul", ["state", "step"], ["h"], name="inside"),
+        helper.make_node("Add", ["h", v], ["h2"]),
+        helper.make_node("Tanh", ["h2"], ["next"]),
+        helper.make_node("Identity", ["more"], ["again"]),
+    ]
+    entries = [("i", TensorProto.INT64, []), ("more", TensorProto.BOOL, []), ("state", TensorProto.FLOAT, [1, 5])]
+    results = [("again", TensorProto.BOOL, []), ("next", TensorProto.FLOAT, [1, 5])]
+    loop = helper.make_graph(
+        nodes, "loop", *([helper.make_tensor_value_info(*e) for e in part] for part in (entries, results))
+    )
+    s.initialisers.append(_named("step", s.rng.standard_normal((5, 5)).astype(np.float32)))
+    z = s.op("Loop", s.const(3), s.const(True), s.linear(y, 40, 5), body=loop)
+    out(s, s.op("Relu", s.linear(z, 5, 8)), 8, 2)
+
+
+def _named(name: str, value: ArrayLike) -> TensorProto:
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+@subject()
+def picked_one_by_one(s: Sketch) -> None:
+    """Operators that mix what they read: entries gathered one by one, and a determinant."""
+    x = s.linear(s.input([2, 5, 4]), 4, 6)
+    which = s.const(s.rng.integers(0, 6, (2, 5, 6)), np.int64)
+    y = s.op("GatherElements", x, which, axis=2)
+    out(s, s.op("Relu", s.linear(y, 6, 8)), 8, 3)
+
+
+@subject()
+def sampled(s: Sketch) -> None:
+    """Channels beside positions that a grid and a TopK pick."""
+    x = s.op("Relu", image(s))
+    grid = s.input(["N", 3, 3, 2], name="grid")
+    x = s.op("GridSample", x, s.op("Tanh", grid))
+    y, _ = s.ops("TopK", s.op("Relu", s.conv(x, 8, 6)), s.const([2]), count=2, axis=2)
+    z, _ = s.ops("TopK", s.conv(x, 5, 6), s.const([3]), count=2, axis=1)
+    out(s, s.op("Concat", y, s.op("Slice", z, s.const([0]), s.const([2]), s.const([2])), axis=1), 11)
+
+
+@subject()
+def scattered(s: Sketch) -> None:
+    """Slices that are looked up and written at indices."""
+    x = s.linear(s.input([5, 4]), 4, 6)
+    where = s.const([[3], [0]], np.int64)
+    x = s.op("ScatterND", x, where, s.linear(s.input([2, 4]), 4, 6))
+    x = s.op("GatherND", s.op("Relu", x), s.const([[1], [3], [4]], np.int64))
+    out(s, s.op("Trilu", s.op("Relu", s.linear(x, 6, 5)), upper=1), 5, 2)
+
+
+@subject(opset=22)
+def deformed(s: Sketch) -> None:
+    x = s.op("Relu", image(s, 8))
+    shift = s.op("Tanh", s.conv(x, 8, 8))
+    x = s.op("DeformConv", x, s.weight(6, 4, 2, 2), shift, s.weight(6, fan=4), group=2, kernel_shape=[2, 2],
+             pads=[0, 1, 1, 0])  # fmt: skip
+    out(s, x, 6)
+
+
+# --- attention
+
+
+def projections(s: Sketch, widths: tuple[int, ...]) -> list[str]:
+    x = s.input(["N", 5, 4])
+    return [s.op("Add", s.linear(x, 4, w), s.weight(w, fan=4)) for w in widths]
+
+
+@subject(opset=23)
+def attention(s: Sketch) -> None:
+    y = s.op("Attention", *projections(s, (16, 8, 12)), q_num_heads=8, kv_num_heads=4)
+    out(s, y, 24, 3)
+
+
+@subject(opset=23)
+def narrow_attention(s: Sketch) -> None:
+    """Two heads, so that positions inside a head go, and the scale stays what it was."""
+    y = s.op("Attention", *projections(s, (12, 12, 12)), q_num_heads=2, kv_num_heads=2)
+    out(s, y, 12, 3)
+
+
+@subject(opset=23)
+def rotary(s: Sketch) -> None:
+    angles = s.rng.standard_normal((8, 2))
+    tables = [s.const(np.cos(angles)), s.const(np.sin(angles))]
+    x = s.linear(s.input([2, 5, 4]), 4, 16)
+    where = s.const([[0, 1, 2, 3, 4]] * 2, np.int64)
+    x = s.op("RotaryEmbedding", x, *tables, where, num_heads=4)
+    out(s, x, 16, 3)
+
+
+@subject()
+def fused_attention(s: Sketch) -> None:
+    x = s.op("Attention", rows(s, 8), s.weight(8, 24, fan=8), s.weight(24, fan=4), num_heads=4, domain=MICROSOFT)
+    out(s, x, 8, 3)
+
+
+@subject()
+def heads_of_microsoft(s: Sketch) -> None:
+    x = s.input(["N", 5, 4])
+    q, k, v = (s.linear(x, 4, w) for w in (8, 8, 12))
+    y = s.op("MultiHeadAttention", q, k, v, s.weight(28, fan=4), num_heads=4, domain=MICROSOFT)
+    out(s, y, 12, 3)
+
+
+@subject()
+def grouped_queries(s: Sketch) -> None:
+    q, k, v = (s.linear(s.inputs[0].name if s.inputs else s.input([2, 3, 4]), 4, w) for w in (64, 32, 32))
+    cache = [s.const(np.zeros((2, 4, 0, 8), np.float32)) for _ in range(2)]
+    lengths = [s.const([2, 2], np.int32), s.const(3, np.int32)]
+    y = s.ops("GroupQueryAttention", q, k, v, *cache, *lengths, count=3, num_heads=8, kv_num_heads=4, domain=MICROSOFT)
+    out(s, y[0], 64, 3)
+
+
+# --- ONNX Runtime's own
+
+
+@subject()
+def fusions(s: Sketch) -> None:
+    x = s.op("FusedConv", s.input(["N", 3, 4, 4]), s.weight(8, 3, 3, 3), s.weight(8, fan=4), activation="Sigmoid",
+             pads=[1] * 4, domain=MICROSOFT)  # fmt: skip
+    x = s.op("FusedConv", x, s.weight(8, 2, 1, 1), s.weight(8, fan=4), activation="Relu", group=4, domain=MICROSOFT)
+    x = s.op("Flatten", s.op("GlobalAveragePool", x))
+    x = s.op("FusedGemm", x, s.weight(6, 8), s.weight(6, fan=4), activation="Sigmoid", transB=1, domain=MICROSOFT)
+    total = s.axes_op("ReduceSum", x, [1])
+    s.outputs.append(helper.make_tensor_value_info(total, TensorProto.FLOAT, [None] * 2))
+    y = s.op("FusedMatMul", s.linear(x, 6, 6), s.weight(7, 6), transB=1, alpha=0.5, domain=MICROSOFT)
+    y = s.op("BiasGelu", y, s.weight(7, fan=4), domain=MICROSOFT)
+    out(s, y, 7, 2)
+
+
+@subject()
+def skipping(s: Sketch) -> None:
+    x, y = rows(s, 8), s.linear(s.inputs[0].name, 4, 8)
+    z, _, _, total = s.ops("SkipSimplifiedLayerNormalization", x, y, s.positive(8), s.weight(8, fan=4), count=4,
+                           epsilon=0.1, domain=MICROSOFT)  # fmt: skip
+    s.nodes[-1].output[1] = s.nodes[-1].output[2] = ""
+    out(s, s.op("Add", s.op("Relu", z), total), 8, 3)
+
+
+# --- quantised
+
+
+def _steps(s: Sketch, count: int) -> str:
+    return s.const(s.rng.uniform(0.01, 0.03, count))
+
+
+@subject()
+def qdq(s: Sketch) -> None:
+    """Integer weights, scales by channel, behind DequantizeLinear; activations quantised on the way."""
+    x = s.input(["N", 3, 4, 4])
+    for outputs, inputs in ((6, 3), (8, 6)):
+        w = s.const(s.rng.integers(-90, 90, (outputs, inputs, 3, 3)), np.int8)
+        w = s.op("DequantizeLinear", w, _steps(s, outputs), s.const([0] * outputs, np.int8), axis=0)
+        x = s.op("Relu", s.op("Conv", x, w, s.weight(outputs, fan=4), pads=[1] * 4))
+        scale = [s.const(0.05 * outputs), s.const(3, np.uint8)]
+        x = s.op("DequantizeLinear", s.op("QuantizeLinear", x, *scale), *scale)
+    s.output(s.conv(x, 3, 8))
+
+
+@subject(opset=21)
+def blocks_of_scales(s: Sketch) -> None:
+    """A weight quantised in blocks along its inputs."""
+    x = s.op("Relu", rows(s, 16))
+    w = s.const(s.rng.integers(-90, 90, (16, 6)), np.int8)
+    scales = s.const(s.rng.uniform(0.01, 0.03, (4, 6)))
+    w = s.op("DequantizeLinear", w, scales, s.const(np.full((4, 6), 5), np.int8), axis=0, block_size=4)
+    out(s, s.op("Relu", s.op("MatMul", x, w)), 6, 3)
+
+
+@subject()
+def integers(s: Sketch) -> None:
+    """Convolution and product of integers."""
+    x = s.op("QuantizeLinear", s.input(["N", 3, 4, 4]), s.const(0.03), s.const(120, np.uint8))
+    first = [s.const(0.03), s.const(120, np.uint8)]
+    w = s.const(s.rng.integers(-60, 60, (6, 3, 3, 3)), np.int8)
+    mid = [s.const(0.2), s.const(100, np.uint8)]
+    bias = s.const(s.rng.integers(-500, 500, 6), np.int32)
+    x = s.op("QLinearConv", x, *first, w, _steps(s, 6), s.const([0] * 6, np.int8), *mid, bias, pads=[1] * 4)
+    y = s.op("QLinearConv", x, *mid, s.const(s.rng.integers(-60, 60, (6, 6, 1, 1)), np.int8), s.const(0.02),
+             s.const(0, np.int8), *mid)  # fmt: skip
+    x = s.op("QLinearAdd", x, *mid, y, *mid, *mid, domain=MICROSOFT)
+    x = s.op("QLinearGlobalAveragePool", x, *mid, *mid, domain=MICROSOFT)
+    x = s.op("Flatten", x)
+    v = s.const(s.rng.integers(-60, 60, (6, 5)), np.int8)
+    last = [s.const(0.4), s.const(128, np.uint8)]
+    x = s.op("QLinearMatMul", x, *mid, v, s.const(0.02), s.const(0, np.int8), *last)
+    z = s.op("MatMulInteger", x, s.const(s.rng.integers(-60, 60, (5, 3)), np.int8), last[1])
+    s.outputs.append(helper.make_tensor_value_info(z, TensorProto.INT32, [None] * 2))
+
+
+@subject()
+def integers_of_microsoft(s: Sketch) -> None:
+    x = s.input(["N", 6])
+    w = s.const(s.rng.integers(-60, 60, (6, 8)), np.int8)
+    x = s.op("DynamicQuantizeMatMul", x, w, _steps(s, 8), s.const([0] * 8, np.int8), s.weight(8, fan=4),
+             domain=MICROSOFT)  # fmt: skip
+    scale = [s.const(0.05), s.const(120, np.uint8)]
+    x = s.op("QuantizeLinear", s.op("Relu", x), *scale)
+    w = s.const(s.rng.integers(-60, 60, (5, 8)), np.int8)
+    x = s.op("QGemm", x, *scale, w, s.const(0.02), s.const(0, np.int8),
+             s.const(s.rng.integers(-500, 500, 5), np.int32), transB=1, alpha=1.0, domain=MICROSOFT)  # fmt: skip
+    out(s, x, 5, 2)
+
+
+@subject()
+def few_bits(s: Sketch) -> None:
+    x = s.op("Relu", rows(s, 64))
+    packed = s.const(s.rng.integers(0, 256, (6, 4, 8)), np.uint8)
+    scales = s.const(s.rng.uniform(0.02, 0.06, (6, 4)))
+    x = s.op("MatMulNBits", x, packed, scales, K=64, N=6, bits=4, block_size=16, domain=MICROSOFT)
+    out(s, s.op("Relu", x), 6, 3)
