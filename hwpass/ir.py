@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,11 +18,13 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from hwpass.aliases import check_apart
 from hwpass.collection import collection_paused
 from hwpass.errors import InputError
-from hwpass.files import Source, inlined, materialise_constants, read, writing
+from hwpass.files import Source, inlined, materialise_constants, read
 from hwpass.order import graphs, ordered
-from hwpass.streaming import write_single
+from hwpass.streaming import mapped_files, write_single
+from hwpass.whole_files import whole
 
 #: A protobuf message cannot be larger than 2 GiB; weights beyond this share go to a file beside the model.
 PROTO_LIMIT = 1_900_000_000
@@ -191,17 +192,14 @@ class Model:
 
         Raises InputError when the folder does not exist or cannot be written to, or the disk is full.
         """
-        target = Path(path)
-        with writing(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
+        sources = {self.path, *mapped_files(self)} - {"", "model"}
+        check_apart([path, f"{path}.data"], sources)
+        with whole(path) as draft:
             if self.size_bytes() <= PROTO_LIMIT:
-                draft = Path(scratch) / target.name
                 with open(draft, "wb") as stream:
                     write_single(self, stream)
             else:
-                data = target.name + ".data"
-                draft = _write_external(self, Path(scratch), target.name, data)
-                os.replace(Path(scratch) / data, target.parent / data)
-            os.replace(draft, target)
+                _write_external(self, draft.parent, draft.name, draft.name + ".data")
 
     def store(self, folder: Path, name: str = "model.onnx") -> Path:
         """Write the graph and its weights as two files: a form that a session opens without a copy in memory."""

@@ -13,7 +13,6 @@ import ctypes
 import gc
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +26,7 @@ from onnx import TensorProto, numpy_helper
 
 from hwpass.errors import InputError
 from hwpass.inputs import InputSpec, dimension_values, input_specs, make_inputs, typical_dimensions
+from hwpass.temporary import TemporaryFolder
 
 __all__ = [
     "Feed",
@@ -102,8 +102,8 @@ class StoredModel:
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None, name: str = "model") -> None:
         self._folder = None
         if folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)
-            folder = Path(self._folder.name)
+            self._folder = TemporaryFolder()
+            folder = self._folder.path
         self.path = folder / f"{name}.onnx"
         try:
             with open(folder / f"{name}.weights", "wb") as weights:
@@ -159,6 +159,10 @@ def open_session(model: ModelLike, *, threads: int = 1, optimise: bool = True) -
     if isinstance(model, Path):
         if not model.is_file():
             raise InputError(f"{model}: there is no such file")
+        try:
+            str(model).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{model}: ONNX Runtime takes names in UTF-8 only; rename it") from None
         return _open(str(model), threads, optimise, name=str(model))
     if isinstance(model, bytes):
         return _open(model, threads, optimise, name="the model")

@@ -7,10 +7,8 @@ every node agrees, the outputs agree by induction.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,6 +17,7 @@ from hwpass.comparison import compare_arrays
 from hwpass.inputs import is_float
 from hwpass.ir import Model
 from hwpass.sessions import Feed, open_session, release_memory, run_session
+from hwpass.temporary import TemporaryFolder
 
 #: Maps a reference tensor to the candidate's indices; None when it has no counterpart.
 Reindex = Callable[[str, np.ndarray], np.ndarray | None]
@@ -124,8 +123,8 @@ def _cut(model: Model, wanted: set[str], held: Feed, feed: Mapping[str, np.ndarr
 
 
 def _run(model: Model, feed: Mapping[str, np.ndarray], threads: int) -> Feed:
-    with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
-        session = open_session(model.store(Path(folder)), threads=threads, optimise=False)
+    with TemporaryFolder() as folder:
+        session = open_session(model.store(folder), threads=threads, optimise=False)
         try:
             return run_session(session, feed)
         finally:

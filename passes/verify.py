@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from hwpass.rewrite import Surgery
 from hwpass.sessions import Feed, open_session, release_memory, run_session
 from hwpass.stepwise import Reindex, stepwise
 from hwpass.streaming import release_pages
+from hwpass.temporary import TemporaryFolder
 from hwpass.twin import dense_twin
 from hwpass.verify import (
     Exactness,
@@ -62,8 +61,8 @@ class Verify(Pass):
             raise UsageError("verify needs the original model in the context")
         context.progress("checking the graph")
         release_pages(model)
-        with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
-            require_valid(model.store(Path(folder)), original if not isinstance(original, bytes) else None)
+        with TemporaryFolder() as folder:
+            require_valid(model.store(folder), original if not isinstance(original, bytes) else None)
         context.progress("running the original model")
         feeds, reference = self._reference(model, context)
         if self.exact:
@@ -208,9 +207,9 @@ class Run:
 
 def _outputs(build: Callable[[], Model], feeds: list[Feed], threads: int) -> list[Feed]:
     # The weights go to a file before the session loads them, so that nothing holds them twice.
-    with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
+    with TemporaryFolder() as folder:
         model = build()
-        path = model.store(Path(folder))
+        path = model.store(folder)
         release_pages(model)
         del model
         release_memory()
