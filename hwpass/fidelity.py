@@ -13,11 +13,11 @@ from typing import IO
 import numpy as np
 
 from hwpass.errors import InputError, UsageError
-from hwpass.files import spilling
 from hwpass.inputs import is_float
 from hwpass.sessions import Feed, ModelLike, open_session, release_memory, run_session
 from hwpass.states import State
 from hwpass.variation import Variation
+from hwpass.whole_files import spilling
 
 METRICS = ("max_abs", "rel_l2", "cosine", "snr_db", "top1")
 OPERATORS: dict[str, Callable[[float, float], bool]] = {

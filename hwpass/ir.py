@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,16 +17,18 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from hwpass.aliases import check_apart
 from hwpass.canonical import canonical
 from hwpass.collection import collection_paused
 from hwpass.exporting import exported, value_info
-from hwpass.files import Source, writing
+from hwpass.files import Source
 from hwpass.kept import Kept, keep
 from hwpass.materialise import materialise_constants
 from hwpass.reading import read
 from hwpass.shapes import with_shapes
 from hwpass.soundness import require_sound
-from hwpass.streaming import contiguous, large_constants, write_single
+from hwpass.streaming import contiguous, large_constants, mapped_files, write_single
+from hwpass.whole_files import whole
 
 if TYPE_CHECKING:
     from hwpass.sessions import ModelLike
@@ -188,20 +189,16 @@ class Model:
         names: what it raises leaves nothing behind. Raises InputError when the folder does not exist or cannot be
         written to, or the disk is full.
         """
-        target = Path(path)
-        with writing(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
+        sources = {self.path, *mapped_files(self)} - {"", "model"}
+        check_apart([path, f"{path}.data"], sources)
+        with whole(path) as draft:
             if self.size_bytes() <= PROTO_LIMIT:
-                draft, data = Path(scratch) / target.name, None
                 with open(draft, "wb") as stream:
                     write_single(self, stream)
             else:
-                data = target.name + ".data"
-                draft = _write_external(self, Path(scratch), target.name, data)
+                _write_external(self, draft.parent, draft.name, draft.name + ".data")
             if check is not None:
                 check(draft)
-            if data is not None:
-                os.replace(Path(scratch) / data, target.parent / data)
-            os.replace(draft, target)
 
     def store(self, folder: Path, name: str = "model.onnx") -> Path:
         """Write the graph and its weights as two files: a form that a session opens without a copy in memory."""

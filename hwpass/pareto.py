@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from hwpass.outcome import costs_from, verdicts_of
 from hwpass.passes.prune_channels import MEND
 from hwpass.report import Ratios
 from hwpass.sweep_report import ALONG, NO_FRONT, SweepPoint, SweepReport, marked
+from hwpass.temporary import new_folder
+from hwpass.whole_files import check_folder, together
 
 POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
 
@@ -73,28 +75,22 @@ def sweep(
     ]
     if metric is not None:
         task_metric(metric)
-    folder = None if output is None else _folder(Path(output))
     source = trusted(source, allow_external)
-    job = Job(source, target=target, calib=calib, seed=seed, threads=threads, progress=progress)
-    if metric is not None:
-        job.context.progress("running the metric on the original model")
-    before = None if metric is None else metric_before(metric, job.context)
-    job.prepare(preparation)
-    tell = job.context.progress
-    found = []
     with ExitStack() as stack:
-        drafts = None
-        if folder is not None:
-            drafts = Path(stack.enter_context(TemporaryDirectory(dir=folder, prefix=".hwpass-")))
-        work = _Sweep(job, amend, verify, drafts, before)
+        folder = None if output is None else stack.enter_context(models_folder(output))
+        # All models at once, so that a sweep that was interrupted leaves nothing.
+        stack.enter_context(together())
+        job = Job(source, target=target, calib=calib, seed=seed, threads=threads, progress=progress)
+        if metric is not None:
+            job.context.progress("running the metric on the original model")
+        before = None if metric is None else metric_before(metric, job.context)
+        job.prepare(preparation)
+        tell = job.context.progress
+        work = _Sweep(job, amend, verify, folder, before)
+        found = []
         for number, (share, prune) in enumerate(zip(shares, prunes, strict=True), 1):
             job.context.progress = partial(_under, tell, f"point {number} of {len(shares)}, {share:g}x")
             found.append(work.point(share, budget, prune))
-        if folder is not None and drafts is not None:
-            # All at once, so that a sweep that was interrupted leaves nothing.
-            for draft in sorted(drafts.iterdir()):
-                draft.replace(folder / draft.name)
-            found = [p if p.file is None else p.model_copy(update={"file": str(folder / p.file)}) for p in found]
     points_found = [work.dense(), *found]
     judged = metric is not None or calib is not None
     return SweepReport(
@@ -119,18 +115,18 @@ class _Sweep:
     """The points of one sweep: what they share, and what they leave for the report."""
 
     def __init__(
-        self, job: Job, amend: PassManager, verify: PassManager, drafts: Path | None, before: float | None
+        self, job: Job, amend: PassManager, verify: PassManager, folder: Path | None, before: float | None
     ) -> None:
         self.job = job
         self.amend = amend
         self.verify = verify
-        self.drafts = drafts
+        self.folder = folder
         self.before = before
         self._warned: dict[str, list[str]] = {}  # the points that each warning came at
         self._made = 0
 
     def point(self, share: float, budget: str, prune: PassManager) -> SweepPoint:
-        """The model of one budget, judged, and written to the drafts where it passed."""
+        """The model of one budget, judged, and written where it passed."""
         asked = f"{share:g}x"
         try:
             made = self.job.attempt(prune)
@@ -148,9 +144,9 @@ class _Sweep:
             self._warned.setdefault(warning, []).append(asked)
         verdicts = verdicts_of(made.context)
         file = None
-        if self.drafts is not None and reason is None:
-            file = f"{self.stem}-{budget}-{asked}.onnx"
-            result.save(self.drafts / file)
+        if self.folder is not None and reason is None:
+            file = str(self.folder / _file(self.job.info.path, budget, share))
+            result.save(file)
         return SweepPoint(
             asked=asked,
             status="pruned" if reason is None else "failed",
@@ -180,10 +176,15 @@ class _Sweep:
         ratio = Ratios.of(costs, costs)
         return SweepPoint(asked="1x", status="dense", costs=costs, ratio=ratio, metric=self.before, drop=drop)
 
-    @property
-    def stem(self) -> str:
-        """What the names of the models begin with."""
-        return Path(self.job.info.path).stem or "model"
+
+def model_files(source: str, budget: str, points: Iterable[float]) -> list[str]:
+    """The names of the files that a sweep writes. Raises UsageError."""
+    return [_file(source, budget, share) for share in _shares(points)]
+
+
+def _file(source: str, budget: str, share: float) -> str:
+    stem = Path(source).stem if source != "-" else ""
+    return f"{stem or 'model'}-{budget}-{share:g}x.onnx"
 
 
 def refused(report: SweepReport) -> VerdictError | BudgetError | None:
@@ -219,12 +220,17 @@ def _shares(points: Iterable[float]) -> list[float]:
     return shares
 
 
-def _folder(folder: Path) -> Path:
-    """The folder, made if it is not there. Raises InputError."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except FileNotFoundError:
-        raise InputError(f"{folder}: the folder {folder.parent} does not exist; create it first") from None
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be a folder for the models ({error.strerror}); name another") from None
-    return folder
+@contextmanager
+def models_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
+    """The folder, made if it is not there; it goes again where nothing comes into it. Raises InputError."""
+    folder = Path(output)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(new_folder(folder))
+        except FileNotFoundError:
+            raise InputError(f"{folder}: the folder {folder.parent} does not exist; create it first") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{folder}: cannot be a folder for the models ({reason}); name another") from None
+        check_folder(folder, str(folder))
+        yield folder

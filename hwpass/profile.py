@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -17,8 +16,9 @@ from hwpass.external import TrustedPath
 from hwpass.files import Source
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
 from hwpass.ir import Model
-from hwpass.naming import short_path, shortened
+from hwpass.naming import Printable, short_path, shortened
 from hwpass.tables import ROWS, print_line, print_table
+from hwpass.temporary import TemporaryFolder
 
 __all__ = ["KernelCost", "Measured", "Profile", "profile_model", "render_profile"]
 
@@ -55,7 +55,7 @@ class Profile(_Part):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    model: str
+    model: Printable
     sha256: str
     target: str
     latency_ms: float
@@ -120,10 +120,10 @@ def profile_model(
 def _measured(model: Model, threads: int, progress: Callable[[str], None]) -> Measured:
     from hwpass.bench import bench
 
-    with tempfile.TemporaryDirectory(prefix="hwpass-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(model.path)
         if not path.is_file() or isinstance(model.source, TrustedPath):
-            path = Path(folder) / "model.onnx"
+            path = folder / "model.onnx"
             model.save(path)
         timing = bench(
             [path], threads=threads, progress=lambda done, of: progress(f"measuring, session {done} of {of}")

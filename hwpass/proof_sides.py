@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +22,8 @@ from hwpass.sessions import (
     run_session,
 )
 from hwpass.streaming import release_pages
+from hwpass.temporary import TemporaryFolder
+from hwpass.whole_files import apart
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
 
@@ -104,9 +105,9 @@ class InMemory:
 
     def _outputs(self, feeds: Feeds) -> list[Feed]:
         # The weights go to a file before the session loads them, so that nothing holds them twice.
-        with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
+        with TemporaryFolder() as folder:
             model = self.build()
-            path = written(model, Path(folder)) if self.written else model.store(Path(folder))
+            path = written(model, folder) if self.written else model.store(folder)
             release_pages(model)
             del model
             release_memory()
@@ -131,14 +132,15 @@ def made_by(model: Model) -> list[str]:
 def written(model: Model, folder: Path) -> Path:
     """The model as `Model.save` writes it, in a folder."""
     path = folder / "model.onnx"
-    model.save(path)
+    with apart():
+        model.save(path)
     return path
 
 
 def run_once(model: Model, feed: Mapping[str, np.ndarray], threads: int) -> Feed:
     """The outputs of a model in memory, without graph optimisation. Raises InputError."""
-    with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
-        session = open_session(model.store(Path(folder)), threads=threads, optimise=False)
+    with TemporaryFolder() as folder:
+        session = open_session(model.store(folder), threads=threads, optimise=False)
         try:
             return run_session(session, feed)
         finally:

@@ -13,7 +13,6 @@ import ctypes
 import gc
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +28,7 @@ from hwpass.empty_axes import free_empty_axes, has_empty_axes, runs_empty
 from hwpass.errors import InputError
 from hwpass.external import Home, TrustedPath, external, mapped
 from hwpass.inputs import InputSpec, dimension_values, input_specs, make_inputs, typical_dimensions
+from hwpass.temporary import TemporaryFolder
 from hwpass.value_kinds import tensors_of
 
 __all__ = [
@@ -106,8 +106,8 @@ class StoredModel:
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None, name: str = "model") -> None:
         self._folder = None
         if folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)
-            folder = Path(self._folder.name)
+            self._folder = TemporaryFolder()
+            folder = self._folder.path
         self.path = folder / f"{name}.onnx"
         try:
             with open(folder / f"{name}.weights", "wb") as weights:
@@ -167,6 +167,10 @@ def open_session(
     if isinstance(model, Path):
         if not model.is_file():
             raise InputError(f"{model}: there is no such file")
+        try:
+            str(model).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{model}: ONNX Runtime takes names in UTF-8 only; rename it") from None
         session = _open(str(model), threads, optimise, name=str(model), values=_outside(model))
         return open_session(onnx.load(model), threads=threads, optimise=optimise) if runs_empty(session) else session
     if isinstance(model, bytes):

@@ -59,6 +59,12 @@ def _header(tensor: TensorProto, values: np.ndarray) -> bytes:
     return bytes(tensor.SerializeToString(deterministic=True) + RAW_DATA + _VarintBytes(values.nbytes))
 
 
+def mapped_files(model: Model) -> set[str]:
+    """The files that weights are mapped from."""
+    names = (getattr(tensor._values, "filename", None) for tensor in model.constants().values())
+    return {str(name) for name in names if name is not None}
+
+
 def release_pages(model: Model) -> None:
     """Let the system take back the pages of memory-mapped weights; they are read again when needed."""
     for tensor in model.constants().values():

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from hwpass.formatting import human_bytes, human_count, human_seconds
-from hwpass.naming import short_path
+from hwpass.naming import Printable, short_path
 from hwpass.report import Costs, ExactnessVerdict, FidelityVerdict, ModelInfo, Ratios, figure, milliseconds
 from hwpass.states import state_of
 from hwpass.tables import print_line, print_table
@@ -45,7 +45,7 @@ class SweepPoint(_Part):
     drop: float | None = Field(default=None, description="the dense model's metric minus this one's")
     fidelity: FidelityVerdict | None = Field(default=None, description="against the original")
     exactness: ExactnessVerdict | None = None
-    file: str | None = Field(default=None, description="where the model was written")
+    file: Printable | None = Field(default=None, description="where the model was written")
     reason: str | None = Field(default=None, description="why there is no model, or which verdict failed")
 
     def error(self) -> float | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hwpass.comparison import DEFAULT_ATOL
 from hwpass.errors import UsageError, VerdictError
@@ -19,6 +17,7 @@ from hwpass.proof_feeds import proof_feeds
 from hwpass.proof_sides import AsGiven, InMemory
 from hwpass.sessions import Feed
 from hwpass.streaming import release_pages
+from hwpass.temporary import TemporaryFolder
 from hwpass.verify import evaluate_metric, require_valid, task_metric
 
 #: How a verdict that failed ends, where a file would have been written.
@@ -71,8 +70,8 @@ class Verify(Pass):
             raise UsageError("verify needs the original model in the context")
         context.progress("checking the graph")
         release_pages(model)
-        with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
-            require_valid(model.store(Path(folder)), original if not isinstance(original, bytes) else None)
+        with TemporaryFolder() as folder:
+            require_valid(model.store(folder), original if not isinstance(original, bytes) else None)
         context.progress("running the original model")
         given = AsGiven("the file as given", original, context.threads)
         feeds = proof_feeds(model, context, given)

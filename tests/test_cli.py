@@ -114,13 +114,6 @@ def test_force_keeps_the_best_effort_and_the_status(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_output_may_replace_the_input(tmp_path: Path) -> None:
-    model = tmp_path / "m.onnx"
-    model.write_bytes(Path(CNN).read_bytes())
-    hwpass("run", model, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.7x", "-o", model)
-    assert model.stat().st_size < Path(CNN).stat().st_size
-
-
 def test_a_pipe_gets_no_colours_and_one_line_per_group(pruned: Path) -> None:
     report = Report.from_json((pruned / "report.json").read_text(encoding="utf-8"))
     with process("run", RESNET, "--target", "mobile-cpu", "--score", "l2", "--macs", "0.6x") as running:
