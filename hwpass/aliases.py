@@ -85,6 +85,8 @@ def files_of_model(path: str) -> Iterator[str]:
         return
     from onnx import ModelProto
 
+    from hwpass.external import external
+
 
     try:
         tensors = [t for t in ModelProto.FromString(data).graph.initializer if external(t)]

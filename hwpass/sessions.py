@@ -167,10 +167,8 @@ def open_session(
     if isinstance(model, Path):
         if not model.is_file():
             raise InputError(f"{model}: there is no such file")
-        try:
-            str(model).encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{model}: ONNX Runtime takes names in UTF-8 only; rename it") from None
+        if not utf8(model):
+            raise InputError(f"{model}: ONNX Runtime takes names in UTF-8 only; rename it")
         session = _open(str(model), threads, optimise, name=str(model), values=_outside(model))
         return open_session(onnx.load(model), threads=threads, optimise=optimise) if runs_empty(session) else session
     if isinstance(model, bytes):
@@ -224,7 +222,9 @@ def load_problem(model: bytes | Path) -> str | None:
     if values:
         options.add_external_initializers(list(values), list(values.values()))
     try:
-        ort.InferenceSession(str(model) if isinstance(model, Path) else model, options,
+        # A name that is no UTF-8 cannot be handed over; the bytes can.
+        given = model if isinstance(model, bytes) else str(model) if utf8(model) else model.read_bytes()
+        ort.InferenceSession(given, options,
                              providers=["CPUExecutionProvider"])  # fmt: skip
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -233,6 +233,15 @@ def load_problem(model: bytes | Path) -> str | None:
     finally:
         _trim()
     return None
+
+
+def utf8(path: Path) -> bool:
+    """Whether a path can be handed to a library that wants it in UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _outside(path: Path) -> dict[str, ort.OrtValue]:

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from hwpass.findings import MetricFound
 from hwpass.report import (
     Costs,
     ExactnessVerdict,
@@ -65,7 +66,7 @@ def report(**changes: object) -> Report:
         "verdicts": Verdicts(
             exactness=ExactnessVerdict(passed=True, max_abs=1e-6, max_rel=2e-7),
             fidelity=FidelityVerdict(passed=False, state="failed", outputs={"y": {"top1": 0.98, "cosine": 0.999}}),
-            metric=MetricVerdict.of("a:b", 0.9, 0.89, 0.02),
+            metric=MetricVerdict.of(MetricFound("a:b", 0.9, 0.89, 0.02)),
         ),
         "groups": [
             GroupChange(name="g1", before=64, after=48, loss=0.1, latency_gain_ms=1.5, layers=["a", "b", "c", "d"]),
@@ -198,10 +199,10 @@ def test_a_state_agrees_with_passed_and_follows_from_it_in_older_files() -> None
 
 @pytest.mark.parametrize(
     ("allowed", "state", "note"),
-    [(-1.0, "not judged", "--max-drop"), (0.02, "passed", "within"), (0.005, "failed", "more than")],
+    [(None, "not judged", "--max-drop"), (0.02, "passed", "within"), (0.005, "failed", "more than")],
 )
-def test_a_metric_without_a_largest_drop_is_not_judged(allowed: float, state: str, note: str) -> None:
-    verdict = MetricVerdict.of("a:b", 0.9, 0.89, allowed)
+def test_a_metric_without_a_largest_drop_is_not_judged(allowed: float | None, state: str, note: str) -> None:
+    verdict = MetricVerdict.of(MetricFound("a:b", 0.9, 0.89, allowed))
     assert verdict.state == state
     assert note in verdict.note
     assert verdict.max_drop == (None if allowed < 0 else allowed)
