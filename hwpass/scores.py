@@ -125,9 +125,10 @@ def tapped(coupling: Coupling) -> dict[str, int]:
     outer = Outer(coupling.build.model)
     for node in coupling.nodes:
         product = node.product
-        if product is not None and outer.holds(node.gs.inputs[product.data]):
-            if not node.tensor(product.data).constant:
-                found[node.gs.inputs[product.data].name] = product.data_axis
+        if product is None or node.tensor(product.data).constant:
+            continue
+        if outer.holds(node.gs.inputs[product.data]):
+            found[node.gs.inputs[product.data].name] = product.data_axis
     return found
 
 
