@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import stat
+import tempfile
 import warnings
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,10 +24,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from hwpass.errors import InputError
+from hwpass.files import spilling
 from hwpass.inputs import InputSpec
 
 HELD_BYTES = 1 << 30
 """Compressed arrays of one archive may not take more memory than this."""
+
+SPOOLED_BYTES = 1 << 16
+"""Smaller arrays are not worth a place in a file."""
+
 
 class Rows(Protocol):
     """An array that is read by rows of its first axis."""
@@ -54,6 +61,41 @@ class Held:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return self.array[start:stop] if self.array.ndim else self.array
+
+
+class Spool:
+    """Large arrays in one temporary file without a name, which goes when nobody knows one of them any more."""
+
+    def __init__(self) -> None:
+        self.stream = tempfile.TemporaryFile(prefix="hwpass-")  # noqa: SIM115
+        weakref.finalize(self, self.stream.close)
+
+    def put(self, array: np.ndarray) -> np.ndarray | Spooled:
+        """The array as rows of the file; a small one is handed back."""
+        if array.nbytes < SPOOLED_BYTES or not array.ndim or array.dtype.hasobject:
+            return array
+        with spilling():
+            offset = self.stream.seek(0, os.SEEK_END)
+            self.stream.write(np.ascontiguousarray(array).view(np.uint8).data)
+        return Spooled(self, offset, array.shape, array.dtype)
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """Rows of an array in a spool."""
+
+    spool: Spool
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        row = prod(self.shape[1:]) * self.dtype.itemsize
+        stop = min(stop, self.shape[0])
+        with spilling():
+            self.spool.stream.seek(self.offset + start * row)
+            data = self.spool.stream.read((stop - start) * row)
+        return np.frombuffer(data, self.dtype).reshape((stop - start, *self.shape[1:]))
 
 
 @dataclass(frozen=True)

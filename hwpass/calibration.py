@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hwpass.array_files import Held, Rows, as_batch, input_names, rows_from_path, unknown_input, whole
+from hwpass.array_files import Held, Rows, Spooled, as_batch, input_names, rows_from_path, unknown_input, whole
 from hwpass.errors import InputError
 from hwpass.inputs import InputSpec, axis_roles, is_float
 
@@ -138,7 +138,7 @@ def _arrays(data: Mapping[str, Any], source: str) -> dict[str, Rows]:
     arrays: dict[str, Rows] = {}
     for name, value in data.items():
         try:
-            arrays[str(name)] = Held(np.asarray(value))
+            arrays[str(name)] = value if isinstance(value, Spooled) else Held(np.asarray(value))
         except Exception as error:  # whatever the value's own conversion raises
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"{source}: {str(name)!r} cannot be made an array: {reason}") from error

@@ -27,7 +27,11 @@ from hwpass.work import Floats
 
 #: Rows per tensor: a covariance of c channels wants several times c.
 ROWS = 8192
+#: Samples run at once: as many as the tapped activations leave room for, and no more than that.
 BATCH = 4
+BATCH_BYTES = 64 << 20
+#: Matrices of more channels are kept in single precision, which is that of what they are made of.
+WIDE = 512
 #: Rows multiplied at once.
 PORTION = 1024
 
@@ -88,10 +92,11 @@ def consumers(
         if gram is not None:
             left = np.arange(len(components)) if gone is None else np.flatnonzero(~gone[components])
             name = tensor.name if outer.holds(tensor) else ""
-            readers.append((node, name, components[left], gram[np.ix_(left, left)]))
+            readers.append((node, name, components[left], _narrow(gram[np.ix_(left, left)])))
             if name:
                 taps[name] = Tap(product.data_axis, left)
-    covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress)
+    step = batch_size(coupling, [*taps])
+    covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress, step)
     found = []
     for node, name, components, gram in readers:
         cov = covariances.get(name)
@@ -100,14 +105,26 @@ def consumers(
         energy = float(np.einsum("ij,ji->", gram, cov))
         if energy > 0:
             found.append(Consumer(node, name, components, gram, cov, energy))
+    del readers, covariances
     macs = sum(macs_of(node) for node in coupling.nodes)
     heard = [reader for reader in found if outer.makes(reader.node.gs.outputs[0])]
-    measured = measure(coupling.build.model, heard, macs, calibration, threads, seed, progress)
+    measured = measure(coupling.build.model, heard, macs, calibration, threads, seed, progress, step)
     typical = float(np.median([reader.sensitivity for reader in measured])) if measured else 1.0
     for reader in found:
         if not any(reader is other for other in measured):
             reader.sensitivity = typical
     return found
+
+
+def _narrow(matrix: Floats) -> Floats:
+    return matrix.astype(np.float32) if len(matrix) > WIDE else matrix
+
+
+def batch_size(coupling: Coupling, names: list[str]) -> int:
+    """How many samples may be run at once with tensors handed out, 1 to BATCH, at the analysed extents."""
+    tensors = [coupling.build.tensors[name] for name in names if name in coupling.build.tensors]
+    taken = sum(float(np.prod(t.shape)) * 4 for t in tensors if t.axes is not None)
+    return int(np.clip(BATCH_BYTES // max(taken, 1.0), 1, BATCH))
 
 
 def macs_of(node: Node) -> float:
@@ -147,6 +164,7 @@ def covariance(
     threads: int,
     seed: int,
     progress: Callable[[str], None],
+    step: int = BATCH,
 ) -> dict[str, Floats]:
     """Covariance of each tapped tensor's channels over sampled positions of all samples.
 
@@ -161,7 +179,7 @@ def covariance(
     try:
         with StoredModel(model.proto()) as stored:
             session, names = tapped_session(stored, names, threads)
-            for number, feed in enumerate(calibration.batches(BATCH), 1):
+            for number, feed in enumerate(calibration.batches(step), 1):
                 progress(f"statistics, batch {number}")
                 outputs = run_session(session, feed) if session is not None else {}
                 for name in [*names, *(n for n in taps if n in inputs)]:
@@ -212,7 +230,10 @@ class _Moments:
         """[c, c], about the mean."""
         self._flush()
         mean = self.mean / self.count
-        return self.square / self.count - np.outer(mean, mean)
+        found = self.square / self.count
+        found -= np.outer(mean, mean)
+        self.square = np.zeros((0, 0))
+        return _narrow(found)
 
 
 def measure(
@@ -223,6 +244,7 @@ def measure(
     threads: int,
     seed: int,
     progress: Callable[[str], None],
+    step: int = BATCH,
 ) -> list[Consumer]:
     """Set each consumer's sensitivity: noise on its output against the change of the model's outputs.
 
@@ -233,7 +255,7 @@ def measure(
     if not readers:
         return []
     samples = int(np.clip(SENSITIVITY_MACS / (macs * len(readers) + 1), 8, 64))
-    feeds = list(calibration.batches(BATCH, limit=samples))
+    feeds = list(calibration.batches(step, limit=samples))
     rng = np.random.default_rng(seed)
     outputs = [t.name for t in model.graph.outputs]
     try:
