@@ -59,6 +59,8 @@ class Subject:
             raise error
 
     def _run(self, source: Path) -> hwpass.Result:
+        if "pipeline" in self.options:
+            return hwpass.run(source, "server-cpu", **self.options)
         options = {"channels": 0.6, "score": "l2", "compensate": "off", "align": 1, **self.options}
         return hwpass.run(source, "server-cpu", **options)
 
