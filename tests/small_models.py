@@ -74,10 +74,10 @@ def conv(s: Sketch) -> None:
 @subject()
 def wide(s: Sketch) -> None:
     """Weights of more than 1024 bytes each, which are written apart, two of one shape."""
-    x = s.op("Relu", s.linear(s.input(["N", 24]), 24, 24))
-    x = s.op("Relu", s.op("Gemm", x, s.weight(24, 24), s.weight(24, fan=4), transB=1))
-    x = s.op("Relu", s.op("Gemm", x, s.weight(24, 24), s.weight(24, fan=4), transB=1))
-    out(s, x, 24, 2)
+    x = s.op("Relu", s.linear(s.input(["N", 24]), 24, 32))
+    x = s.op("Relu", s.op("Gemm", x, s.weight(32, 32), s.weight(32, fan=4), transB=1))
+    x = s.op("Relu", s.op("Gemm", x, s.weight(32, 32), s.weight(32, fan=4), transB=1))
+    out(s, x, 32, 2)
 
 
 SUBJECTS["apart"] = Subject(SUBJECTS["wide"].make, external=True)
@@ -403,3 +403,55 @@ def _constants() -> onnx.ModelProto:
 
 SUBJECTS["functions"] = Subject(_functions)
 SUBJECTS["constants"] = Subject(_constants)
+
+
+@subject()
+def late(s: Sketch) -> None:
+    """Nodes that come behind an If whose bodies read what they make."""
+    x = s.linear(s.input([2, 4]), 4, 6)
+    flag = s.op("Cast", s.op("ReduceMax", x, keepdims=0), to=TensorProto.BOOL)
+    y = s.op("Relu", s.linear(x, 6, 5))
+    bodies = {name: body(s, op, y, 5) for name, op in (("then_branch", "Relu"), ("else_branch", "Neg"))}
+    s.op("If", flag, **bodies)
+    s.nodes.insert(0, s.nodes.pop())
+    out(s, s.op("Relu", s.linear(s.nodes[0].output[0], 5, 8)), 8, 2)
+
+
+@subject()
+def unpadded(s: Sketch) -> None:
+    """Windows whose padding does not change what the output is like."""
+    x = s.op("Relu", image(s, 6, 6))
+    x = s.op("AveragePool", s.conv(x, 6, 6, kernel=3), kernel_shape=[3, 3], pads=[1] * 4)
+    out(s, s.op("GlobalAveragePool", x), 6)
+
+
+@subject()
+def softmax_13(s: Sketch) -> None:
+    """What older operator sets take for another thing."""
+    out(s, s.op("Softmax", s.op("Transpose", rows(s), perm=[0, 2, 1]), axis=1), 5, 3)
+    out(s, s.op("Relu", s.linear(s.inputs[0].name, 4, 6)), 6, 3)
+
+
+@subject(opset=18)
+def averaged_18(s: Sketch) -> None:
+    """A mean whose axes are an input."""
+    x = s.op("Relu", image(s))
+    out(s, s.axes_op("ReduceMean", x, [2, 3], since=18), 6)
+
+
+@subject()
+def oblong(s: Sketch) -> None:
+    """A large weight that is not square."""
+    out(s, s.op("Relu", s.linear(s.input(["N", 40]), 40, 20)), 20, 2)
+
+
+@subject(opset=21)
+def nibbles(s: Sketch) -> None:
+    """Weights of four bits, packed two to a byte."""
+    import ml_dtypes
+
+    w = s.name("w")
+    values = s.rng.integers(-8, 8, (6, 8)).astype(ml_dtypes.int4)
+    s.initialisers.append(numpy_helper.from_array(values, w))
+    x = s.op("MatMul", s.op("Relu", rows(s)), s.op("DequantizeLinear", w, s.const(0.2)))
+    out(s, s.op("Relu", x), 8, 3)
