@@ -16,7 +16,7 @@ from hwpass import pipeline_text
 from hwpass.blas import limited
 from hwpass.calibration import Calibration
 from hwpass.cost_models import Target
-from hwpass.errors import HwpassError
+from hwpass.errors import VerdictError
 from hwpass.findings import Effect, Findings, Pruned, Stage
 from hwpass.ir import Model
 from hwpass.sessions import ModelLike
@@ -210,5 +210,5 @@ def _check(model: Model, name: str) -> None:
     for node in model.graph.nodes:
         for tensor in node.inputs:
             if tensor.name and not isinstance(tensor, Constant) and tensor.name not in made:
-                raise HwpassError(f"pass {name} left {node.op} {node.name} reading {tensor.name}, which nothing makes")
+                raise VerdictError(f"pass {name} left {node.op} {node.name} reading {tensor.name}, which nothing makes")
         made.update(t.name for t in node.outputs)

@@ -8,7 +8,8 @@ is written. Neighbours are compared:
   before any refit (which values stayed);
 - *refit*: the dense twin, the refitted weights scattered into zeros of the original shapes, against the refitted model
   (the structure after values changed);
-- *rewriting*: a model before and after passes that change no value.
+- *rewriting*: a model before and after passes that change no value; behind a refit also *centring*, that the means of
+  layer normalisations, which only a refit may make something of, changed nothing before it.
 
 The last model is run as the bytes that are written; `ReadBack` runs those of the file again before it gets its name.
 """
@@ -29,6 +30,7 @@ from hwpass.findings import Pruned, Stage
 from hwpass.interface import Interface
 from hwpass.ir import Model
 from hwpass.masking import left_of, masked, removed_components
+from hwpass.passes.lower_norms import centred_like
 from hwpass.proof_sides import AsGiven, InMemory, Side, nudged, nudged_feeds
 from hwpass.sessions import Feed, one_line, open_session, run_session
 from hwpass.states import State
@@ -170,10 +172,12 @@ class Prover:
                 if place == 0:
                     legs.append(self.compare("preparation", before, after, stage.model, _same))
                 else:
-                    legs.append(self.rewritten(chain[place - 1].model, before, stage.model, after))
+                    refitted = any(earlier.effect == "refit" for earlier in chain[:place])
+                    cut = latest.surgery.model if refitted and latest is not None else None
+                    legs += self.rewritten(chain[place - 1].model, before, stage.model, after, cut)
             else:
                 missing.append(f"what {', '.join(stage.passes)} did is not proved: it says nothing of what it keeps")
-            if legs and legs[-1].state == "failed":
+            if any(leg.state == "failed" for leg in legs):
                 break
         if self.given.interface is not None and final.interface is not None:
             broken = self.given.interface.broken_by(final.interface)
@@ -194,13 +198,27 @@ class Prover:
         removed = removed_components(pruned.coupling, pruned.plan)
         return self.compare("refit", left, after, model, partial(left_of, pruned.coupling, removed))
 
-    def rewritten(self, old: Model, before: Side, new: Model, after: Side) -> Leg:
-        """A model before and after passes that change no value; norms are taken as the new one has them."""
-        from hwpass.passes.lower_norms import centred_like
+    def rewritten(self, old: Model, before: Side, new: Model, after: Side, cut: Model | None = None) -> list[Leg]:
+        """A model before and after passes that change no value.
 
-        changed = centred_like(old, new)
-        left = before if changed is None else InMemory(before.what, lambda: changed, self.threads)
-        return self.compare("rewriting", left, after, new, _same)
+        Norms that the new model has with a mean are taken so after a refit, which need not keep their inputs centred:
+        `cut`, the model before it, must show that their means change nothing.
+        """
+        changed = None if cut is None else centred_like(old, new)
+        if cut is None or changed is None:
+            return [self.compare("rewriting", before, after, new, _same)]
+        legs = [self.centred(cut, new)]
+        if legs[0].state == "passed":
+            left = InMemory(before.what, lambda: changed, self.threads)
+            legs.append(self.compare("rewriting", left, after, new, _same))
+        return legs
+
+    def centred(self, cut: Model, new: Model) -> Leg:
+        """Whether norms of the cut model may subtract the means that those of another model do."""
+        changed = centred_like(cut, new) or cut
+        left = InMemory("the cut model", lambda: cut, self.threads)
+        right = InMemory("the cut model with centred norms", lambda: changed, self.threads)
+        return self.compare("centring", left, right, changed, _same, self.feeds[:FEW])
 
     def compare(
         self, name: str, left: Side, right: Side, candidate: Model, reindex: Reindex, feeds: Feeds | None = None,

@@ -112,9 +112,13 @@ def _proof(first: Model, second: Model, plan: Plan | None, step: Verify, context
     proof = prover.prove(coupling.build.model, stages, cut)
     if proof.state != "passed":
         return proof
-    same = prover.rewritten(surgery.model, cut, second, final)
+    (same,) = prover.rewritten(surgery.model, cut, second, final)
     if same.state == "passed":
         return replace(proof, legs=(*proof.legs, same), warnings=tuple(prover.warnings))
+    if centred_like(surgery.model, second) is not None:
+        proof = replace(proof, legs=(*proof.legs, prover.centred(surgery.model, second)))
+        if proof.state != "passed":
+            return replace(proof, warnings=tuple(prover.warnings))
     given_weights = raised(second, surgery)
     _check_weights(surgery, given_weights)
     twin = InMemory("the dense twin", lambda: restored(_twin(coupling, surgery, given_weights), second), threads)

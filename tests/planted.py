@@ -59,6 +59,8 @@ class Subject:
             raise error
 
     def _run(self, source: Path) -> hwpass.Result:
+        if "pipeline" in self.options:
+            return hwpass.run(source, "server-cpu", **self.options)
         options = {"channels": 0.6, "score": "l2", "compensate": "off", "align": 1, **self.options}
         return hwpass.run(source, "server-cpu", **options)
 
@@ -90,10 +92,14 @@ def function_of(where: Any) -> FunctionType:
 
 
 def changed_code(function: FunctionType, before: str, after: str) -> CodeType:
-    """The function's code with one piece of its source, which must stand there exactly once, replaced."""
+    """The function's code with one piece of its source, which must stand there exactly once, replaced.
+
+    Further lines of what is put in are indented like the line that it begins in.
+    """
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(before) == 1, f"{function.__qualname__} has {source.count(before)} times {before!r}"
-    text = source.replace(before, after)
+    line = source[source.rfind("\n", 0, source.index(before)) + 1 :]
+    text = source.replace(before, after.replace("\n", "\n" + " " * (len(line) - len(line.lstrip()))))
     tree = ast.parse(text)
     (definition,) = tree.body
     assert isinstance(definition, ast.FunctionDef)

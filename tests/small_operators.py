@@ -190,14 +190,15 @@ def silent(s: Sketch) -> None:
 
 @subject()
 def decided(s: Sketch) -> None:
-    """An If whose bodies read channels, a weight that both bodies read, and a Loop with a layer in its body."""
+    """An If whose bodies read channels, weights that both bodies read, and a Loop with a layer in its body."""
     x = s.op("Relu", s.linear(s.input([1, 4]), 4, 6))
-    w = s.weight(6, 40)
+    w, b = s.weight(6, 40), s.weight(40, fan=4)
     s.inputs.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, [1]))
     made = []
     for op in ("Sigmoid", "Tanh"):
         graph = body(s, op, x, 6)
-        graph.node.append(helper.make_node("MatMul", [graph.output[0].name, w], [f"{op}_y"], name=f"{op}_product"))
+        graph.node.append(helper.make_node("MatMul", [graph.output[0].name, w], [f"{op}_h"], name=f"{op}_product"))
+        graph.node.append(helper.make_node("Add", [f"{op}_h", b], [f"{op}_y"], name=f"{op}_bias"))
         graph.output[0].CopyFrom(helper.make_tensor_value_info(f"{op}_y", TensorProto.FLOAT, [1, 40]))
         made.append(graph)
     y = s.op("If", "flag", then_branch=made[0], else_branch=made[1])

@@ -205,7 +205,7 @@ def test_a_metric_without_a_largest_drop_is_not_judged(allowed: float | None, st
     verdict = MetricVerdict.of(MetricFound("a:b", 0.9, 0.89, allowed))
     assert verdict.state == state
     assert note in verdict.note
-    assert verdict.max_drop == (None if allowed < 0 else allowed)
+    assert verdict.max_drop == allowed
     written = json.loads(report(verdicts=Verdicts(metric=verdict)).to_json())["verdicts"]["metric"]
     assert (written["passed"], written["state"]) == (verdict.passed, state)
 

@@ -1,0 +1,135 @@
+"""Faults in the passes that prepare a model, refit it, and write its norms in standard operators."""
+
+from __future__ import annotations
+
+from planted import Fault
+
+from hwpass import compensation, constants, edits, redundancy
+from hwpass.compensation import Compensation
+from hwpass.passes import fold, fold_redundant, fuse_bn, lower_norms, rotate_streams
+
+FOLD = [
+    Fault("a transposed weight is folded untransposed", fold._view, 'np.transpose(weight, node.attrs.get("perm"))',
+          "weight", "foldable"),
+    Fault("a reshaped weight is folded in the order of Fortran", fold._view, "for i, v in enumerate(target)])",
+          "for i, v in enumerate(target)], 'F')", "standardised"),
+    Fault("a weight is standardised without epsilon", fold._standardised, 'float(node.attrs.get("epsilon", 1e-5))',
+          "0.0", "standardised"),
+    Fault("a weight is standardised without its root", fold._standardised, "np.sqrt(variance +", "(variance +",
+          "standardised"),
+    Fault("a weight is standardised over all channels", fold._standardised, "if a != 1)", "if a != 9)", "standardised"),
+    Fault("a weight is standardised without its bias", fold._standardised, "+ bias.reshape(shape)",
+          "+ 0 * bias.reshape(shape)", "standardised"),
+    Fault("the other branch of an If is taken", fold._flatten_conditionals, '"then_branch" if bool', '"then_branch" if not bool',
+          "foldable"),
+    Fault("constants of one shape are merged though they differ", fold._merge_equal,
+          "if t is tensor or np.array_equal(t.values, values)", "if t is tensor or True", "nearly_equal"),
+    Fault("an Identity is bypassed to what its reader reads first", fold._bypass_identities,
+          "reader.inputs[position] = source", "reader.inputs[position] = reader.inputs[1 - position]", "identity"),
+    Fault("extents are sliced one further", fold._whole_shapes, 'node.attrs.pop("start", 0)',
+          'node.attrs.pop("start", 0) + 1', "extents"),
+]
+
+FUSE = [
+    Fault("epsilon is forgotten", fuse_bn._fuse, 'float(norm.attrs.get("epsilon", 1e-5))', "0.0", "fused"),
+    Fault("the mean is added", fuse_bn._fuse, "(before - mean) * factor", "(before + mean) * factor", "fused"),
+    Fault("the root is forgotten", fuse_bn._fuse, "np.sqrt(variance +", "(variance +", "fused"),
+    Fault("the norm's bias is dropped", fuse_bn._fuse, "* factor + bias)", "* factor + 0 * bias)", "fused"),
+    Fault("the product's bias is dropped", fuse_bn._fuse, "if has_bias else 0.0", "* 0 if has_bias else 0.0", "fused"),
+    Fault("weights are scaled along their other axis", fuse_bn._fuse,
+          'axis = 0 if product.op == "Gemm" and product.attrs.get("transB", 0) else OUTPUT_AXIS[product.op]',
+          'axis = 1 if product.op != "Conv" else 0', "fused"),
+    Fault("weights are not scaled", fuse_bn._fuse, "scaled = weight.values * factor",
+          "scaled = weight.values * 1.0 + 0 * factor", "fused"),
+]
+
+REDUNDANT = [
+    Fault("a duplicate is read from no other channel", fold_redundant._redirect,
+          "+= values[components == duplicate]", "+= 0 * values[components == duplicate]", "redundant"),
+    Fault("a duplicate is subtracted", fold_redundant._redirect, "+= values[components == duplicate]",
+          "-= values[components == duplicate]", "redundant"),
+    Fault("constants leave nothing in the bias", fold_redundant._redirect, "if np.any(shift):", "if False:",
+          "redundant"),
+    Fault("constants leave their negative in the bias", fold_redundant._redirect, "edits.add(*place, shift)",
+          "edits.add(*place, -shift)", "redundant"),
+    Fault("channels that are read go", fold_redundant._redirect, "values[free] = 0", "values[~free] = 0", "redundant"),
+    Fault("channels of nearly equal weights are duplicates", redundancy._duplicates,
+          "mark.update(np.ascontiguousarray(values[positions[unit]]).tobytes())",
+          "mark.update(np.round(values[positions[unit]]).tobytes())", "alike"),
+    Fault("biases do not tell channels apart", redundancy._duplicates,
+          "mark.update(np.ascontiguousarray(values[positions[unit]]).tobytes())",
+          "mark.update(np.ascontiguousarray(values[positions[unit]]).tobytes() if values.ndim > 1 else b'')", "alike"),
+    Fault("a constant is the bias whatever comes in", constants._product,
+          "mask = ~(table[:, ~usable] > 0).any(axis=1)", "mask = ~(table[:, ~usable] > 1).any(axis=1)", "redundant"),
+    Fault("padding is forgotten", constants.padded, 'any(node.attr("pads") or [])', "False", "padded_constant"),
+    Fault("a shift is added with the wrong sign", edits.ConstantEdits.add, "bias += shift", "bias -= shift",
+          "redundant"),
+]
+
+ROTATE = [
+    Fault("readers are not turned back", rotate_streams._turn, "axes.T * factor)", "np.eye(len(axes)) * factor)",
+          "transformer"),
+    Fault("readers are turned by the inverse", rotate_streams._turn, "axes.T * factor)", "axes * factor)",
+          "transformer"),
+    Fault("writers are turned by the inverse", rotate_streams._turn, "matrix = axes.T @ matrix",
+          "matrix = axes @ matrix", "transformer"),
+    Fault("axes are not of one length", rotate_streams.principal_axes, "return np.asarray(vectors *",
+          "return 1.1 * np.asarray(vectors *", "transformer"),
+    Fault("what is written is not centred", rotate_streams._turn, "np.eye(stream.width) - 1.0 / stream.width",
+          "np.eye(stream.width)", "transformer"),
+    Fault("scales of norms are dropped", rotate_streams._turn, "factor = scale.values.astype(np.float64)[order]",
+          "factor = 0 * scale.values.astype(np.float64)[order] + 1", "transformer"),
+    Fault("biases of norms are dropped", rotate_streams._turn, "np.any(bias.values)", "False", "transformer"),
+    Fault("biases of norms are subtracted", rotate_streams._shift, "shift = bias @ per_input[use.order[0]]",
+          "shift = -bias @ per_input[use.order[0]]", "transformer"),
+    Fault("scales of what is written are dropped", rotate_streams._turn, "matrix if use.scale is None else matrix * use.scale",
+          "matrix", "composed"),
+    Fault("norms keep their scale beside the readers'", rotate_streams._turn, "np.ones_like(scale.values)",
+          "scale.values", "transformer"),
+    Fault("epsilon is read from elsewhere", rotate_streams._composed,
+          "float(epsilon.values.reshape(-1)[0])", "1e-5", "composed"),
+]
+
+LOWER = [
+    Fault("the factor behind a norm is dropped", lower_norms._lowered, "scale.values * factor[1].values",
+          "scale.values", "transformer"),
+    Fault("the factor behind an RMS norm is dropped", lower_norms._lowered, "scale.values * factor[1].values",
+          "scale.values", "transformer_23"),
+    Fault("epsilon of a norm is the usual one", lower_norms._lowered,
+          'float(norm.attrs.get("epsilon", 1e-5))', "1e-5", "transformer"),
+    Fault("the mean is over another axis", lower_norms._lowered, 'then("ReduceMean", square, axes=[-1], keepdims=1)',
+          'then("ReduceMean", square, axes=[1], keepdims=1)', "transformer"),
+    Fault("a norm has no root", lower_norms._lowered, 'then("Sqrt", then("Add", mean,', 'then("Abs", then("Add", mean,',
+          "transformer"),
+    Fault("a thinned stream gets a layer normalisation", lower_norms._lowered, "if whole and opset >= 17:",
+          "if opset >= 17:", "transformer"),
+    Fault("a layer normalisation loses its bias", lower_norms._lowered,
+          "*([bias[1]] if bias is not None else [])]", "]", "centred"),
+    Fault("an RMS norm is over another axis", lower_norms._lowered,
+          '"RMSNormalization", norm.name, {"axis": -1,', '"RMSNormalization", norm.name, {"axis": 0,',
+          "transformer_23"),
+]
+
+REFIT = [
+    Fault("a fit's bias has another shape", Compensation._conv, "found.bias.reshape(-1), weight.dtype",
+          "found.bias.reshape(-1)[:-1], weight.dtype", "refit_conv", 3),
+    Fault("a fit stands at the input behind its own", compensation._store, "if position < len(node.inputs):",
+          "position += node.op == 'MatMul'\n    if position < len(node.inputs):", "refit_gemm", 3),
+    Fault("a fit is of another type", compensation._store, "value.astype(dtype)", "value.astype(np.float64)", "refit_conv", 3),
+    Fault("a fit takes the activation behind it away", compensation._store, "constant = gs.Constant(",
+          "for t in node.outputs[0].outputs:\n        t.op = 'Neg' if t.op == 'Relu' else t.op\n    constant = gs.Constant(",
+          "refit_conv"),
+    Fault("a refit thinned stream gets a layer normalisation", lower_norms._lowered, "if whole and opset >= 17:",
+          "if opset >= 17:", "refit_transformer"),
+    Fault("a refit layer normalisation loses its bias", lower_norms._lowered,
+          "*([bias[1]] if bias is not None else [])]", "]", "refit_centred"),
+    Fault("a refit norm has no root", lower_norms._lowered, 'then("Sqrt", then("Add", mean,', 'then("Abs", then("Add", mean,',
+          "refit_transformer"),
+    Fault("a fit is stored with an operator changed", compensation._store, "constant = gs.Constant(",
+          "node.attrs.pop('pads', None)\n    constant = gs.Constant(", "refit_conv"),
+    Fault("a fit of a Gemm has another type of product", compensation._store, "constant = gs.Constant(",
+          "node.attrs.update({'alpha': 1.5} if node.op == 'Gemm' else {})\n    constant = gs.Constant(", "refit_wide"),
+    Fault("a fit of an LSTM turns its direction", compensation._store, "constant = gs.Constant(",
+          "node.attrs.update({'direction': 'reverse'} if node.op == 'LSTM' else {})\n    constant = gs.Constant(",
+          "refit_lstm"),
+]
