@@ -32,7 +32,12 @@ def exported(
 def large(tensor: gs.Constant) -> bool:
     """Whether a constant may be written apart from the graph, byte by byte, and is worth it."""
     values = tensor.values
-    return bool(values.nbytes >= LARGE and bitwise(values.dtype) and tensor._export_dtype is None)
+    return bool(values.nbytes >= LARGE and bitwise(values.dtype) and not _converted(tensor))
+
+
+def _converted(tensor: gs.Constant) -> bool:
+    """Whether the values stand for a type that this version of onnx has no array for. (A copy notes its own type.)"""
+    return isinstance(tensor._export_dtype, int)
 
 
 def bitwise(dtype: np.dtype) -> bool:
@@ -152,7 +157,7 @@ def value_info(tensor: gs.Tensor) -> ValueInfoProto:
 def tensor_proto(tensor: gs.Constant, hollow: bool = False) -> TensorProto:
     """A constant as a protobuf; with `hollow` a large one without its data."""
     values = tensor.values
-    if tensor._export_dtype is not None:  # of a type that this version of onnx has no array for
+    if _converted(tensor):
         held: TensorProto = constant_to_onnx_tensor(tensor)
         return held
     if hollow and large(tensor):
