@@ -24,8 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from hwpass.errors import InputError
-from hwpass.files import spilling
 from hwpass.inputs import InputSpec
+from hwpass.whole_files import spilling
 
 HELD_BYTES = 1 << 30
 """Compressed arrays of one archive may not take more memory than this."""

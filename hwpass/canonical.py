@@ -5,11 +5,11 @@ What is undone here is put back, where the file's interface is concerned, by `hw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto, numpy_helper
 
 from hwpass.functions import inlined
 from hwpass.order import bodies, graphs, ordered
@@ -41,9 +41,13 @@ def _plain(proto: onnx.ModelProto) -> bool:
     """Whether nothing has to be changed: then the weights need no copy."""
     if proto.functions or any(entry.domain == "ai.onnx" for entry in proto.opset_import):
         return False
+    if defaulted(proto):
+        return False
     names: set[str] = set()
     for graph in graphs(proto.graph):
         made = _made(graph)
+        if any(True for _ in other_values(graph)):
+            return False
         if graph.sparse_initializer or not names.isdisjoint(made):
             return False
         names.update(made)
@@ -61,6 +65,20 @@ def listed_weights(proto: onnx.ModelProto) -> bool:
     inputs = {value.name for value in proto.graph.input}
     listed = [t.name in inputs for t in proto.graph.initializer]
     return len(listed) > 1 and all(listed)
+
+
+def other_values(graph: GraphProto) -> Iterator[ValueInfoProto]:
+    """Inputs, outputs and inner values of a graph that are not tensors: sequences, maps, optionals."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
+            yield value
+
+
+def defaulted(proto: onnx.ModelProto) -> set[str]:
+    """The inputs that have a value by default, and so need not be fed."""
+    if listed_weights(proto):
+        return set()
+    return {value.name for value in proto.graph.input} & {tensor.name for tensor in proto.graph.initializer}
 
 
 def _unify_domains(proto: onnx.ModelProto) -> None:
@@ -84,8 +102,8 @@ def _unify_domains(proto: onnx.ModelProto) -> None:
                     _standard(graph.node)
 
 
-def _standard(nodes: object) -> None:
-    for node in nodes:  # type: ignore[attr-defined]
+def _standard(nodes: Iterable[NodeProto]) -> None:
+    for node in nodes:
         if node.domain == "ai.onnx":
             node.domain = ""
 

@@ -32,13 +32,12 @@ def exported(
 def large(tensor: gs.Constant) -> bool:
     """Whether a constant may be written apart from the graph, byte by byte, and is worth it."""
     values = tensor.values
-    return bool(values.nbytes >= LARGE and bitwise(values.dtype) and plain(tensor))
+    return bool(values.nbytes >= LARGE and bitwise(values.dtype) and not _converted(tensor))
 
 
-def plain(tensor: gs.Constant) -> bool:
-    """Whether a constant is exported in the type of its array. A copy has that type as the one to export, too."""
-    wanted = tensor._export_dtype
-    return wanted is None or (not isinstance(wanted, int) and np.dtype(wanted) == tensor.values.dtype)
+def _converted(tensor: gs.Constant) -> bool:
+    """Whether the values stand for a type that this version of onnx has no array for. (A copy notes its own type.)"""
+    return isinstance(tensor._export_dtype, int)
 
 
 def bitwise(dtype: np.dtype) -> bool:
@@ -158,7 +157,7 @@ def value_info(tensor: gs.Tensor) -> ValueInfoProto:
 def tensor_proto(tensor: gs.Constant, hollow: bool = False) -> TensorProto:
     """A constant as a protobuf; with `hollow` a large one without its data."""
     values = tensor.values
-    if not plain(tensor):  # of a type that this version of onnx has no array for
+    if _converted(tensor):
         held: TensorProto = constant_to_onnx_tensor(tensor)
         return held
     if hollow and large(tensor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto, inliner
@@ -26,26 +26,61 @@ def inlined(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
         return proto
     bound = _Bound(proto, name)
     bound.resolve(proto.graph.node, {})
-    versions = {entry.domain: entry.version for entry in proto.opset_import}
     functions = list(bound.made.values())
-    others = any(versions.get(e.domain, e.version) != e.version for f in functions for e in f.opset_import)
+    converted = _converted(proto, functions)
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    for function in functions:
+        for entry in function.opset_import:
+            entry.version = versions.get(entry.domain, entry.version)
     del proto.functions[:]
     proto.functions.extend(functions)
     try:
-        if others:
-            # The conversion asks for the types of what a function is given.
-            proto = onnx.shape_inference.infer_shapes(proto)
-        whole: onnx.ModelProto = inliner.inline_local_functions(proto, others)
+        whole: onnx.ModelProto = inliner.inline_local_functions(proto)
     except Exception as error:  # types of pybind11, without a common base of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"{name}: its local functions cannot be inlined: {reason}; export it without functions"
         ) from None
+    if converted is not None and converted != _operators(whole):
+        raise InputError(
+            f"{name}: a local function is of another operator set than the model, where its operators mean something"
+            " else, and ONNX Runtime does not mind the difference; export the model in one operator set"
+        )
     nodes = (node for graph in graphs(whole.graph) for node in graph.node)
     left = next((f"{n.domain}.{n.op_type}" for n in nodes if (n.domain, n.op_type) in bound.calls), None)
     if left is not None:
         raise InputError(f"{name}: its local function {left} cannot be inlined; export it without functions")
     return whole
+
+
+def _converted(proto: onnx.ModelProto, functions: Sequence[FunctionProto]) -> list[str] | None:
+    """The operators of the model with functions of other operator sets converted, as the standard has it. None where
+    there are none of those, or they cannot be converted.
+
+    ONNX Runtime takes the operators of a function to be those of the model's set.
+    """
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    if all(versions.get(e.domain, e.version) == e.version for f in functions for e in f.opset_import):
+        return None
+    trial = onnx.ModelProto()
+    trial.CopyFrom(proto)
+    del trial.functions[:]
+    trial.functions.extend(functions)
+    try:
+        # The conversion asks for the types of what a function is given.
+        return _operators(inliner.inline_local_functions(onnx.shape_inference.infer_shapes(trial), True))
+    except Exception:  # types of pybind11, without a common base of their own
+        return None
+
+
+def _operators(proto: onnx.ModelProto) -> list[str]:
+    """Each node's operator, number of inputs and attributes, in order."""
+    found = []
+    for graph in graphs(proto.graph):
+        for node in graph.node:
+            values = sorted((a.name, a.SerializeToString()) for a in node.attribute if a.type != AttributeProto.GRAPH)
+            found.append(f"{node.domain}.{node.op_type} {len(node.input)} {values}")
+    return found
 
 
 class _Bound:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorAnnotation, TensorProto, TypeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorAnnotation, TensorProto, TypeProto
 
-from hwpass.canonical import listed_weights
+from hwpass.canonical import listed_weights, other_values
 from hwpass.order import graphs
 
 Note = tuple[str, tuple[tuple[str, str], ...]]
@@ -104,20 +104,6 @@ def keep(proto: onnx.ModelProto) -> Kept:
     return kept
 
 
-def other_values(graph: GraphProto) -> Iterator[ValueInfoProto]:
-    """Inputs, outputs and inner values of a graph that are not tensors: sequences, maps, optionals."""
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.WhichOneof("value") not in (None, "tensor_type"):
-            yield value
-
-
-def defaulted(proto: onnx.ModelProto) -> set[str]:
-    """The inputs that have a value by default, and so need not be fed."""
-    if listed_weights(proto):
-        return set()
-    return {value.name for value in proto.graph.input} & {tensor.name for tensor in proto.graph.initializer}
-
-
 def _take_defaults(graph: GraphProto, defaults: dict[str, TensorProto]) -> None:
     inputs = {value.name for value in graph.input}
     if not any(tensor.name in inputs for tensor in graph.initializer):
@@ -173,6 +159,3 @@ def _copy(message: Any) -> Any:
     made = type(message)()
     made.CopyFrom(message)
     return made
-
-
-

@@ -11,8 +11,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto, helper
 
+from hwpass.arguments import misfit
 from hwpass.errors import InputError
 from hwpass.external import NARROW_BITS, Home, data_bytes, external
+from hwpass.order import graphs
 
 #: Bodies inside bodies. A protobuf file cannot have more than about thirty.
 DEEPEST = 60
@@ -51,7 +53,9 @@ class _Checks:
         self.home, self.name = home, name
 
     def fail(self, text: str) -> InputError:
-        return InputError(f"{self.name}: {text}")
+        # Names may be of any length.
+        short = text if len(text) <= 600 else f"{text[:300]}…{text[-300:]}"
+        return InputError(f"{self.name}: {short}")
 
     def model(self, proto: onnx.ModelProto) -> None:
         versions: dict[str, int] = {}
@@ -67,8 +71,19 @@ class _Checks:
         self.text("the model", [proto.producer_name, proto.producer_version, proto.domain, proto.doc_string])
         self.text("metadata_props", [t for e in proto.metadata_props for t in (e.key, e.value)])
         self.graph(proto.graph, set(), 0)
+        for graph in graphs(proto.graph):
+            self.arguments(graph)
         for value in proto.graph.input:
             self.interface(value)
+
+    def arguments(self, graph: GraphProto) -> None:
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.output:
+                constants |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+            problem = misfit(node, constants)
+            if problem is not None:
+                raise self.fail(f"{_called(node)}: {problem}; export the model again")
 
     def graph(self, graph: GraphProto, outer: set[str], depth: int) -> None:
         if depth > DEEPEST:

@@ -195,6 +195,11 @@ def outcome(pruned: Pruned, model: Model) -> PassResult:
     return PassResult(pruned.surgery.model if modified else model, modified, pruned)
 
 
+#: Operators whose constants are weights. Squares of larger ones than this overflow.
+PRODUCTS = frozenset("Conv ConvTranspose Gemm MatMul LSTM GRU RNN".split())
+LARGEST_WEIGHT = 1e15
+
+
 def select(importance: Floats, width: int) -> NDArray[np.int64]:
     """The positions of the `width` most important channels, ascending; of equals the earlier stays."""
     order = np.argsort(-importance, kind="stable")
@@ -202,9 +207,16 @@ def select(importance: Floats, width: int) -> NDArray[np.int64]:
 
 
 def check_finite(model: Model) -> None:
-    """Raise InputError when a weight has NaN or infinity: no score of it means anything."""
-    for tensor in model.constants().values():
-        values = tensor.values
-        # Infinity is a mask's fill and means what it says; NaN never does.
-        if values.dtype.kind == "f" and np.isnan(np.sum(values, dtype=np.float32)) and np.isnan(values).any():
-            raise InputError(f"weight {tensor.name} has NaN in it; train or export the model again")
+    """Raise InputError when a weight has NaN, or one of a product has values that no training leaves (or infinity): no
+    score of it means anything."""
+    weights = {id(t) for node in model.walk() if node.op in PRODUCTS for t in node.inputs}
+    with np.errstate(invalid="ignore", over="ignore"):
+        for tensor in model.constants().values():
+            values = tensor.values
+            # Infinity is a mask's fill and means what it says; NaN never does.
+            if values.dtype.kind == "f" and np.isnan(np.sum(values, dtype=np.float32)) and np.isnan(values).any():
+                raise InputError(f"weight {tensor.name} has NaN in it; train or export the model again")
+            if id(tensor) in weights and values.dtype.kind == "f" and values.size:
+                largest = float(np.maximum(values.max(), -values.min()))
+                if largest > LARGEST_WEIGHT:
+                    raise InputError(f"weight {tensor.name} has values of {largest:.2g}; train or export the model again")
