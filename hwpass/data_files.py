@@ -18,6 +18,8 @@ def read_data(path: str | Path, kind: str, limit: int) -> str:
     try:
         if str(path) == "-":
             place = "standard input"
+            if sys.stdin is None:
+                raise InputError(f"{place}: is closed; name a file with the {kind}")
             data = _bounded(sys.stdin.buffer, limit)
         else:
             if Path(path).is_dir():

@@ -192,13 +192,17 @@ class Model:
         sources = {self.path, *mapped_files(self)} - {"", "model"}
         check_apart([path, f"{path}.data"], sources)
         with whole(path) as draft:
-            if self.size_bytes() <= PROTO_LIMIT:
-                with open(draft, "wb") as stream:
-                    write_single(self, stream)
-            else:
-                _write_external(self, draft.parent, draft.name, draft.name + ".data")
+            self.write(draft)
             if check is not None:
                 check(draft)
+
+    def write(self, path: Path) -> None:
+        """Write the model as `save` does, in a folder of one's own where no reader looks while it is made."""
+        if self.size_bytes() <= PROTO_LIMIT:
+            with open(path, "wb") as stream:
+                write_single(self, stream)
+        else:
+            _write_external(self, path.parent, path.name, path.name + ".data")
 
     def store(self, folder: Path, name: str = "model.onnx") -> Path:
         """Write the graph and its weights as two files: a form that a session opens without a copy in memory."""

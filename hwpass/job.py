@@ -42,6 +42,12 @@ class Result:
         """
         self.model.save(path, check=self.read_back)
 
+    def write(self, path: Path) -> None:
+        """The same in a folder of one's own, on the way to somewhere else."""
+        self.model.write(path)
+        if self.read_back is not None:
+            self.read_back(path)
+
 
 @dataclass(frozen=True)
 class Attempt:

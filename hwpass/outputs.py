@@ -17,7 +17,7 @@ from hwpass.aliases import Place, files_of_data, files_of_metric, files_of_model
 from hwpass.errors import InputError, UsageError, option
 from hwpass.shell import printed
 from hwpass.temporary import TemporaryFolder
-from hwpass.whole_files import apart, check_writable, together, write_text
+from hwpass.whole_files import check_writable, together, write_text
 
 if TYPE_CHECKING:
     from hwpass.job import Result
@@ -64,9 +64,9 @@ class Outputs:
             if callable(content):
                 self.stream.write(content().encode("utf-8", errors="backslashreplace"))
             else:
-                with TemporaryFolder() as folder, apart():
+                with TemporaryFolder() as folder:
                     draft = folder / "model.onnx"
-                    content.save(draft)
+                    content.write(draft)
                     with open(draft, "rb") as stream:
                         copyfileobj(stream, self.stream)
             self.stream.flush()

@@ -23,7 +23,6 @@ from hwpass.sessions import (
 )
 from hwpass.streaming import release_pages
 from hwpass.temporary import TemporaryFolder
-from hwpass.whole_files import apart
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
 
@@ -132,8 +131,7 @@ def made_by(model: Model) -> list[str]:
 def written(model: Model, folder: Path) -> Path:
     """The model as `Model.save` writes it, in a folder."""
     path = folder / "model.onnx"
-    with apart():
-        model.save(path)
+    model.write(path)
     return path
 
 

@@ -171,7 +171,7 @@ def printed(*taken: str | None) -> Iterator[Console]:
     color: Any = like.color_system
     text = io.StringIO()
     yield Console(
-        file=text, force_terminal=like.is_terminal, color_system=color, no_color=like.no_color, width=like.width,
+        file=text, force_terminal=like.is_terminal, color_system=color, no_color=like.no_color, width=like.width or 80,
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     stream = sys.stderr if like.stderr else sys.stdout
