@@ -92,22 +92,28 @@ class _Problem:
     has_bias: bool
     clipping: Clipping
     mean_x: Floats = field(init=False)  # [g, d]
-    gram: Floats = field(init=False)  # [g, d, d]
+    gram: Rows = field(init=False)  # X^T X, [g, d, d]
 
     def __post_init__(self) -> None:
         rows = self.x.shape[1] - self.held_out
         self.train, self.test = slice(0, rows), slice(rows, self.x.shape[1])
         x = self.x[:, self.train]
         self.mean_x = x.mean(axis=1, dtype=np.float64) if self.has_bias else np.zeros((len(x), x.shape[2]))
-        self.gram = (x.swapaxes(1, 2) @ x).astype(np.float64)
-        for start in range(0, x.shape[2], PORTION):  # a few rows at a time: matrices of thousands of rows are large
-            part = slice(start, start + PORTION)
-            self.gram[:, part] -= rows * self.mean_x[:, part, None] * self.mean_x[:, None, :]
-        diagonal = np.diagonal(self.gram, axis1=1, axis2=2)
+        self.gram = x.swapaxes(1, 2) @ x
+        diagonal = np.diagonal(self.gram, axis1=1, axis2=2) - rows * np.square(self.mean_x)
         self.diagonal = np.maximum(diagonal, diagonal.max(axis=1, keepdims=True) * 1e-9 + 1e-30)
         self.judge = self.clipping.rows(self.test)
         self.reference = self.judge(self.target[:, self.test])
         self.scale = float(np.var(self.reference, axis=1, dtype=np.float64).sum()) * self.held_out + 1e-30
+
+    def centred(self) -> Floats:
+        """X^T X about the means, [g, d, d], in double precision: made anew, because it is the largest thing here."""
+        found = self.gram.astype(np.float64)
+        rows = self.train.stop
+        for start in range(0, found.shape[1], PORTION):
+            part = slice(start, start + PORTION)
+            found[:, part] -= rows * self.mean_x[:, part, None] * self.mean_x[:, None, :]
+        return found
 
     def output(self, part: slice, weights: Floats, bias: Floats) -> Rows:
         return np.asarray(self.x[:, part] @ weights.astype(np.float32) + bias[:, None].astype(np.float32), np.float32)
@@ -130,7 +136,7 @@ class _Problem:
     def solver(self, strength: Floats) -> Callable[[tuple[Floats, Floats]], tuple[Floats, Floats]]:
         """From what `cross` gives to weights and bias, for one strength per product, [g]. Raises LinAlgError."""
         penalty = (strength[:, None] * self.diagonal)[:, :, None]
-        system = self.gram.copy()
+        system = self.centred()
         places = np.arange(self.gram.shape[1])
         system[:, places, places] += penalty[:, :, 0]
         small = len(system) > 1 and self.gram.shape[1] <= SMALL

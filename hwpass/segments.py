@@ -19,7 +19,7 @@ from hwpass.ir import Model, bodies, quiet
 from hwpass.sessions import Feed, open_session, run_session
 
 #: Activations kept in memory; beyond this they go to a temporary folder.
-MEMORY_BYTES = 64 << 20
+MEMORY_BYTES = 32 << 20
 
 
 class Segments:
