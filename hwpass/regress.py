@@ -34,6 +34,9 @@ SMALL = 64
 #: Rows of a matrix that are worked on at once.
 PORTION = 256
 
+#: Rows of targets that are worked on at once.
+RELAXED = 2048
+
 #: Rounds of the alternation behind a clipping activation.
 ROUNDS = 4
 
@@ -57,12 +60,16 @@ class Clipping:
 
     def relaxed(self, target: Rows, found: Rows) -> Rows:
         """The target nearest to what was found among those that the activation cannot tell from the target."""
-        offset: Rows | float = 0.0 if self.offset is None else self.offset
-        wanted, given = target + offset, found + offset
-        below = np.minimum(given, self.low)
-        above = np.maximum(given, self.high)
-        total = np.where(wanted <= self.low, below, np.where(wanted >= self.high, above, wanted))
-        return np.asarray(total - offset, np.float32)
+        result = np.empty(target.shape, np.float32)
+        for start in range(0, target.shape[-2], RELAXED):  # a few rows at a time: half a dozen arrays are made of them
+            part = (..., slice(start, start + RELAXED), slice(None))
+            offset: Rows | float = 0.0 if self.offset is None else self.offset[part]
+            wanted, given = target[part] + offset, found[part] + offset
+            below = np.minimum(given, self.low)
+            above = np.maximum(given, self.high)
+            total = np.where(wanted <= self.low, below, np.where(wanted >= self.high, above, wanted))
+            result[part] = total - offset
+        return result
 
     @property
     def clips(self) -> bool:
@@ -116,7 +123,9 @@ class _Problem:
         return found
 
     def output(self, part: slice, weights: Floats, bias: Floats) -> Rows:
-        return np.asarray(self.x[:, part] @ weights.astype(np.float32) + bias[:, None].astype(np.float32), np.float32)
+        found = self.x[:, part] @ weights.astype(np.float32)
+        found += bias[:, None].astype(np.float32)
+        return np.asarray(found, np.float32)
 
     def errors(self, weights: Floats, bias: Floats) -> Floats:
         """Per product, as shares of the variance of all targets."""
