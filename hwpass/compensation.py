@@ -37,7 +37,7 @@ ROW_BYTES = 192 << 20
 
 #: Samples that go through a few layers at once: as many as their activations leave room for, and no more than that.
 BATCH = 32
-BATCH_BYTES = 96 << 20
+BATCH_BYTES = 64 << 20
 
 
 class Compensation:
@@ -181,7 +181,7 @@ class Compensation:
         """The original's outputs at the sampled positions, plus what a residual stream lacks, and what follows."""
         name, axis = node.gs.outputs[0].name, 1 if rows_of is image_rows else -1
         outputs = self._original(dense, name, axis)
-        wanted = np.concatenate([rows_of(v, w) for v, w in zip(outputs, where, strict=True)])[:, mask]
+        wanted = stacked((rows_of(v, w)[:, mask] for v, w in zip(outputs, where, strict=True)), where)
         tail = follow(target)
         offset: NDArray[np.float32] | None = None
         if tail.constant is not None:
@@ -192,13 +192,17 @@ class Compensation:
             theirs, ours = self._original(dense, tail.other, axis), pruned.value(tail.other)
             if theirs[0].shape != outputs[0].shape or ours[0].ndim != theirs[0].ndim:
                 return wanted, Clipping()
-            full = np.concatenate([rows_of(v, w) for v, w in zip(theirs, where, strict=True)])[:, mask]
+            full = stacked((rows_of(v, w)[:, mask] for v, w in zip(theirs, where, strict=True)), where)
             pairs = zip(_spread(ours, theirs, axis), where, strict=True)
-            now = np.concatenate([rows_of(v, w) for v, w in pairs])
+            now = stacked((rows_of(v, w) for v, w in pairs), where)
             if now.shape != full.shape:
                 return wanted, Clipping()
-            wanted = wanted + (full - now)
-            offset = now if offset is None else now + offset
+            # In place: these are as large as the rows of the input.
+            full -= now
+            wanted += full
+            if offset is not None:
+                now += offset
+            offset = now
         return wanted, Clipping(tail.low, tail.high, offset)
 
     def _conv(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 
+from hwpass.axes import axis_size
 from hwpass.calibration import Calibration
 from hwpass.coupling import Coupling
 from hwpass.errors import InputError
@@ -29,7 +30,7 @@ from hwpass.work import Floats
 ROWS = 8192
 #: Samples run at once: as many as the tapped activations leave room for, and no more than that.
 BATCH = 4
-BATCH_BYTES = 64 << 20
+BATCH_BYTES = 32 << 20
 #: Matrices of more channels are kept in single precision, which is that of what they are made of.
 WIDE = 512
 #: Rows multiplied at once.
@@ -78,7 +79,7 @@ def consumers(
     for group in coupling.groups:
         live[group.components] = True
     outer = Outer(coupling.build.model)
-    readers: list[tuple[Node, str, NDArray[np.int64], Floats]] = []
+    readers: list[tuple[Node, str, NDArray[np.int64], NDArray[np.intp]]] = []
     taps: dict[str, Tap] = {}
     for node in coupling.nodes:
         product = node.product
@@ -87,25 +88,28 @@ def consumers(
         components = coupling.components_of(node.axes(product.data)[product.data_axis])
         if not live[components].any():
             continue
-        gram = weight_gram(node, len(components))
         tensor = node.gs.inputs[product.data]
-        if gram is not None:
+        if contracts(node, len(components)):
             left = np.arange(len(components)) if gone is None else np.flatnonzero(~gone[components])
             name = tensor.name if outer.holds(tensor) else ""
-            readers.append((node, name, components[left], _narrow(gram[np.ix_(left, left)])))
+            readers.append((node, name, components, left))
             if name:
                 taps[name] = Tap(product.data_axis, left)
     step = batch_size(coupling, [*taps])
     covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress, step)
     found = []
-    for node, name, components, gram in readers:
+    for node, name, components, left in readers:
+        gram = weight_gram(node, len(components))
+        if gram is None:
+            continue
+        gram, components = _narrow(gram[np.ix_(left, left)]), components[left]
         cov = covariances.get(name)
         if cov is None or len(cov) != len(components):
             cov = np.eye(len(components))
         energy = float(np.einsum("ij,ji->", gram, cov))
         if energy > 0:
             found.append(Consumer(node, name, components, gram, cov, energy))
-    del readers, covariances
+    del covariances
     macs = sum(macs_of(node) for node in coupling.nodes)
     heard = [reader for reader in found if outer.makes(reader.node.gs.outputs[0])]
     measured = measure(coupling.build.model, heard, macs, calibration, threads, seed, progress, step)
@@ -133,6 +137,15 @@ def macs_of(node: Node) -> float:
         return 0.0
     parts = (*node.extent.groups, *node.extent.m, *node.extent.n, *node.extent.k)
     return float(node.extent.taps) * float(np.prod([float(f.size) for f in parts]))
+
+
+def contracts(node: Node, channels: int) -> bool:
+    """Whether a product's weight has a place for each of its input's channels: a depthwise weight has not."""
+    product = node.product
+    if product is None or product.weight_in is None:
+        return False
+    size = axis_size(node.axes(product.weight)[product.weight_in])
+    return size == channels or (channels % max(size, 1) == 0 and product.weight_out == 0)
 
 
 def weight_gram(node: Node, channels: int) -> Floats | None:

@@ -34,7 +34,7 @@ MOST = 16
 
 _SAME = frozenset(
     "Cast Identity Reshape Squeeze Unsqueeze Flatten Transpose Slice Expand Tile Split Clip Gather GatherElements "
-    "ReduceMax ReduceMin Dropout DepthToSpace SpaceToDepth Compress Pad".split()
+    "GatherND ReduceMax ReduceMin Dropout DepthToSpace SpaceToDepth Compress Pad".split()
 )
 _TRUTH = frozenset("Equal Less LessOrEqual Greater GreaterOrEqual".split())
 _LOGIC = frozenset("Not And Or Xor".split())

@@ -34,6 +34,9 @@ SMALL = 64
 #: Rows of a matrix that are worked on at once.
 PORTION = 256
 
+#: Rows of targets that are worked on at once.
+RELAXED = 2048
+
 #: Rounds of the alternation behind a clipping activation.
 ROUNDS = 4
 
@@ -57,12 +60,16 @@ class Clipping:
 
     def relaxed(self, target: Rows, found: Rows) -> Rows:
         """The target nearest to what was found among those that the activation cannot tell from the target."""
-        offset: Rows | float = 0.0 if self.offset is None else self.offset
-        wanted, given = target + offset, found + offset
-        below = np.minimum(given, self.low)
-        above = np.maximum(given, self.high)
-        total = np.where(wanted <= self.low, below, np.where(wanted >= self.high, above, wanted))
-        return np.asarray(total - offset, np.float32)
+        result = np.empty(target.shape, np.float32)
+        for start in range(0, target.shape[-2], RELAXED):  # a few rows at a time: half a dozen arrays are made of them
+            part = (..., slice(start, start + RELAXED), slice(None))
+            offset: Rows | float = 0.0 if self.offset is None else self.offset[part]
+            wanted, given = target[part] + offset, found[part] + offset
+            below = np.minimum(given, self.low)
+            above = np.maximum(given, self.high)
+            total = np.where(wanted <= self.low, below, np.where(wanted >= self.high, above, wanted))
+            result[part] = total - offset
+        return result
 
     @property
     def clips(self) -> bool:
@@ -92,25 +99,33 @@ class _Problem:
     has_bias: bool
     clipping: Clipping
     mean_x: Floats = field(init=False)  # [g, d]
-    gram: Floats = field(init=False)  # [g, d, d]
+    gram: Rows = field(init=False)  # X^T X, [g, d, d]
 
     def __post_init__(self) -> None:
         rows = self.x.shape[1] - self.held_out
         self.train, self.test = slice(0, rows), slice(rows, self.x.shape[1])
         x = self.x[:, self.train]
         self.mean_x = x.mean(axis=1, dtype=np.float64) if self.has_bias else np.zeros((len(x), x.shape[2]))
-        self.gram = (x.swapaxes(1, 2) @ x).astype(np.float64)
-        for start in range(0, x.shape[2], PORTION):  # a few rows at a time: matrices of thousands of rows are large
-            part = slice(start, start + PORTION)
-            self.gram[:, part] -= rows * self.mean_x[:, part, None] * self.mean_x[:, None, :]
-        diagonal = np.diagonal(self.gram, axis1=1, axis2=2)
+        self.gram = x.swapaxes(1, 2) @ x
+        diagonal = np.diagonal(self.gram, axis1=1, axis2=2) - rows * np.square(self.mean_x)
         self.diagonal = np.maximum(diagonal, diagonal.max(axis=1, keepdims=True) * 1e-9 + 1e-30)
         self.judge = self.clipping.rows(self.test)
         self.reference = self.judge(self.target[:, self.test])
         self.scale = float(np.var(self.reference, axis=1, dtype=np.float64).sum()) * self.held_out + 1e-30
 
+    def centred(self) -> Floats:
+        """X^T X about the means, [g, d, d], in double precision: made anew, because it is the largest thing here."""
+        found = self.gram.astype(np.float64)
+        rows = self.train.stop
+        for start in range(0, found.shape[1], PORTION):
+            part = slice(start, start + PORTION)
+            found[:, part] -= rows * self.mean_x[:, part, None] * self.mean_x[:, None, :]
+        return found
+
     def output(self, part: slice, weights: Floats, bias: Floats) -> Rows:
-        return np.asarray(self.x[:, part] @ weights.astype(np.float32) + bias[:, None].astype(np.float32), np.float32)
+        found = self.x[:, part] @ weights.astype(np.float32)
+        found += bias[:, None].astype(np.float32)
+        return np.asarray(found, np.float32)
 
     def errors(self, weights: Floats, bias: Floats) -> Floats:
         """Per product, as shares of the variance of all targets."""
@@ -130,7 +145,7 @@ class _Problem:
     def solver(self, strength: Floats) -> Callable[[tuple[Floats, Floats]], tuple[Floats, Floats]]:
         """From what `cross` gives to weights and bias, for one strength per product, [g]. Raises LinAlgError."""
         penalty = (strength[:, None] * self.diagonal)[:, :, None]
-        system = self.gram.copy()
+        system = self.centred()
         places = np.arange(self.gram.shape[1])
         system[:, places, places] += penalty[:, :, 0]
         small = len(system) > 1 and self.gram.shape[1] <= SMALL

@@ -19,7 +19,7 @@ from hwpass.temporary import TemporaryFolder
 from hwpass.whole_files import spilling
 
 #: Activations kept in memory; beyond this they go to a temporary folder.
-MEMORY_BYTES = 64 << 20
+MEMORY_BYTES = 32 << 20
 
 
 class Segments:

@@ -20,6 +20,7 @@ from hwpass.curves import curves_and_order
 from hwpass.errors import UsageError
 from hwpass.ir import Model
 from hwpass.manager import Context
+from hwpass.sessions import release_memory
 from hwpass.statistics import mean_squares
 from hwpass.synthesis import Synthetic, synthesise
 from hwpass.work import Floats
@@ -60,6 +61,7 @@ class Study:
         synthetic = _synthetic(coupling, context) if options.score == "auto" and context.calibration is None else None
         data = context.calibration if synthetic is None else synthetic.calibration
         curves, importance = _curves(coupling, options.score, data, context)
+        release_memory()
         return cls(
             options=options,
             target=target,
@@ -116,6 +118,7 @@ class Study:
             widths.append(int(left.sum()))
             spent.append(curve[int((~left).sum())])
         found, _ = _curves(coupling, self.options.score, data, context, gone)
+        release_memory()
         curves = [cost + curve for cost, curve in zip(spent, found, strict=True)]
         return replace(self, curves=curves, widest=widths)
 

@@ -302,3 +302,17 @@ def test_inputs_tied_by_their_batch_are_sized_together() -> None:
     feeds = feeds_of(model)
     assert all(feed["x"].shape[0] == feed["state"].shape[1] for feed in feeds)
     assert len({feed["x"].shape[0] for feed in feeds}) > 1
+
+
+def test_a_mask_is_known_behind_picked_positions() -> None:
+    """As exporters write causal masks: the mask's entries picked by positions, and put into a choice of scores."""
+    places = np.stack(np.meshgrid(np.arange(2), np.arange(6), indexing="ij"), -1)
+    nodes = [
+        N("Cast", ["a"], ["c"], to=T.BOOL),
+        N("GatherND", ["c", "places"], ["picked"]),
+        N("Where", ["picked", "x", "low"], ["y"]),
+    ]
+    model = build(
+        nodes, {"x": (T.FLOAT, [2, 6]), "a": (T.INT64, [2, 6])}, {"places": places, "low": np.float32(-9)}
+    )
+    assert set(values(feeds_of(model), "a").tolist()) == {0, 1}
