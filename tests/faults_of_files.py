@@ -78,8 +78,6 @@ WRITING = [
     Fault("weights of four bits are packed the other way round", ir.Model._packed,
           "numpy_helper.from_array(tensor._values, tensor.name)",
           "numpy_helper.from_array(tensor._values[::-1], tensor.name)", "nibbles"),
-    Fault("a weight of two bodies is left out", ir.Model._hoist, "if tensor.name in shared - kept:", "if False:",
-          "decided"),
     # Only the last writing is wrong: what was proved is not what lies on the disk.
     Fault("the file alone loses a weight", ir.Model.save, "write_single(self, stream)",
           "c = next(t for n, t in sorted(self.constants().items()) if t.values.dtype == np.float32)\n"

@@ -137,6 +137,16 @@ def gru(s: Sketch) -> None:
 
 
 @subject()
+def stateful(s: Sketch) -> None:
+    """An LSTM whose state a layer makes."""
+    x = s.linear(s.input([4, 2, 3]), 3, 5)
+    state = [s.op("Reshape", s.linear(s.input([2, 3]), 3, 6), s.const([1, 2, 6])) for _ in range(2)]
+    y = s.ops("LSTM", x, s.weight(1, 24, 5, fan=5), s.weight(1, 24, 6, fan=6), "", "", *state, count=1,
+              hidden_size=6)[0]  # fmt: skip
+    out(s, s.axes_op("Squeeze", y, [1]), 6, 3)
+
+
+@subject()
 def embedding(s: Sketch) -> None:
     ids = s.input(["N", 5], dtype=TensorProto.INT64)
     x = s.op("Add", s.op("Gather", s.weight(9, 6, fan=2), ids), s.weight(5, 6, fan=2))

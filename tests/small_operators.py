@@ -58,6 +58,19 @@ def shuffled(s: Sketch) -> None:
     out(s, s.op("DepthToSpace", s.conv(x, 12, 20), blocksize=2, mode="CRD"), 3)
 
 
+@subject()
+def shuffled_two(s: Sketch) -> None:
+    """Pixels out of so few channels that positions in a block would rather go."""
+    out(s, s.op("Relu", s.conv(s.op("DepthToSpace", image(s, 8), blocksize=2), 6, 2)), 6)
+
+
+@subject()
+def turned(s: Sketch) -> None:
+    """Axes of one extent that change their places in a circle."""
+    x = s.op("Transpose", s.linear(s.input([6, 6, 4]), 4, 6), perm=[1, 2, 0])
+    out(s, s.op("Transpose", x, perm=[0, 2, 1]), 6, 3)
+
+
 # --- selection
 
 
@@ -147,8 +160,7 @@ def divided(s: Sketch) -> None:
     y = s.op("Div", y, s.op("Add", s.op("Exp", s.linear(x, 6, 6)), s.const(0.5)))
     x = s.op("Relu", s.linear(s.op("Div", y, s.positive(6)), 6, 5))
     out(s, x, 5, 3)
-    z = s.op("Log", s.op("Abs", s.linear(x, 5, 7)))
-    out(s, s.op("Clip", z, s.const(-5.0), s.const(5.0)), 7, 3)
+    out(s, s.op("Log", s.op("Abs", s.op("Add", s.linear(x, 5, 7), s.weight(7, fan=4)))), 7, 3)
 
 
 @subject()
@@ -156,7 +168,7 @@ def averaged(s: Sketch) -> None:
     """Means over channels and over positions, and extrema."""
     x = s.op("Relu", image(s))
     mean = s.axes_op("ReduceMean", x, [1], since=18)
-    most = s.axes_op("ReduceMax", s.op("Neg", s.conv(x, 8, 6)), [1], since=18)
+    most = s.axes_op("ReduceMax", s.op("Neg", s.op("Abs", s.conv(x, 8, 6))), [1], since=18)
     s.outputs.append(helper.make_tensor_value_info(s.op("Add", mean, most), TensorProto.FLOAT, [None] * 4))
     y = s.op("AveragePool", s.conv(x, 5, 6), kernel_shape=[2, 2])
     out(s, s.op("Mul", y, s.op("Sigmoid", s.op("GlobalAveragePool", y))), 5)
@@ -176,6 +188,72 @@ def normalised(s: Sketch) -> None:
 def rms(s: Sketch) -> None:
     x = s.op("RMSNormalization", rows(s, 8), s.positive(8), epsilon=0.3)
     out(s, s.op("Relu", s.linear(x, 8, 6)), 6, 3)
+
+
+@subject()
+def square_bias(s: Sketch) -> None:
+    """As many samples as channels."""
+    out(s, s.op("Relu", s.op("Add", s.linear(s.input([6, 4]), 4, 6), s.weight(6))), 6, 2)
+
+
+@subject()
+def clipped(s: Sketch) -> None:
+    """A sum over channels that are at least a half."""
+    x = s.linear(s.op("Relu", rows(s)), 6, 5)
+    y = s.axes_op("ReduceSum", s.op("Clip", x, s.const(0.5), s.const(3.0)), [2])
+    s.outputs.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, [None] * 3))
+
+
+@subject()
+def summed(s: Sketch) -> None:
+    """A sum over channels of two tensors one of which is never zero."""
+    x = s.op("Relu", rows(s))
+    y = s.op("Add", s.linear(x, 6, 5), s.op("Sigmoid", s.linear(x, 6, 5)))
+    s.outputs.append(helper.make_tensor_value_info(s.axes_op("ReduceSum", y, [2]), TensorProto.FLOAT, [None] * 3))
+
+
+@subject()
+def contracted_apart(s: Sketch) -> None:
+    """A product of activations that are never zero."""
+    x = s.op("Relu", rows(s))
+    y, z = (s.op("Sigmoid", s.linear(x, 6, 7)) for _ in range(2))
+    y = s.op("MatMul", y, s.op("Transpose", z, perm=[0, 2, 1]))
+    s.outputs.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, [None] * 3))
+
+
+@subject()
+def gemm_square(s: Sketch) -> None:
+    """Square weights that are transposed where they are read."""
+    x = s.op("Gemm", s.input(["N", 4]), s.weight(6, 4), s.weight(6, fan=4), transB=1)
+    out(s, s.op("Relu", s.op("Gemm", s.op("Relu", x), s.weight(6, 6), s.weight(6, fan=4), transB=1)), 6, 2)
+
+
+@subject()
+def grouped_square(s: Sketch) -> None:
+    """As many groups as channels in each."""
+    out(s, s.op("Relu", s.conv(s.op("Relu", image(s, 16)), 16, 4, group=4, bias=True)), 16)
+
+
+@subject()
+def deconv_square(s: Sketch) -> None:
+    """A transposed convolution of as many outputs as inputs."""
+    x = s.op("ConvTranspose", s.op("Relu", image(s)), s.weight(6, 6, 2, 2), strides=[2, 2])
+    out(s, s.op("Relu", x), 6)
+
+
+@subject()
+def plain_norm(s: Sketch) -> None:
+    """A layer normalisation of what an activation hands it."""
+    x = s.op("LayerNormalization", s.op("Relu", rows(s)), s.positive(6), s.weight(6, fan=4))
+    out(s, s.op("Relu", s.linear(x, 6, 5)), 5, 3)
+
+
+@subject()
+def maxima(s: Sketch) -> None:
+    """Where the maxima are."""
+    y, where = s.ops("MaxPool", s.conv(s.op("Relu", image(s)), 5, 6), count=2, kernel_shape=[2, 2], strides=[2, 2])
+    out(s, y, 5)
+    s.output(where, dtype=TensorProto.INT64)
 
 
 @subject()
@@ -235,6 +313,23 @@ def picked_one_by_one(s: Sketch) -> None:
 
 
 @subject()
+def determined(s: Sketch) -> None:
+    """The determinant of a matrix of channels."""
+    x = s.op("Relu", s.linear(s.input(["N", 6, 4]), 4, 5))
+    y = s.op("Reshape", s.op("Det", s.linear(x, 5, 6)), s.const([-1, 1]))
+    s.outputs.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, [None] * 2))
+
+
+@subject()
+def sequenced(s: Sketch) -> None:
+    """The second of two tensors of a sequence."""
+    x, y = s.linear(s.input(["N", 4]), 4, 6), s.op("Relu", s.linear(s.inputs[0].name, 4, 6))
+    z = s.op("SequenceAt", s.op("SequenceConstruct", x, y), s.const(1))
+    out(s, s.op("Relu", s.linear(z, 6, 8)), 8, 2)
+    out(s, s.op("Relu", s.linear(s.inputs[0].name, 4, 5)), 5, 2)
+
+
+@subject()
 def sampled(s: Sketch) -> None:
     """Channels beside positions that a grid and a TopK pick."""
     x = s.op("Relu", image(s))
@@ -259,9 +354,9 @@ def scattered(s: Sketch) -> None:
 def deformed(s: Sketch) -> None:
     x = s.op("Relu", image(s, 8))
     shift = s.op("Tanh", s.conv(x, 8, 8))
-    x = s.op("DeformConv", x, s.weight(6, 4, 2, 2), shift, s.weight(6, fan=4), group=2, kernel_shape=[2, 2],
+    x = s.op("DeformConv", x, s.weight(8, 2, 2, 2), shift, s.weight(8, fan=4), group=4, kernel_shape=[2, 2],
              pads=[0, 1, 1, 0])  # fmt: skip
-    out(s, x, 6)
+    out(s, x, 8)
 
 
 # --- attention
@@ -292,6 +387,16 @@ def rotary(s: Sketch) -> None:
     x = s.linear(s.input([2, 5, 4]), 4, 16)
     where = s.const([[0, 1, 2, 3, 4]] * 2, np.int64)
     x = s.op("RotaryEmbedding", x, *tables, where, num_heads=4)
+    out(s, x, 16, 3)
+
+
+@subject(opset=23)
+def rotary_two(s: Sketch) -> None:
+    """Two rotated heads, which are too few to choose from."""
+    angles = s.rng.standard_normal((8, 4))
+    where = s.const([[0, 1, 2, 3, 4]] * 2, np.int64)
+    x = s.linear(s.op("Relu", s.linear(s.input([2, 5, 4]), 4, 6)), 6, 16)
+    x = s.op("RotaryEmbedding", x, s.const(np.cos(angles)), s.const(np.sin(angles)), where, num_heads=2)
     out(s, x, 16, 3)
 
 
@@ -336,6 +441,12 @@ def fusions(s: Sketch) -> None:
 
 
 @subject()
+def fused_square(s: Sketch) -> None:
+    x = s.op("FusedMatMul", s.op("Relu", rows(s)), s.weight(6, 6), transB=1, domain=MICROSOFT)
+    out(s, s.op("QuickGelu", x, domain=MICROSOFT), 6, 3)
+
+
+@subject()
 def skipping(s: Sketch) -> None:
     x, y = rows(s, 8), s.linear(s.inputs[0].name, 4, 8)
     z, _, _, total = s.ops("SkipSimplifiedLayerNormalization", x, y, s.positive(8), s.weight(8, fan=4), count=4,
@@ -362,6 +473,35 @@ def qdq(s: Sketch) -> None:
         scale = [s.const(0.05 * outputs), s.const(3, np.uint8)]
         x = s.op("DequantizeLinear", s.op("QuantizeLinear", x, *scale), *scale)
     s.output(s.conv(x, 3, 8))
+
+
+@subject()
+def qdq_square(s: Sketch) -> None:
+    """As many scales as there are outputs, and as many inputs; zero points that are not zero."""
+    w = s.const(s.rng.integers(-90, 90, (6, 6)), np.int8)
+    w = s.op("DequantizeLinear", w, _steps(s, 6), s.const([0] * 6, np.int8), axis=1)
+    out(s, s.op("Relu", s.op("MatMul", s.op("Relu", rows(s)), w)), 6, 3)
+
+
+@subject()
+def points(s: Sketch) -> None:
+    """Integer weights whose zero is another number."""
+    w = s.const(s.rng.integers(0, 255, (6, 7)), np.uint8)
+    w = s.op("DequantizeLinear", w, s.const(0.02), s.const(120, np.uint8))
+    y = s.op("Add", s.op("MatMul", s.op("Relu", rows(s)), w), s.op("Sigmoid", s.weight(7)))
+    z = s.axes_op("ReduceSum", s.op("MatMul", s.op("Relu", s.linear(s.inputs[0].name, 4, 6)), w), [2])
+    out(s, s.op("Relu", y), 7, 3)
+    s.outputs.append(helper.make_tensor_value_info(z, TensorProto.FLOAT, [None] * 3))
+
+
+@subject()
+def integers_square(s: Sketch) -> None:
+    scale = [s.const(0.05), s.const(120, np.uint8)]
+    x = s.op("QuantizeLinear", s.op("Relu", s.linear(s.input(["N", 4]), 4, 6)), *scale)
+    w = s.const(s.rng.integers(-60, 60, (6, 6)), np.int8)
+    x = s.op("QGemm", x, *scale, w, s.const(0.02), s.const(0, np.int8),
+             s.const(s.rng.integers(-500, 500, 6), np.int32), transB=1, alpha=1.0, domain=MICROSOFT)  # fmt: skip
+    out(s, s.op("Relu", x), 6, 2)
 
 
 @subject(opset=21)
