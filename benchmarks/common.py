@@ -47,6 +47,17 @@ def macs(model: onnx.ModelProto | Path) -> float:
     return Cost(couple(hwpass.load(source)), load_target("server-cpu")).base["macs"]
 
 
+def memory_bound(model: Path) -> dict[str, float]:
+    """MB of a model's constants and of the activations that live at once in one inference at batch 1, and the bound on
+    a run without data that follows: three times both, plus 400 MB."""
+    loaded = hwpass.load(model)
+    base = Cost(couple(loaded), load_target("server-cpu")).base
+    size = loaded.size_bytes()
+    activations = base["memory"] - base["size"]
+    bound = 3 * (size + activations) / 1e6 + 400
+    return {"size_mb": size / 1e6, "activations_mb": activations / 1e6, "bound_mb": bound}
+
+
 def fresh(program: Path, *arguments: str, timeout: float = 600) -> dict[str, Any]:
     """Run a benchmark's worker in a process of its own; its last line is JSON."""
     done = subprocess.run(

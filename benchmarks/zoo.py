@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from common import fresh, save_zoo, show, zoo_module
+from common import fresh, memory_bound, save_zoo, show, zoo_module
 
 #: The share of the MACs that counts as reached: 0.5x, and what rounding to the target's channels costs.
 REACHED = 0.55
@@ -63,6 +64,8 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
         except hwpass.HwpassError as error:
             row["status"], row["message"] = type(error).__name__, str(error)[:300]
         row["seconds"] = time.perf_counter() - start
+        row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        row |= memory_bound(path)
     return row
 
 

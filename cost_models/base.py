@@ -51,7 +51,8 @@ class CostModel(ABC):
         try:
             return schema.model_validate(getattr(self.target, table))
         except ValidationError as error:
-            raise InputError(f"target '{self.target.name}': {first_complaint(error, f'{table}.')}") from error
+            complaint = first_complaint(error, f"{table}.", schema.model_fields)
+            raise InputError(f"target '{self.target.name}': {complaint}") from error
 
     @abstractmethod
     def latency(self, work: Work) -> Floats:

@@ -2,24 +2,51 @@
 
 A target is data. Every figure in it has a source: the `[sources]` table mirrors the keys of the file, and one
 entry for a whole table (`peak = "..."`) covers everything under it. A figure without a source does not load.
+Nothing in a target is evaluated, and no file is read but its own.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hwpass.data_files import read_data, shown, shown_path
 from hwpass.errors import InputError, UsageError
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: No figure is larger, and no rate smaller than its inverse: beyond that, predictions overflow or divide by nothing.
+HUGE = 1e15
+#: Bytes of the largest target file that is read; those that come with hwpass take 6 KiB.
+LARGEST = 1 << 18
+
+
+def _not_tiny(value: float) -> float:
+    if value < 1 / HUGE:
+        raise ValueError(f"expected at least {1 / HUGE:g}")
+    return value
+
+
+def _one_line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("expected printable characters on one line")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0, le=HUGE, allow_inf_nan=False), AfterValidator(_not_tiny)]
+NotNegative = Annotated[float, Field(ge=0, le=HUGE, allow_inf_nan=False)]
+Figure = Annotated[float, Field(ge=-HUGE, le=HUGE, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1 << 16)]
 Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line)]
+
+#: A key of more than 32 parts: the TOML parser takes quadratic time for it, and no target has one.
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}""")
 
 #: Widths of the number formats a target may give a peak for, bytes.
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -54,19 +81,19 @@ class Target(_Table):
     everything else means the same for every class.
     """
 
-    name: Text
+    name: Name
     description: Text
-    model: Text  #: the registered cost model class that interprets this file
-    runtime: Text  #: the runtime (and its settings) that the figures describe
-    threads: Annotated[int, Field(ge=1)] = 1
+    model: Name  #: the registered cost model class that interprets this file
+    runtime: Name  #: the runtime (and its settings) that the figures describe
+    threads: Count = 1
     clock_ghz: Positive | None = None
-    align: Annotated[int, Field(ge=1)]  #: channel step to which pruning rounds by default
+    align: Count  #: channel step to which pruning rounds by default
     overhead_us: NotNegative  #: fixed cost of one kernel, microseconds
     peak: dict[str, Positive]  #: 1e9 multiply-accumulates per second, by dtype (fp32, fp16, int8)
     memory: dict[str, MemoryLevel]  #: from the fastest level to the largest
     fusion: list[list[Text]]  #: chains of operator types (or FUSION_CLASSES) that run as one kernel
-    layout: dict[str, int] = {}  #: lanes, blocks and tiles, in elements
-    constants: dict[str, float] = {}  #: fitted figures of the model class
+    layout: dict[str, Annotated[int, Field(ge=0, le=1 << 31)]] = {}  #: lanes, blocks and tiles, in elements
+    constants: dict[str, Figure] = {}  #: fitted figures of the model class
     op_ns: dict[str, NotNegative] = {}  #: ns per element of a kernel, beside memory time, by operator or kind
     fused_ns: dict[str, NotNegative] = {}  #: ns per output that an operator adds when fused behind a product
     energy: Energy
@@ -157,52 +184,64 @@ def target_names() -> list[str]:
     )
 
 
-def load_target(name_or_path: str) -> Target:
-    """Read a target by its name, or from a file when the text ends in `.toml`.
+def load_target(name_or_path: str | Path) -> Target:
+    """Read a target by its name, or from a file when a path is given or the text ends in `.toml`.
 
     Raises UsageError for an unknown name, InputError for a file that is missing, unreadable or malformed; the
-    message names the line or the key.
+    message is one line that names the line or the key.
     """
-    if name_or_path.endswith(".toml"):
-        try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise InputError(f"target file {name_or_path}: {reason}") from error
-        return parse_target(text, name_or_path)
+    name = str(name_or_path)
+    if isinstance(name_or_path, Path) or name.lower().endswith(".toml"):
+        return parse_target(read_data(name, "target file", LARGEST), name)
     names = target_names()
-    if name_or_path not in names:
-        near = difflib.get_close_matches(name_or_path.lower(), names, n=1, cutoff=0.0)
+    if name not in names:
+        near = difflib.get_close_matches(name[:80].lower(), names, n=1, cutoff=0.0)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UsageError(
-            f"unknown target '{name_or_path}': {hint}`hwpass targets` lists them, or give a .toml file"
+            f"unknown target '{shown(name)}': {hint}`hwpass targets` lists them, or give a file that ends in .toml"
         )
-    file = f"{name_or_path}.toml"
+    file = f"{name}.toml"
     text = (resources.files(__package__) / "targets" / file).read_text(encoding="utf-8")
     return parse_target(text, file)
 
 
 def parse_target(text: str, origin: str = "target") -> Target:
     """A Target from the text of a TOML file; `origin` names it in errors. Raises InputError in one line."""
+    origin = shown_path(origin)
+    if len(text) > LARGEST:
+        raise InputError(f"{origin}: larger than {LARGEST >> 10} KiB, which no target is")
+    long = _LONG_KEY.search(text)
+    if long is not None:
+        line = text.count("\n", 0, long.start()) + 1
+        raise InputError(f"{origin}: not a target: a key of more than 32 parts (at line {line})")
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{origin}: not valid TOML: {error}") from error
-    try:
-        return Target.model_validate(table)
+        return Target.model_validate(tomllib.loads(text.removeprefix("\ufeff")))
     except ValidationError as error:
-        raise InputError(f"{origin}: {first_complaint(error)}") from error
+        known = [key for table in (Target, MemoryLevel, Energy) for key in table.model_fields]
+        raise InputError(f"{origin}: {first_complaint(error, known=known)}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{origin}: not valid TOML: {shown(str(error), 200)}") from error
+    except RecursionError:
+        raise InputError(f"{origin}: not a target: tables or brackets are nested too deeply") from None
+    except ValueError:  # Python's own, about a value
+        raise InputError(f"{origin}: not valid TOML: an integer of thousands of digits, or no date") from None
 
 
-def first_complaint(error: ValidationError, prefix: str = "") -> str:
-    """The first thing pydantic found wrong, as `key: what was expected`."""
-    first = error.errors(include_url=False)[0]
+def first_complaint(error: ValidationError, prefix: str = "", known: Iterable[str] = ()) -> str:
+    """The first thing pydantic found wrong, as `key: what was expected`; `known` are the keys that there are."""
+    # A key that is wrong explains the one that is missing.
+    first = min(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
     message = first["msg"].removeprefix("Value error, ")
-    key = prefix + ".".join(str(part) for part in first["loc"])
+    key = prefix + ".".join(shown(part, 40) for part in first["loc"])
     if not key:
-        return message  # our own validators name the key themselves
+        return shown(message, 200)  # our own validators name the key themselves
     if first["type"] == "missing":
         return f"{key}: missing"
     if first["type"] == "extra_forbidden":
-        return f"{key}: no such key"
-    return f"{key}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+        near = difflib.get_close_matches(str(first["loc"][-1])[:40], list(known), n=1)
+        return f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{key}: {message[0].lower()}{message[1:]}, got {_given(first['input'])}"
+
+
+def _given(value: object) -> str:
+    return shown(repr(value)) if isinstance(value, str) and len(value) < 80 else shown(value)

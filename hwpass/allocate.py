@@ -31,6 +31,8 @@ STAGES = 6
 #: Bounds on local search: single steps, and exchanges of a step between two groups.
 MOVES = 400
 EXCHANGES = 40
+#: Plans that local search starts from where stages found none.
+STARTS = 5
 #: What a plan as slow as the dense model would cost, as a share of the loss of meeting the budgets: among plans of
 #: about the same loss the faster one is wanted, also when the budget is on MACs or size.
 HASTE = 1.0
@@ -101,7 +103,6 @@ class Allocator:
         self.limits = {m: limit for m, limit in limits.items() if cost.base[m] > 0}
         self.asked = dict(self.limits)
         self.between = between
-        self.least = least
         self.hurry = "latency" not in limits
         # A plan is never predicted slower than the dense model.
         self.limits["latency"] = min(self.limits.get("latency", np.inf), cost.base["latency"])
@@ -159,14 +160,30 @@ class Allocator:
         if not found.met and self.between:
             found = fine._stepwise()
         plans = [found.widths, self.uniform().widths, without_branches(self, whole)]
-        better = nearer(fine, plans)
-        return found if better is None else self._result(better)
+        if not found.met:
+            # The narrowest plan may be slower than the dense one, or than one between them.
+            plans += [self._search(plan) for plan in (whole, *self._not_slower())]
+        plans = [plan for plan in plans if self.excess(self.costs(plan[None, :]))[0] <= 1]
+        if not plans:
+            return found
+        # The scale of what meeting the budgets costs, now that plans that do are known.
+        scale = HASTE * float(self.losses(np.asarray(plans)).min()) if self.hurry else 0.0
+        fine.haste = min(self.haste, scale) if self.haste else scale
+        return self._result(nearer(fine, plans))
+
+    def _not_slower(self) -> NDArray[np.int64]:
+        """Of the plans of one share for all groups those that are no slower than the dense model; the first few of
+        them that come nearest to the budgets."""
+        plans = np.unique(self._uniform(), axis=0)
+        costs = self.costs(plans)
+        plans, excess = plans[kept := costs["latency"] <= self.limits["latency"]], self.excess(costs)[kept]
+        return plans[np.argsort(excess, kind="stable")[:STARTS]]
 
     def finer(self) -> Allocator:
         """The same problem with widths between the steps, where those are allowed."""
         fine = copy(self)
         if self.between:
-            fine.options = [finer(options, self.least) for options in self.options]
+            fine.options = [finer(options) for options in self.options]
         return fine
 
     def _stepwise(self) -> Allocation:

@@ -15,7 +15,7 @@ from hwpass.axes import Relations, axis_size, opaque
 from hwpass.inputs import dimension_name
 from hwpass.ir import Model, bodies
 from hwpass.ops import Node, Tensor, rule_for
-from hwpass.ops.base import Array, Freeze, Sign, WrongExtents
+from hwpass.ops.base import Array, Derived, Freeze, Rule, Sign, WrongExtents
 from hwpass.signs import signed
 
 #: Values of more elements than this are never those of a shape.
@@ -114,6 +114,8 @@ class Builder(Relations):
                     self.freeze(operand.axes, node.frozen)
             outputs = self.inferred(node)
         self._evaluate(node, outputs, rule)
+        if not node.frozen:
+            outputs = _derived(node, outputs, rule)
         node.outputs = outputs
         sign = Sign() if node.frozen else signed(node)
         for output in outputs:
@@ -127,7 +129,7 @@ class Builder(Relations):
             return Tensor(None)
         axes = []
         for place, size in enumerate(tensor.shape):
-            if not isinstance(size, int) or size < 0:
+            if not isinstance(size, int) or size < 1:
                 size = self.dims[dimension_name(tensor.name, place, size)]
             axes.append(opaque(size))
         dtype = tensor.dtype if not isinstance(tensor.dtype, int) else helper.tensor_dtype_to_np_dtype(tensor.dtype)
@@ -197,6 +199,32 @@ class Builder(Relations):
         return Tensor(tuple(opaque(s) for s in sizes), dtype)
 
 
+def _derived(node: Node, outputs: list[Tensor], rule: Rule) -> list[Tensor]:
+    """A weight behind a Cast, a Reshape, a product with a constant and so on is a constant as the stored one is."""
+    if len(outputs) != 1 or type(rule).value is Rule.value:
+        return outputs
+    made, given = outputs[0], [t for t in node.inputs if t is not None]
+    if made.constant or made.axes is None or made.dtype is None or made.dtype.kind == "b" or not given:
+        return outputs
+    wide = made.dtype.kind in "iu" and made.dtype.itemsize > 2  # shapes and indices are followed by their values
+    if wide or not all(t.constant and t.axes is not None for t in given):
+        return outputs
+    if made.data is not None:
+        made.constant = True
+        return outputs
+
+    def compute() -> Array | None:
+        values = [t.data if t is not None else None for t in node.inputs]
+        shapes = [t.shape if t is not None else None for t in node.inputs]
+        try:
+            value = rule.value(node, values, shapes)  # type: ignore[arg-type]
+        except (ValueError, IndexError, TypeError, Freeze, ZeroDivisionError):
+            return None
+        return value if value is None or value.shape == made.shape else None
+
+    return [Derived(made.axes, made.dtype, compute)]
+
+
 def small_value(node: Node, rule: Any, values: list[Array | None], shapes: list[Any]) -> Array | None:
     """The value of a node's first output when it is small and computable."""
     known = [v for v in values if v is not None]
@@ -222,19 +250,26 @@ def dynamic_dimensions(graph: gs.Graph) -> dict[str, tuple[gs.Variable, int]]:
     found: dict[str, tuple[gs.Variable, int]] = {}
     for tensor in graph.inputs:
         for place, size in enumerate(tensor.shape or ()):
-            if not isinstance(size, int) or size < 0:
+            if not isinstance(size, int) or size < 1:  # 0 and -1 are how some exporters write a dynamic axis
                 found.setdefault(dimension_name(tensor.name, place, size), (tensor, place))
     return found
 
 
 def candidate_dims(graph: gs.Graph) -> Iterable[dict[str, int]]:
-    """Extents to analyse a dynamic model at, likeliest first: batch 1, images of 224, sequences of 128.
+    """Extents to analyse a dynamic model at, likeliest first: batch 1, images of 224, volumes of 32,
+    sequences of 128.
 
     The last are of audio samples.
     """
     dynamic = dynamic_dimensions(graph)
-    for side, length in ((224, 128), (256, 64), (320, 16), (64, 32), (48, 256), (32, 8), (224, 1024), (224, 16000)):
-        likely = {name: _extent(tensor, place, side, length) for name, (tensor, place) in dynamic.items()}
+    for side, volume, length in (
+        (224, 32, 128), (256, 64, 64), (320, 16, 16), (64, 48, 32), (48, 96, 256), (32, 8, 8), (224, 32, 1024),
+        (224, 32, 16000),
+    ):  # fmt: skip
+        likely = {
+            name: _extent(tensor, place, side if len(tensor.shape) < 5 else volume, length)
+            for name, (tensor, place) in dynamic.items()
+        }
         yield likely
         for name, (_, place) in dynamic.items():
             if "." in name and place:

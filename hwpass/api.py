@@ -22,9 +22,17 @@ from hwpass.search import search
 PREPARE = "fold,fuse-bn,rotate-streams,fold-redundant"
 
 
-def load(source: Source) -> Model:
-    """Load a model from a path, bytes, a binary stream or a `ModelProto`. Raises InputError."""
-    return Model.load(source)
+def load(source: Source, *, allow_external: bool = False) -> Model:
+    """Load a model from a path, bytes, a binary stream or a `ModelProto`. Raises InputError.
+
+    Its external data is read from its own folder only, unless `allow_external` is given.
+    """
+    return Model.load(source, allow_external=allow_external)
+
+
+def trusted(source: Source | Model, allow_external: bool) -> Source | Model:
+    """The model, loaded with its external data from anywhere where that is allowed; else what was given."""
+    return load(source, allow_external=True) if allow_external and not isinstance(source, Model) else source
 
 
 def run(
@@ -53,6 +61,7 @@ def run(
     threads: int = 1,
     force: bool = False,
     unproved: bool = False,
+    allow_external: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Result:
     """Prune a model for a target within the budgets given, and prove the rewrite.
@@ -61,6 +70,7 @@ def run(
     Without one, `metric` and `max_drop` are enough: the fastest model whose metric falls by at most that is searched.
     `rtol` is the tolerance of the proof (1e-4, more for outputs of 16 bits); `unproved` accepts a result that a
     pipeline of your own leaves without a proof.
+    External data is read from the model's own folder only, unless `allow_external` is given.
     Raises UsageError, InputError, BudgetError (unless `force`) or VerdictError; each message is one line.
     """
     budgets = {"latency": latency, "energy": energy, "memory": memory, "size": size, "macs": macs, "channels": channels}
@@ -68,6 +78,7 @@ def run(
     setting: dict[str, Any] = {"target": target, "calib": calib, "seed": seed, "threads": threads, "force": force,
                                "progress": progress}  # fmt: skip
     if pipeline is not None:
+        setting["allow_external"] = allow_external
         if given:
             raise UsageError("--pipeline says what runs: put budgets into it, as in prune-channels{latency=0.6x}")
         return execute(source, pipeline, unproved=unproved, **setting)
@@ -76,7 +87,8 @@ def run(
     checks = partial(verify_step, rtol, atol, tuple(fidelity), metric)
     fixes = amends(compensate, calib, score)
     if given:
-        return execute(source, f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}", unproved=unproved, **setting)
+        text = f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}"
+        return execute(source, text, unproved=unproved, allow_external=allow_external, **setting)
     if metric is None or max_drop is None:
         raise UsageError(
             "give a budget: --latency, --energy, --memory, --size, --macs or --channels; or --metric with --max-drop,"
@@ -85,7 +97,7 @@ def run(
     preparation = PassManager.parse(PREPARE)
     for text in (prune({"latency": "1x"}), fixes, checks(max_drop)):
         PassManager.parse(text)
-    job = Job(source, **setting)
+    job = Job(trusted(source, allow_external), **setting)
     job.prepare(preparation)
     found = search(job, lambda share: prune({"latency": share}), fixes, checks, metric, max_drop)
     return job.result(found, unproved=unproved)
@@ -103,10 +115,12 @@ def execute(
     progress: Callable[[str], None] | None = None,
     plan: Plan | None = None,
     unproved: bool = False,
+    allow_external: bool = False,
 ) -> Result:
     """Run a pipeline on a model and report. `run` and `hwpass apply` are both this."""
     # Everything that can be wrong with the request is found before the model is touched.
     manager = PassManager.parse(pipeline)
+    source = trusted(source, allow_external)
     job = Job(source, target=target, calib=calib, seed=seed, threads=threads, force=force, progress=progress)
     job.context.plan = plan
     return job.result(job.attempt(manager), unproved=unproved)

@@ -11,7 +11,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,8 +21,10 @@ import numpy as np
 import onnx
 
 from hwpass.errors import InputError, UsageError
+from hwpass.external import TrustedPath
 from hwpass.inputs import InputSpec, input_specs, make_inputs, typical_dimensions
 from hwpass.sessions import StoredModel, one_line
+from hwpass.temporary import TemporaryFolder
 
 WORKER = Path(__file__).with_name("bench_worker.py")
 
@@ -60,6 +61,7 @@ def bench(
     dims: Mapping[str, int] | None = None,
     seed: int = 0,
     cpu_time: bool = False,
+    allow_external: bool = False,
     progress: Progress | None = None,
 ) -> list[Timing]:
     """Time models against the first one, `sessions` fresh processes each with `runs` warm runs.
@@ -76,11 +78,13 @@ def bench(
     if cpu_time and threads != 1:
         raise UsageError("bench: processor time is that of one thread; leave out --threads or --cpu-time")
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)))
+        folder = stack.enter_context(TemporaryFolder())
         names = _names(models)
         jobs = []
         sizes = dict(dims or {})
         for index, (model, name) in enumerate(zip(models, names, strict=True)):
+            if allow_external and not isinstance(model, onnx.ModelProto):
+                model = _gathered(Path(model), folder, f"{index}.onnx")
             path, specs = _prepare(model, name, sizes, threads, seed, stack)
             feed = folder / f"{index}.npz"
             _save_feed(feed, make_inputs(specs, sizes, seed))
@@ -93,6 +97,14 @@ def bench(
                 if progress is not None:
                     progress(session * len(jobs) + done + 1, sessions * len(jobs))
     return [_timing(name, own, times[0]) for name, own in zip(names, times, strict=True)]
+
+
+def _gathered(path: Path, folder: Path, name: str) -> Path:
+    """The model, or where its weights lie outside its folder a copy of both: the timed process reads files itself."""
+    from hwpass.ir import Model
+
+    model = Model.load(path, allow_external=True)
+    return model.store(folder, name) if isinstance(model.source, TrustedPath) else path
 
 
 def _prepare(
@@ -141,9 +153,17 @@ def _save_feed(path: Path, feed: Mapping[str, np.ndarray]) -> None:
 def _session(name: str, model: Path, feed: Path, runs: int, threads: int, cpu_time: bool) -> list[float]:
     """Run times in a fresh process, in milliseconds."""
     command = [sys.executable, "-P", str(WORKER), str(model), str(feed), str(runs), str(threads)]
-    command.append("cpu" if cpu_time else "wall")
+    command += ["cpu" if cpu_time else "wall", "watch"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    # The worker ends when its standard input does: nothing that ends us, a kill included, leaves it running. It is in
+    # a session of its own, so that an interrupt from the keyboard comes to us alone.
+    reading, writing = os.pipe()
+    try:
+        with os.fdopen(reading) as stdin:
+            result = subprocess.run(command, stdin=stdin, capture_output=True, text=True, errors="replace",
+                                    env=environment, check=False, start_new_session=True)  # fmt: skip
+    finally:
+        os.close(writing)
     if result.returncode:
         said = result.stderr.strip().splitlines()
         reason = one_line(said[-1]) if said else f"the process ended with status {result.returncode}"

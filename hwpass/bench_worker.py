@@ -1,15 +1,17 @@
-"""One timing session in a process of its own: `python bench_worker.py MODEL FEED.npz RUNS THREADS CLOCK`.
+"""One timing session in a process of its own: `python bench_worker.py MODEL FEED.npz RUNS THREADS CLOCK [watch]`.
 
 Prints the times of the runs as JSON, in milliseconds. Imports nothing of the package, so that a fresh
 process starts as fast as ONNX Runtime does. CLOCK is wall, or cpu for the processor time of the calling thread, which
-is all there is with one thread. Warm-up runs until the time of a run has settled are not
-counted.
+is all there is with one thread. With `watch` it ends when its standard input does. Warm-up runs until the time of a
+run has settled are not counted.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 
 import numpy as np
@@ -21,7 +23,9 @@ WARM_UP_SECONDS = 0.1
 
 def main(arguments: list[str]) -> None:
     """Time one model; a failure is one line on standard error and status 1."""
-    model, feed_file, runs, threads, clock = arguments
+    model, feed_file, runs, threads, clock, *watch = arguments
+    if watch:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     with np.load(feed_file, allow_pickle=True) as arrays:  # written by the parent process
         pairs = range(0, len(arrays.files), 2)
         feed = {str(arrays[f"arr_{place}"]): arrays[f"arr_{place + 1}"] for place in pairs}
@@ -52,6 +56,12 @@ def measure(model: str, feed: dict[str, np.ndarray], runs: int, threads: int, cl
         session.run(None, feed)
         times.append((now() - start) / 1e6)
     return times
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
 from hwpass.cost import METRICS
+from hwpass.data_files import shown
 from hwpass.errors import UsageError
 
 _UNITS = {
@@ -14,10 +16,14 @@ _UNITS = {
     "memory": {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
     "macs": {"": 1, "k": 1e3, "m": 1e6, "g": 1e9},
 }
+#: Metrics that are counts, and what they count.
+COUNTED = {"memory": "byte", "size": "byte", "macs": "multiply-accumulate"}
 _UNITS["size"] = _UNITS["memory"]
 _EXAMPLES = {"latency": "0.6x or 12ms", "energy": "0.7x or 5mJ", "memory": "0.8x or 2MiB", "size": "0.5x or 4MiB",
              "macs": "0.5x or 300M", "channels": "0.7x"}  # fmt: skip
-_NUMBER = re.compile(r"^([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)$")
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*([a-z]*)", re.ASCII)
+#: Characters of the longest text that can be a budget.
+_LONGEST = 64
 
 
 @dataclass(frozen=True)
@@ -33,17 +39,21 @@ class Budget:
     def parse(cls, metric: str, given: str | float) -> Budget:
         """Read a budget. A bare number between 0 and 1 is a share. Raises UsageError."""
         text = str(given).strip()
-        found = _NUMBER.match(text.lower())
+        said = f"--{metric} {shown(text)}"
+        wrong = UsageError(f"{said}: not a budget; write {_EXAMPLES[metric]}")
+        found = _NUMBER.fullmatch(text.lower()) if len(text) <= _LONGEST and text.isascii() else None
         if found is None:
-            raise UsageError(f"--{metric} {text}: not a budget; write {_EXAMPLES[metric]}")
-        number, unit = float(found[1]), found[2]
+            raise wrong
+        number, unit = float(found[1] + (found[2] or "")), found[3]
         if unit == "x" or (unit == "" and isinstance(given, float)):
             if not 0 < number <= 1:
-                raise UsageError(f"--{metric} {text}: a share of the dense model lies above 0 and at most 1x")
+                raise UsageError(f"{said}: a share of the dense model lies above 0 and at most 1x")
             return cls(metric, number, True, f"{number:g}x")
         units = _UNITS.get(metric, {})
-        if unit not in units or number <= 0:
-            raise UsageError(f"--{metric} {text}: not a budget; write {_EXAMPLES[metric]}")
+        if unit not in units or not 0 < number * units[unit] < math.inf:
+            raise wrong
+        if metric in COUNTED and number * units[unit] < 1:
+            raise UsageError(f"{said}: less than one {COUNTED[metric]}; a share of the dense model is written {text}x")
         return cls(metric, number * units[unit], False, text)
 
     def limit(self, dense: float) -> float:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from hwpass.array_files import Held, Rows, as_batch, input_names, rows_from_path, whole
+from hwpass.array_files import Held, Rows, Spooled, as_batch, input_names, rows_from_path, unknown_input, whole
 from hwpass.errors import InputError
-from hwpass.inputs import InputSpec, is_float
+from hwpass.inputs import InputSpec, axis_roles, is_float
 
 CHECK_BYTES = 16 << 20
 """How much of a file is looked at at a time when its values are checked."""
@@ -118,30 +118,43 @@ def _from_python(data: Any, source: str, specs: Sequence[InputSpec]) -> list[dic
             raise InputError(f"{source}: one array, but the model has {len(specs)} inputs; pass a mapping")
         data = {specs[0].name: data}
     if isinstance(data, Mapping):
-        return [{str(name): Held(np.asarray(value)) for name, value in data.items()}]
+        return [_arrays(data, source)]
     ranks = {spec.name: len(spec.shape) for spec in specs}
     segments: list[dict[str, Rows]] = []
     try:
-        for number, item in enumerate(data):
-            if not isinstance(item, Mapping):
-                raise InputError(f"{source}: item {number} is a {type(item).__name__}, not a dict of arrays")
-            arrays = {str(name): Held(np.asarray(value)) for name, value in item.items()}
-            single = all(len(array.shape) == ranks.get(name, -1) - 1 for name, array in arrays.items())
-            segments.append({name: as_batch(array, ranks[name]) if single else array for name, array in arrays.items()})
+        items = iter(data)
     except TypeError as error:
         raise InputError(f"{source}: a {type(data).__name__} is not an iterable of dicts of arrays") from error
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise InputError(f"{source}: item {number} is a {type(item).__name__}, not a dict of arrays")
+        arrays = _arrays(item, f"{source}: item {number}")
+        single = all(len(array.shape) == ranks.get(name, -1) - 1 for name, array in arrays.items())
+        segments.append({name: as_batch(array, ranks[name]) if single else array for name, array in arrays.items()})
     return segments
+
+
+def _arrays(data: Mapping[str, Any], source: str) -> dict[str, Rows]:
+    arrays: dict[str, Rows] = {}
+    for name, value in data.items():
+        try:
+            arrays[str(name)] = value if isinstance(value, Spooled) else Held(np.asarray(value))
+        except Exception as error:  # whatever the value's own conversion raises
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"{source}: {str(name)!r} cannot be made an array: {reason}") from error
+    return arrays
 
 
 def _checked(source: str, segments: list[dict[str, Rows]], specs: Sequence[InputSpec]) -> Calibration:
     axes, batch = _batch_axes(specs)
+    batch = _tie(specs, axes, segments, batch)
     constant: dict[str, np.ndarray] = {}
     checked: list[dict[str, Rows]] = []
     samples = 0
     for segment in segments:
         for name in segment:
             if name not in {spec.name for spec in specs}:
-                raise InputError(f"{source}: {name!r} is no input of the model; the inputs are {input_names(specs)}")
+                raise unknown_input(source, name, specs)
         dims: dict[str, tuple[int, str]] = {}
         counts: dict[str, int] = {}
         rows_of: dict[str, Rows] = {}
@@ -200,6 +213,38 @@ def _batch_axes(specs: Sequence[InputSpec]) -> tuple[dict[str, int | None], int 
     for spec in specs:
         axes[spec.name] = 0 if spec.shape and spec.shape[0] == fixed else None
     return axes, fixed
+
+
+def _tie(
+    specs: Sequence[InputSpec], axes: dict[str, int | None], segments: Sequence[Mapping[str, Rows]], batch: int | None
+) -> int | None:
+    """Find the batch of inputs that have it under another name or none, as the states of recurrent layers do.
+
+    It counts samples where the data has one entry per sample there. Where it has a single one for many samples, these
+    can only go one by one: the batch is then 1. Changes `axes`, returns the batch.
+    """
+    lead = next((spec for spec in specs if axes[spec.name] is not None), None)
+    if lead is None or batch is not None or not segments:
+        return batch
+    roles = axis_roles(specs)
+    for spec in specs:
+        place = next((a for a, size in enumerate(spec.shape) if roles.get(str(size)) == "batch"), None)
+        if len(spec.shape) == 3 and isinstance(spec.shape[0], int) and spec.shape[1] == f"{spec.name}.1":
+            place = 1  # [layers, batch, features]
+        if axes[spec.name] is not None or place is None:
+            continue
+        sizes = [(_extent(part, spec, place), _extent(part, lead, axes[lead.name] or 0)) for part in segments]
+        if all(own == samples for own, samples in sizes):
+            axes[spec.name] = place
+        elif all(own == 1 for own, _ in sizes):
+            batch = 1
+    return batch
+
+
+def _extent(segment: Mapping[str, Rows], spec: InputSpec, place: int) -> int:
+    """The extent of an input's axis in the data; -1 where that has no such axis."""
+    shape = segment[spec.name].shape if spec.name in segment else ()
+    return shape[place] if place < len(shape) else -1
 
 
 def _check_shape(

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from hwpass import __version__
+from hwpass import __version__, ranges
 from hwpass.errors import BudgetError, UsageError
-from hwpass.shell import (
-    ShellGroup,
-    check_outputs,
-    console,
-    fail,
-    read_plan,
-    source,
-    status_line,
-    write_model,
-    write_text,
-)
+from hwpass.outputs import outputs
+from hwpass.shell import ShellGroup, fail, printed, read_plan, source, status_line
+from hwpass.whole_files import together
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -33,7 +26,7 @@ def main() -> None:
 
     \b
     Exit status: 0 done and verified; 2 usage; 3 the input cannot be used;
-    4 the budget cannot be met; 5 a verdict failed.
+    4 the budget cannot be met; 5 a verdict failed; 130, 143, 129 ended by a signal.
     """
 
 
@@ -54,7 +47,7 @@ BUDGETS = _stack(
     click.option("--macs", multiple=True, metavar="0.5x|300M", help="At most these multiply-accumulates."),
     click.option("--channels", multiple=True, metavar="0.7x", help="Uniform width, for comparison."),
 )
-NOT_NEGATIVE = click.FloatRange(min=0)
+
 MODEL = click.argument("model")
 TARGET = click.option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
 COMPENSATE = click.option(
@@ -62,7 +55,10 @@ COMPENSATE = click.option(
     help="Make good what was removed by least squares on --calib, or on made-up inputs with --score auto.",
 )  # fmt: skip
 THREADS = click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads to compute with."
+    "--threads", type=ranges.THREADS, default=1, show_default=True, help="Threads to compute with."
+)
+ALLOW = click.option(
+    "--allow-external", is_flag=True, help="Read the model's external data wherever it lies, not only in its folder."
 )
 OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
 CALIB = click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score, compensate and measure fidelity on.")
@@ -70,9 +66,9 @@ METRIC = click.option(
     "--metric", metavar="PKG.MOD:FN", help="A figure of merit: a function of predict, larger is better."
 )
 EXACTNESS = _stack(
-    click.option("--rtol", type=NOT_NEGATIVE, default=None,
+    click.option("--rtol", type=ranges.NOT_NEGATIVE, default=None,
                  help="Exactness: largest difference over the magnitude of what is compared. [default: 1e-4]"),
-    click.option("--atol", type=NOT_NEGATIVE, default=1e-9, show_default=True,
+    click.option("--atol", type=ranges.NOT_NEGATIVE, default=1e-9, show_default=True,
                  help="Exactness: difference always allowed."),
 )  # fmt: skip
 TOLERANCES = _stack(
@@ -85,7 +81,7 @@ TOLERANCES = _stack(
 
 
 def _max_drop(text: str) -> Callable[[Any], Any]:
-    return click.option("--max-drop", type=NOT_NEGATIVE, metavar="X", help=text)
+    return click.option("--max-drop", type=ranges.NOT_NEGATIVE, metavar="X", help=text)
 
 
 UNPROVED = click.option(
@@ -99,9 +95,9 @@ SCORING = _stack(
                  help="What makes a channel matter; auto is gram, on made-up inputs without --calib."),
     COMPENSATE,
     click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable."),
-    click.option("--min-channels", type=click.IntRange(1), default=1, show_default=True,
+    click.option("--min-channels", type=ranges.CHANNELS, default=1, show_default=True,
                  help="Fewest of a group; above 1 no whole branch goes."),
-    click.option("--align", type=click.IntRange(1), default=None, help="Channel step; the target's by default."),
+    click.option("--align", type=ranges.CHANNELS, default=None, help="Channel step; the target's by default."),
 )  # fmt: skip
 
 
@@ -117,8 +113,9 @@ SCORING = _stack(
 @click.option("--report", "report_path", metavar="OUT.html", help="Write the report as a web page.")
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
 @click.option("--plan", "plan_path", metavar="OUT.json", help="Write the plan.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs and scores.")
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs and scores.")
 @THREADS
+@ALLOW
 @click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
 @click.option("--force", is_flag=True, help="Keep the best effort when the budget cannot be met (status stays 4).")
 @UNPROVED
@@ -126,6 +123,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
         plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
     from hwpass import api, report
+    from hwpass.terminal_report import close
 
     for name in ("latency", "energy", "memory", "size", "macs", "channels"):
         given = options[name]
@@ -133,23 +131,22 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
             raise UsageError(f"--{name} is given {len(given)} times ({', '.join(given)}), which conflict; give it once")
         options[name] = given[0] if given else None
     _one_home(options["pipeline"])
-    check_outputs(output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path)
-    with status_line() as progress:
-        result = api.run(source(model)[0], target, progress=progress, **options)
-    if output is not None and not dry_run:
-        write_model(result, output)
-    if plan_path is not None and result.plan is not None:
-        write_text(plan_path, result.plan.to_json())
-    if report_path is not None:
-        write_text(report_path, report.html(result.report))
-    if json_path is not None:
-        write_text(json_path, result.report.to_json())
-    report.render(result.report, console(output, json_path, report_path, plan_path))
-    if output is None or dry_run:
-        click.echo(
-            "no model was written: " + ("this was a dry run" if dry_run else "give -o OUT to keep it"),
-            err=True,
+    inputs = {"MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
+    with outputs(
+        inputs, output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path
+    ) as out:
+        with status_line() as progress:
+            result = api.run(source(model)[0], target, progress=progress, **options)
+        plan = result.plan
+        out.write(
+            output=result,
+            plan=None if plan is None else plan.to_json,
+            report=lambda: report.html(result.report),
+            json=result.report.to_json,
         )
+        with out.printed() as console:
+            report.render(result.report, console)
+            close(result.report, console, None if dry_run else output, (plan_path, report_path, json_path), dry_run)
     if result.unmet:
         fail(BudgetError(result.unmet + " (the best effort was kept)"))
 
@@ -178,22 +175,27 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
 @EXACTNESS
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the points as JSON; - is standard output.")
 @click.option("--csv", "csv_path", metavar="OUT.csv", help="Write the points as CSV; - is standard output.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs and scores.")
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs and scores.")
 @THREADS
+@ALLOW
 def sweep(model: str, target: str, points: str, json_path: str | None, csv_path: str | None, **options: Any) -> None:
     """Prune MODEL to several budgets on one study of it, prove each, and mark the Pareto front."""
-    from hwpass.pareto import parse_points, refused
+    from hwpass.pareto import model_files, models_folder, parse_points, refused
     from hwpass.pareto import sweep as run_sweep
     from hwpass.sweep_report import render_sweep
 
-    check_outputs(json=json_path, csv=csv_path)
-    with status_line() as progress:
-        found = run_sweep(source(model)[0], target, points=parse_points(points), progress=progress, **options)
-    if json_path is not None:
-        write_text(json_path, found.to_json())
-    if csv_path is not None:
-        write_text(csv_path, found.to_csv())
-    render_sweep(found, console(json_path, csv_path))
+    inputs = {"MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
+    shares, folder = parse_points(points), options["output"]
+    models = [] if folder is None else model_files(model, options["budget"], shares)
+    with outputs(
+        inputs, {"output": [str(Path(folder or "") / name) for name in models]}, json=json_path, csv=csv_path
+    ) as out:
+        with nullcontext() if folder is None else models_folder(folder), together():
+            with status_line() as progress:
+                found = run_sweep(source(model)[0], target, points=shares, progress=progress, **options)
+            out.write(json=found.to_json, csv=found.to_csv)
+        with out.printed() as console:
+            render_sweep(found, console)
     error = refused(found)
     if error is not None:
         fail(error)
@@ -204,16 +206,20 @@ def sweep(model: str, target: str, points: str, json_path: str | None, csv_path:
 @TARGET
 @click.option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
 @THREADS
+@ALLOW
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the table as JSON; - is standard output.")
-def profile(model: str, target: str, measure: bool, threads: int, json_path: str | None) -> None:
+def profile(model: str, target: str, measure: bool, threads: int, allow_external: bool,
+            json_path: str | None) -> None:  # fmt: skip
     """Predicted latency, energy and memory of MODEL on a target, kernel by kernel."""
     from hwpass.profile import profile_model, render_profile
 
-    with status_line() as progress:
-        found = profile_model(source(model)[0], target, measure=measure, threads=threads, progress=progress)
-    if json_path is not None:
-        write_text(json_path, found.model_dump_json(indent=2) + "\n")
-    render_profile(found, console(json_path))
+    with outputs({"MODEL": model, "target": target}, json=json_path) as out:
+        with status_line() as progress:
+            found = profile_model(source(model)[0], target, measure=measure, threads=threads,
+                                  allow_external=allow_external, progress=progress)  # fmt: skip
+        out.write(json=lambda: found.model_dump_json(indent=2) + "\n")
+        with out.printed() as console:
+            render_profile(found, console)
 
 
 @main.command(context_settings=CONTEXT)
@@ -222,29 +228,32 @@ def targets(name: str | None) -> None:
     """List the targets, or show one with its figures and their sources."""
     from hwpass.listing import render_target, render_targets
 
-    if name is None:
-        render_targets(console())
-    else:
-        render_target(name, console())
+    with printed() as console:
+        if name is None:
+            render_targets(console)
+        else:
+            render_target(name, console)
 
 
 @main.command(context_settings=CONTEXT)
 @MODEL
 @click.option("--why", metavar="NODE", help="Explain what NODE is tied to, or what freezes it.")
+@ALLOW
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the groups as JSON; - is standard output.")
-def groups(model: str, why: str | None, json_path: str | None) -> None:
+def groups(model: str, why: str | None, allow_external: bool, json_path: str | None) -> None:
     """What of MODEL is coupled, what is frozen, and why."""
     from hwpass.describe import coupled, groups_json, render_groups
     from hwpass.why import render_why
 
-    with status_line() as progress:
-        coupling = coupled(source(model)[0], progress)
-    if json_path is not None:
-        write_text(json_path, groups_json(coupling))
-    if why is not None:
-        render_why(coupling, why, console(json_path))
-    else:
-        render_groups(coupling, console(json_path))
+    with outputs({"MODEL": model}, json=json_path) as out:
+        with status_line() as progress:
+            coupling = coupled(source(model)[0], progress, allow_external=allow_external)
+        out.write(json=lambda: groups_json(coupling))
+        with out.printed() as console:
+            if why is not None:
+                render_why(coupling, why, console)
+            else:
+                render_groups(coupling, console)
 
 
 @main.command(context_settings=CONTEXT)
@@ -256,35 +265,37 @@ def groups(model: str, why: str | None, json_path: str | None) -> None:
 @MAX_DROP
 @COMPENSATE
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
 @UNPROVED
+@ALLOW
 def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int,
           threads: int, unproved: bool, **options: Any) -> None:  # fmt: skip
     """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
     from hwpass import api, report
 
-    check_outputs(output=output, json=json_path)
+    inputs = {"PLAN": plan, "MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
     _one_stream(plan, model)
-    given = read_plan(plan)
-    rest = api.amends(options["compensate"], options["calib"]) + _verify_text(options)
-    pipeline = ",".join(filter(None, (given.prepare, "apply-plan", rest)))
-    with status_line() as progress:
-        result = api.execute(
-            source(model)[0],
-            pipeline,
-            target=target,
-            calib=options["calib"],
-            seed=seed,
-            threads=threads,
-            progress=progress,
-            plan=given,
-            unproved=unproved,
-        )
-    write_model(result, output)
-    if json_path is not None:
-        write_text(json_path, result.report.to_json())
-    report.render(result.report, console(output, json_path))
+    with outputs(inputs, output=output, json=json_path) as out:
+        given = read_plan(plan)
+        rest = api.amends(options["compensate"], options["calib"]) + _verify_text(options)
+        pipeline = ",".join(filter(None, (given.prepare, "apply-plan", rest)))
+        with status_line() as progress:
+            result = api.execute(
+                source(model)[0],
+                pipeline,
+                target=target,
+                calib=options["calib"],
+                seed=seed,
+                threads=threads,
+                progress=progress,
+                plan=given,
+                unproved=unproved,
+                allow_external=options["allow_external"],
+            )
+        out.write(output=result, json=result.report.to_json)
+        with out.printed() as console:
+            report.render(result.report, console)
 
 
 @main.command(context_settings=CONTEXT)
@@ -293,9 +304,10 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
 @click.option("--plan", "plan_path", metavar="PLAN.json", help="The plan: exactness is then proved by the dense twin.")
 @TOLERANCES
 @MAX_DROP
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
 @UNPROVED
+@ALLOW
 def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, unproved: bool,
            **options: Any) -> None:  # fmt: skip
     """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
@@ -314,21 +326,24 @@ def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads
             seed=seed,
             threads=threads,
             unproved=unproved,
+            allow_external=options["allow_external"],
             progress=progress,
         )
-    render_verdicts(outcome, console())
+    with printed() as console:
+        render_verdicts(outcome, console)
 
 
 @main.command(context_settings=CONTEXT)
 @click.argument("models", nargs=-1, required=True)
-@click.option("--sessions", type=click.IntRange(1), default=5, show_default=True, help="Fresh sessions per model.")
-@click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Timed runs per session.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
+@click.option("--sessions", type=ranges.SESSIONS, default=5, show_default=True, help="Fresh sessions per model.")
+@click.option("--runs", type=ranges.RUNS, default=20, show_default=True, help="Timed runs per session.")
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
+@ALLOW
 @click.option("--cpu-time", is_flag=True, help="Count processor time of the one thread: steadier on a busy machine.")
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the timings as JSON; - is standard output.")
 def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, cpu_time: bool,
-          json_path: str | None) -> None:  # fmt: skip
+          allow_external: bool, json_path: str | None) -> None:  # fmt: skip
     """Time MODELS in ONNX Runtime: fresh sessions, interleaved, denormals flushed, spread shown."""
     import json
     from dataclasses import asdict
@@ -336,13 +351,14 @@ def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads:
     from hwpass.bench import bench as measure
     from hwpass.listing import render_timings
 
-    with status_line() as progress:
-        timings = measure([Path(m) for m in models], sessions=sessions, runs=runs, threads=threads, seed=seed,
-                          cpu_time=cpu_time,
-                          progress=lambda done, total: progress(f"session {done} of {total}"))  # fmt: skip
-    if json_path is not None:
-        write_text(json_path, json.dumps([asdict(t) for t in timings], indent=2) + "\n")
-    render_timings(timings, console(json_path))
+    with outputs({"MODEL": models}, json=json_path) as out:
+        with status_line() as progress:
+            timings = measure([Path(m) for m in models], sessions=sessions, runs=runs, threads=threads, seed=seed,
+                              cpu_time=cpu_time, allow_external=allow_external,
+                              progress=lambda done, total: progress(f"session {done} of {total}"))  # fmt: skip
+        out.write(json=lambda: json.dumps([asdict(t) for t in timings], indent=2) + "\n")
+        with out.printed() as console:
+            render_timings(timings, console)
 
 
 @main.command("passes", context_settings=CONTEXT)
@@ -350,7 +366,8 @@ def list_passes() -> None:
     """The passes and their options."""
     from hwpass.listing import render_passes
 
-    render_passes(console())
+    with printed() as console:
+        render_passes(console)
 
 
 def _verify_text(options: dict[str, Any]) -> str:

@@ -151,7 +151,8 @@ def _by_channel(gap: np.ndarray, size: np.ndarray, atol: float, sums: bool) -> f
 def spread(cases: Sequence[np.ndarray]) -> float:
     """How much values vary over cases and positions within a channel, over their largest magnitude.
 
-    A tensor of one axis or none is compared with itself in the other cases. Infinite for what is no number.
+    The entries of a tensor of one axis are positions where its extent differs between cases (a batch), and channels
+    where it does not. Infinite for what is no number.
     """
     numbers = [np.asarray(case) for case in cases]
     numbers = [case for case in numbers if case.size]
@@ -159,6 +160,8 @@ def spread(cases: Sequence[np.ndarray]) -> float:
         return 0.0
     if not all(is_float(case.dtype) or case.dtype.kind in "iub" for case in numbers):
         return float("inf")
+    if {case.ndim for case in numbers} == {1} and len({case.size for case in numbers}) > 1:
+        numbers = [case.reshape(-1, 1) for case in numbers]
     lows, highs, magnitude = [], [], 0.0
     for case in numbers:
         values = np.where(np.isfinite(case), case, 0).astype(np.float64) if is_float(case.dtype) else case

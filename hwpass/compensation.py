@@ -15,12 +15,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from hwpass.activations import peak_bytes
 from hwpass.calibration import Calibration
 from hwpass.constants import added_bias
 from hwpass.coupling import Coupling
+from hwpass.errors import InputError
 from hwpass.manager import Context
 from hwpass.ops import Node
-from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, transposed_rows
+from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, stacked, transposed_rows
 from hwpass.regress import Clipping, fit
 from hwpass.rewrite import Surgery
 from hwpass.segments import Segments
@@ -33,7 +35,9 @@ HELD_OUT = 0.2
 #: Most bytes of the rows of one product.
 ROW_BYTES = 192 << 20
 
+#: Samples that go through a few layers at once: as many as their activations leave room for, and no more than that.
 BATCH = 32
+BATCH_BYTES = 96 << 20
 
 
 class Compensation:
@@ -52,7 +56,8 @@ class Compensation:
 
     def run(self, calibration: Calibration) -> list[tuple[str, float, float]]:
         """Correct every product in order; per layer its held-out error before and after."""
-        batches = list(calibration.batches(BATCH, limit=self.samples))
+        size = int(np.clip(BATCH_BYTES // max(peak_bytes(self.coupling.build), 1), 1, BATCH))
+        batches = list(calibration.batches(size, limit=self.samples))
         # The last rows judge: they come from all over the data, which may be sorted.
         every = round(1 / HELD_OUT)
         last = [number % every == every - 1 for number in range(len(batches))]
@@ -79,8 +84,14 @@ class Compensation:
                     if fitted is None:
                         continue
                     y = node.gs.outputs[0].name
-                    dense.advance(place[id(node.gs)] + 1, keep=[y, node.gs.inputs[0].name])
-                    pruned.advance(index)
+                    try:
+                        dense.advance(place[id(node.gs)] + 1, keep=[y, node.gs.inputs[0].name])
+                        pruned.advance(index)
+                    except InputError as error:  # such as a list of tensors between two layers
+                        self.context.warn(f"{node.name} and the layers behind it were not refitted: {error}")
+                        break
+                    if not (dense.live(y) and pruned.live(target.inputs[0].name)):
+                        continue
                     found = fitted(node, target, dense, pruned)
                     if found is not None:
                         self.gains.append((node.name, *found))
@@ -202,7 +213,8 @@ class Compensation:
         mask = self._kept(self.coupling.weight_axes(node)[1 if transposed else 0])
         wanted, clipping = self._wanted(node, target, dense, pruned, where, image_rows, mask)
         gather = transposed_rows if transposed else conv_rows
-        rows = np.concatenate([gather(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, where, strict=True)])
+        parts = (gather(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, where, strict=True))
+        rows = stacked(parts, where)
 
         def by_group(table: NDArray[np.float32]) -> NDArray[np.float32]:
             # Rows of one group side by side: products over strided ones are several times slower.
@@ -257,7 +269,7 @@ class Compensation:
         where = self._where(x, slice(1, -1), len(matrix), node.name)
         holder, position = (target, 2) if target.op == "Gemm" else added_bias(target.outputs[0], matrix.shape[1])
         wanted, clipping = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
-        rows = np.concatenate([last_axis_rows(v, w) for v, w in zip(x, where, strict=True)])
+        rows = stacked((last_axis_rows(v, w) for v, w in zip(x, where, strict=True)), where)
         has_bias = holder is not None
         start = _bias(target, matrix.shape[1]) if target.op == "Gemm" else np.zeros(matrix.shape[1])
         if start is None:

@@ -60,7 +60,8 @@ class Weight:
         """Largest magnitude per output and input over the taps, negligible ones as zero: [out, in]."""
         size = np.abs(self.values)
         taps = tuple(a for a in range(size.ndim) if a not in (self.out, self.into))
-        found = np.asarray(size.max(axis=taps) if taps else size, np.float64)
+        with np.errstate(invalid="ignore"):  # NaN is refused where scores are asked for
+            found = np.asarray(size.max(axis=taps) if taps else size, np.float64)
         if self.into is None:
             found = found[:, None]
         elif self.into < self.out:
@@ -71,7 +72,8 @@ class Weight:
         """Sum over the taps per output and input: what a constant input is multiplied by, [out, in]."""
         assert self.into is not None
         taps = tuple(a for a in range(self.values.ndim) if a not in (self.out, self.into))
-        found = self.values.sum(axis=taps, dtype=np.float64) if taps else self.values.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            found = self.values.sum(axis=taps, dtype=np.float64) if taps else self.values.astype(np.float64)
         return found.T if self.into < self.out else found
 
 

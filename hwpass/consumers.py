@@ -1,6 +1,8 @@
 """The layers that read prunable channels: covariance of their inputs, Gram matrix of their weights, sensitivity.
 
-Gathered by running the model with taps on calibration data; a few thousand sampled rows per tensor are enough.
+Gathered by running the model with taps on calibration data; a few thousand sampled rows per tensor are enough. Where
+there is no tap to be had (inside the body of an If, Loop or Scan), channels are taken to be alike and independent, so
+that the norms of weights decide.
 """
 
 from __future__ import annotations
@@ -16,14 +18,20 @@ from onnx import helper
 
 from hwpass.calibration import Calibration
 from hwpass.coupling import Coupling
+from hwpass.errors import InputError
 from hwpass.ir import Model
 from hwpass.ops import Node
 from hwpass.sessions import Feed, StoredModel, open_session, release_memory, run_session
+from hwpass.taps import Outer, tapped_session
 from hwpass.work import Floats
 
 #: Rows per tensor: a covariance of c channels wants several times c.
 ROWS = 8192
+#: Samples run at once: as many as the tapped activations leave room for, and no more than that.
 BATCH = 4
+BATCH_BYTES = 64 << 20
+#: Matrices of more channels are kept in single precision, which is that of what they are made of.
+WIDE = 512
 #: Rows multiplied at once.
 PORTION = 1024
 
@@ -69,6 +77,7 @@ def consumers(
     live = np.zeros(int(coupling.component.max()) + 1, bool)
     for group in coupling.groups:
         live[group.components] = True
+    outer = Outer(coupling.build.model)
     readers: list[tuple[Node, str, NDArray[np.int64], Floats]] = []
     taps: dict[str, Tap] = {}
     for node in coupling.nodes:
@@ -79,22 +88,43 @@ def consumers(
         if not live[components].any():
             continue
         gram = weight_gram(node, len(components))
-        name = node.gs.inputs[product.data].name
+        tensor = node.gs.inputs[product.data]
         if gram is not None:
             left = np.arange(len(components)) if gone is None else np.flatnonzero(~gone[components])
-            readers.append((node, name, components[left], gram[np.ix_(left, left)]))
-            taps[name] = Tap(product.data_axis, left)
-    covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress)
+            name = tensor.name if outer.holds(tensor) else ""
+            readers.append((node, name, components[left], _narrow(gram[np.ix_(left, left)])))
+            if name:
+                taps[name] = Tap(product.data_axis, left)
+    step = batch_size(coupling, [*taps])
+    covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress, step)
     found = []
     for node, name, components, gram in readers:
         cov = covariances.get(name)
-        if cov is not None and len(cov) == len(components):
-            energy = float(np.einsum("ij,ji->", gram, cov))
-            if energy > 0:
-                found.append(Consumer(node, name, components, gram, cov, energy))
+        if cov is None or len(cov) != len(components):
+            cov = np.eye(len(components))
+        energy = float(np.einsum("ij,ji->", gram, cov))
+        if energy > 0:
+            found.append(Consumer(node, name, components, gram, cov, energy))
+    del readers, covariances
     macs = sum(macs_of(node) for node in coupling.nodes)
-    measure(coupling.build.model, found, macs, calibration, threads, seed, progress)
+    heard = [reader for reader in found if outer.makes(reader.node.gs.outputs[0])]
+    measured = measure(coupling.build.model, heard, macs, calibration, threads, seed, progress, step)
+    typical = float(np.median([reader.sensitivity for reader in measured])) if measured else 1.0
+    for reader in found:
+        if not any(reader is other for other in measured):
+            reader.sensitivity = typical
     return found
+
+
+def _narrow(matrix: Floats) -> Floats:
+    return matrix.astype(np.float32) if len(matrix) > WIDE else matrix
+
+
+def batch_size(coupling: Coupling, names: list[str]) -> int:
+    """How many samples may be run at once with tensors handed out, 1 to BATCH, at the analysed extents."""
+    tensors = [coupling.build.tensors[name] for name in names if name in coupling.build.tensors]
+    taken = sum(float(np.prod(t.shape)) * 4 for t in tensors if t.axes is not None)
+    return int(np.clip(BATCH_BYTES // max(taken, 1.0), 1, BATCH))
 
 
 def macs_of(node: Node) -> float:
@@ -134,8 +164,12 @@ def covariance(
     threads: int,
     seed: int,
     progress: Callable[[str], None],
+    step: int = BATCH,
 ) -> dict[str, Floats]:
-    """Covariance of each tapped tensor's channels over sampled positions of all samples."""
+    """Covariance of each tapped tensor's channels over sampled positions of all samples.
+
+    Tensors without one are those that cannot be handed out, and those without a row.
+    """
     inputs = {t.name for t in model.graph.inputs}
     inner = {t.name for node in model.graph.nodes for t in node.outputs}
     names = [name for name in taps if name in inner]
@@ -144,8 +178,8 @@ def covariance(
     each = max(1, -(-ROWS // max(len(calibration), 1)))
     try:
         with StoredModel(model.proto()) as stored:
-            session = stored.open_session(outputs=names, threads=threads) if names else None
-            for number, feed in enumerate(calibration.batches(BATCH), 1):
+            session, names = tapped_session(stored, names, threads)
+            for number, feed in enumerate(calibration.batches(step), 1):
                 progress(f"statistics, batch {number}")
                 outputs = run_session(session, feed) if session is not None else {}
                 for name in [*names, *(n for n in taps if n in inputs)]:
@@ -161,7 +195,7 @@ def covariance(
             del session
     finally:
         release_memory()
-    return {name: moments.covariance() for name, moments in sums.items()}
+    return {name: moments.covariance() for name, moments in sums.items() if moments.rows}
 
 
 class _Moments:
@@ -172,6 +206,11 @@ class _Moments:
         self.mean = np.zeros(channels)
         self.square = np.zeros((channels, channels))
         self.waiting: list[NDArray[np.float32]] = []
+
+    @property
+    def rows(self) -> int:
+        """How many rows were entered."""
+        return self.count + sum(map(len, self.waiting))
 
     def add(self, rows: NDArray[np.generic]) -> None:
         """Enter rows."""
@@ -191,7 +230,10 @@ class _Moments:
         """[c, c], about the mean."""
         self._flush()
         mean = self.mean / self.count
-        return self.square / self.count - np.outer(mean, mean)
+        found = self.square / self.count
+        found -= np.outer(mean, mean)
+        self.square = np.zeros((0, 0))
+        return _narrow(found)
 
 
 def measure(
@@ -202,24 +244,29 @@ def measure(
     threads: int,
     seed: int,
     progress: Callable[[str], None],
-) -> None:
+    step: int = BATCH,
+) -> list[Consumer]:
     """Set each consumer's sensitivity: noise on its output against the change of the model's outputs.
 
-    `macs` is what one sample takes.
+    `macs` is what one sample takes; the nodes are of the main graph. Returns the consumers that were measured: none
+    where the model cannot be given noise.
     The model runs once per consumer, on as many samples as SENSITIVITY_MACS allow.
     """
     if not readers:
-        return
+        return []
     samples = int(np.clip(SENSITIVITY_MACS / (macs * len(readers) + 1), 8, 64))
-    feeds = list(calibration.batches(BATCH, limit=samples))
+    feeds = list(calibration.batches(step, limit=samples))
     rng = np.random.default_rng(seed)
     outputs = [t.name for t in model.graph.outputs]
     try:
-        shapes = _shapes(model, readers, feeds, threads)
-        noisy, names = _noisy(model, readers)
-        session = open_session(noisy.proto(), threads=threads)
-        quiet = {name: np.zeros((), np.float32) for name in names}
-        clean = [_outputs(session, {**f, **quiet}, outputs) for f in feeds]
+        try:
+            shapes = _shapes(model, readers, feeds, threads)
+            noisy, names = _noisy(model, readers)
+            session = open_session(noisy.proto(), threads=threads)
+            quiet = {name: np.zeros((), np.float32) for name in names}
+            clean = [_outputs(session, {**f, **quiet}, outputs) for f in feeds]
+        except InputError:
+            return []
         for number, (reader, name) in enumerate(zip(readers, names, strict=True), 1):
             progress(f"sensitivity of layer {number} of {len(readers)}")
             scale = np.float32(NOISE * np.sqrt(reader.energy / max(_width(reader.node), 1)))
@@ -234,6 +281,7 @@ def measure(
             if size > 0 and np.isfinite(gap):
                 reader.sensitivity = max(gap / size / NOISE**2, 1e-6)
         del session
+        return readers
     finally:
         release_memory()
 

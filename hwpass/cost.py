@@ -24,10 +24,12 @@ class Cost:
 
     def __init__(self, coupling: Coupling, target: Target) -> None:
         self.target = target
-        self.coupling = coupling
         self.model = cost_model(target)
         self.remainders = Remainders(coupling, target.fusion)
-        self._parts = Kernels(coupling, target.fusion, self.remainders.kernels)
+        #: Those of the model as it is, with every branch; made now, as the graph may be rewritten later.
+        self.kernels = Kernels(coupling, target.fusion)
+        branches = any(kernel.without >= 0 for kernel in self.remainders.kernels)
+        self._parts = Kernels(coupling, target.fusion, self.remainders.kernels) if branches else self.kernels
         self.dense = self._parts.dense
 
     def __call__(self, widths: Floats, metrics: tuple[str, ...] = tuple(METRICS)) -> dict[str, Floats]:
@@ -39,13 +41,14 @@ class Cost:
         values = self._parts.values(widths)
         runs = self.remainders.runs(widths)
         work = self._parts.work_of(values, runs)
+        run = 1.0 if runs is None else runs
         found: dict[str, Floats] = {}
         if "latency" in metrics:
-            found["latency"] = (self.model.latency(work) * runs).sum(axis=1)
+            found["latency"] = (self.model.latency(work) * run).sum(axis=1)
         if "energy" in metrics:
-            found["energy"] = (self.model.energy(work) * runs).sum(axis=1)
+            found["energy"] = (self.model.energy(work) * run).sum(axis=1)
         if "macs" in metrics:
-            found["macs"] = (work.macs * runs).sum(axis=1)
+            found["macs"] = (work.macs * run).sum(axis=1)
         size = self._parts.size(values) + self.remainders.stored(widths)
         if "size" in metrics:
             found["size"] = size
@@ -57,11 +60,6 @@ class Cost:
     def base(self) -> dict[str, float]:
         """The dense model's costs."""
         return {key: float(value[0]) for key, value in self(self.dense[None, :]).items()}
-
-    @cached_property
-    def kernels(self) -> Kernels:
-        """The kernels of the model as it is, with every branch."""
-        return Kernels(self.coupling, self.target.fusion)
 
     def work(self, widths: Floats) -> Work:
         """The work of one plan that keeps every branch, [1, K]."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +65,14 @@ def curves_and_order(
     the importance, as if it were one consumer's whole input.
     """
     place = {int(c): (g, u) for g, group in enumerate(coupling.groups) for u, c in enumerate(group.components)}
-    views: list[list[_View]] = [[] for _ in coupling.groups]
-    for reader in readers:
-        for number, view in _views(reader, place):
-            views[number].append(view)
+    theirs = [_Reading(reader, place) for reader in readers]
     curves, orders = [], []
     for number, group in enumerate(coupling.groups):
         progress(f"loss curve {number + 1} of {len(coupling.groups)}")
-        if views[number]:
-            curve, order = _eliminate(views[number], group.width)
+        # Made for one group at a time: together they are as large as all statistics.
+        views = [reading.view(number) for reading in theirs if number in reading.groups]
+        if views:
+            curve, order = _eliminate(views, group.width)
         else:
             share = np.sort(fallback[number]) + 1e-12
             left = 1 - np.concatenate([[0.0], np.cumsum(share)]) / share.sum()
@@ -82,24 +82,35 @@ def curves_and_order(
     return curves, orders
 
 
-def _views(reader: Consumer, place: dict[int, tuple[int, int]]) -> list[tuple[int, _View]]:
-    found = [place.get(int(c), (-1, -1)) for c in reader.components]
-    owner = np.asarray([g for g, _ in found])
-    unit = np.asarray([u for _, u in found])
-    covariance = reader.covariance + RIDGE * np.trace(reader.covariance) / len(owner) * np.eye(len(owner))
-    precision = np.linalg.inv(covariance)
-    views = []
-    for number in np.unique(owner[owner >= 0]).tolist():
-        inside = np.flatnonzero(owner == number)
+class _Reading:
+    """A consumer, seen from one of its groups after the other, in rising order."""
+
+    def __init__(self, reader: Consumer, place: dict[int, tuple[int, int]]) -> None:
+        found = [place.get(int(c), (-1, -1)) for c in reader.components]
+        self.reader = reader
+        self.owner = np.asarray([g for g, _ in found])
+        self.unit = np.asarray([u for _, u in found])
+        self.groups = np.unique(self.owner[self.owner >= 0]).tolist()
+        self.precision: NDArray[np.floating[Any]] | None = None
+
+    def view(self, number: int) -> _View:
+        """The view from a group; after the last of them what it took is forgotten."""
+        reader = self.reader
+        precision = self.precision
+        if precision is None:
+            covariance = reader.covariance.astype(np.float64)
+            covariance[np.diag_indices(len(covariance))] += RIDGE * np.trace(covariance) / len(self.owner)
+            precision = self.precision = np.linalg.inv(covariance)
+        if number == self.groups[-1]:
+            self.precision = None
+        inside = np.flatnonzero(self.owner == number)
         index = np.ix_(inside, inside)
         # Downdates of large matrices are bound by memory, and single precision is enough for them.
         kind = np.float32 if len(inside) > LARGE else np.float64
-        view = _View(
-            precision[index].astype(kind), reader.gram[index].astype(kind), unit[inside],
+        return _View(
+            precision[index].astype(kind), reader.gram[index].astype(kind), self.unit[inside],
             reader.energy, reader.sensitivity,
         )  # fmt: skip
-        views.append((number, view))
-    return views
 
 
 def _eliminate(views: list[_View], width: int) -> tuple[Floats, NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from hwpass.files import Source
 from hwpass.formatting import human_count
 from hwpass.ir import Model
 from hwpass.kernels import Kernels
-from hwpass.naming import short, short_path, shortened
+from hwpass.naming import Printable, short, short_path, shortened
 from hwpass.tables import print_line, print_table
 
 __all__ = ["GroupsReport", "coupled", "groups_json", "groups_report", "render_groups"]
@@ -53,7 +53,7 @@ class GroupsReport(_Part):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    model: str
+    model: Printable
     sha256: str
     reach: Reach
     groups: list[GroupEntry]
@@ -64,13 +64,15 @@ def coupled(
     source: Source | Model,
     progress: Callable[[str], None] = lambda text: None,
     prepare: str | None = None,
+    *,
+    allow_external: bool = False,
 ) -> Coupling:
     """Load a model, prepare it as a run would (or by other passes), and solve which channels go together."""
     from hwpass.api import PREPARE
     from hwpass.manager import Context, PassManager
 
     progress("loading")
-    model = source if isinstance(source, Model) else Model.load(source)
+    model = source if isinstance(source, Model) else Model.load(source, allow_external=allow_external)
     passes = PassManager.parse(PREPARE if prepare is None else prepare)
     prepared = passes.run(model, Context(progress=progress))
     progress("coupling channels")

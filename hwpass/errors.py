@@ -1,6 +1,16 @@
-"""The one tree of errors. Each carries the exit status that the command line ends with."""
+"""The one tree of errors. Each carries the exit status that the command line ends with.
+
+Messages speak of parameters in the words of whoever asked: `option` writes them.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+_SHELL: ContextVar[bool] = ContextVar("shell", default=False)
 
 
 class HwpassError(Exception):
@@ -31,3 +41,33 @@ class VerdictError(HwpassError):
     """A verdict failed, so nothing was written."""
 
     exit_code = 5
+
+
+def option(name: str, value: Any = None) -> str:
+    """A parameter as the reader writes it: a word of Python, and on the command line an option.
+
+    >>> option("max_drop"), option("latency", "0.6x"), option("force", True), option("max_drop", 0.1)
+    ('max_drop', "latency='0.6x'", 'force=True', 'max_drop=0.1')
+    >>> with words_of_the_shell():
+    ...     option("max_drop"), option("latency", "0.6x"), option("force", True), option("max_drop", 0.1)
+    ('--max-drop', '--latency 0.6x', '--force', '--max-drop 0.1')
+    """
+    if not _SHELL.get():
+        return name if value is None else f"{name}={value!r}"
+    word = f"--{name.replace('_', '-')}"
+    return word if value is None or value is True else f"{word} {value}"
+
+
+@contextmanager
+def words_of_the_shell() -> Iterator[None]:
+    """Have messages speak of options, since the reader wrote a command line."""
+    token = _SHELL.set(True)
+    try:
+        yield
+    finally:
+        _SHELL.reset(token)
+
+
+def in_words(for_shell: str, for_python: str) -> str:
+    """The one of two phrases that fits the reader."""
+    return for_shell if _SHELL.get() else for_python

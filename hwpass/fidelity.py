@@ -13,11 +13,11 @@ from typing import IO
 import numpy as np
 
 from hwpass.errors import InputError, UsageError
-from hwpass.files import spilling
 from hwpass.inputs import is_float
 from hwpass.sessions import Feed, ModelLike, open_session, release_memory, run_session
 from hwpass.states import State
 from hwpass.variation import Variation
+from hwpass.whole_files import spilling
 
 METRICS = ("max_abs", "rel_l2", "cosine", "snr_db", "top1")
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -119,9 +119,10 @@ def parse_fidelity(text: str) -> FidelityTolerance:
 
     Raises `UsageError`, one line, for anything else.
     """
-    found = re.fullmatch(r"(?:(.+):)?\s*(\w+)\s*(>=|<=|>|<)\s*(\S+?)\s*(%?)\s*", text.strip())
+    # The bound keeps the search short; no output's name is that long.
+    found = len(text) <= 1000 and re.fullmatch(r"(?:(.+):)?\s*(\w+)\s*(>=|<=|>|<)\s*(\S+?)\s*(%?)\s*", text.strip())
     if not found:
-        raise UsageError(f"fidelity {text!r}: write it as metric>=value, for example cosine>=0.99")
+        raise UsageError(f"fidelity {text[:80]!r}: write it as metric>=value, for example cosine>=0.99")
     output, metric, comparison, number, percent = found.groups()
     metric = {"top1_agreement": "top1", "snr": "snr_db"}.get(metric, metric)
     if metric not in METRICS:
@@ -359,9 +360,11 @@ def _far(outputs: Mapping[str, OutputFidelity]) -> list[str]:
 
 def _note(outputs: Mapping[str, OutputFidelity], far: Sequence[str], given: bool) -> str:
     """The sentence of a fidelity that nobody set a tolerance for."""
+    apart = [f"output {name!r} could not be compared: {o.problem}" for name, o in outputs.items() if o.problem]
     if given:
-        return "; ".join([*far, "no tolerance is set; judge it with --fidelity, such as --fidelity 'cosine>=0.95'"])
-    parts = [f"unknown: output {name!r}: {o.unknown}" for name, o in outputs.items() if o.unknown]
+        mend = "no tolerance is set; judge it with --fidelity, such as --fidelity 'cosine>=0.95'"
+        return "; ".join([*far, *apart, mend])
+    parts = apart + [f"unknown: output {name!r}: {o.unknown}" for name, o in outputs.items() if o.unknown]
     figures = [output.figures() for output in outputs.values() if output.figures()]
     agreed = [f["top1"] for f in figures if "top1" in f]
     if agreed:

@@ -95,6 +95,9 @@ class Findings:
         else:
             self.stages.append(stage)
 
-    def holds(self, model: Model) -> bool:
-        """Whether the proof needs a model as it now is, so that no pass may edit it."""
-        return any(stage.model is model and stage.effect != "exact" for stage in self.stages)
+    def holds(self, model: Model, effect: Effect) -> bool:
+        """Whether the proof needs a model as it now is, so that no pass of this effect may edit it.
+
+        Passes that change no value may go on editing what such a pass left.
+        """
+        return any(stage.model is model and (stage.effect, effect) != ("exact", "exact") for stage in self.stages)

@@ -74,7 +74,7 @@ class Chooser:
         """
         study, base = self.study, self.study.cost.base
         first = Choice(study.allocator(limits, self.context).run(), study.curves)
-        share = min((limit / base[m] for m, limit in limits.items()), default=1.0)
+        share = min((limit / base[m] for m, limit in limits.items() if base[m] > 0), default=1.0)
         if study.data is None or not study.measured or not first.allocation.met or share > NEAR:
             return first
         macs = sum(macs_of(node) for node in study.coupling.nodes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,10 +17,19 @@ from hwpass.errors import InputError
 if TYPE_CHECKING:
     import onnxruntime as ort  # type: ignore[import-untyped]
 
-Role = Literal["batch", "spatial", "sequence", "channel"]
+Size = Literal["small", "typical"]
+Runs = Callable[[Mapping[str, int]], bool]
+"""Whether the model runs with sizes of its dynamic axes."""
+Fits = Callable[[Mapping[str, int]], bool]
+"""Whether sizes take no more memory than there may be."""
+
+Role = Literal["batch", "spatial", "volume", "sequence", "channel"]
 
 SPATIAL = (64, 96, 128, 160, 224, 256, 320, 384, 512, 640)
 """Sizes tried for image axes: the strides of most networks divide them."""
+
+VOLUME = (32, 16, 48, 64, 96, 128)
+"""Sizes tried for the axes of a volume or a film: three of 32 are as many positions as an image has."""
 
 SEQUENCE = (4, 7, 12, 16, 32, 64, 128, 256, 512, 1024, 4000, 8000, 16000)
 """Sizes tried for tokens, frames and audio samples."""
@@ -49,7 +58,7 @@ class InputSpec:
         """The shape with symbols replaced; raises `InputError` for a symbol without a value."""
         sizes = []
         for size in self.shape:
-            value = size if isinstance(size, int) else _evaluate(size, dims)
+            value = size if isinstance(size, int) else evaluate(size, dims)
             if value is None:
                 raise InputError(f"input {self.name!r}: its axis {size!r} has no size; give one for {size!r}")
             sizes.append(value)
@@ -70,8 +79,8 @@ def is_float(dtype: np.dtype | type) -> bool:
 def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
     """The inputs that have to be fed (initialisers listed as inputs are left out).
 
-    A dynamic axis without a name is called `<input>.<axis>`. Raises `InputError` for inputs that are not
-    tensors and inputs without a rank.
+    A dynamic axis without a name is called `<input>.<axis>`; 0 and -1 are how some exporters write one. Raises
+    `InputError` for inputs that are not tensors and inputs without a rank.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     specs = []
@@ -85,7 +94,7 @@ def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
             raise InputError(f"input {value.name!r} has no rank; give it a shape before pruning")
         shape: list[int | str] = []
         for axis, dim in enumerate(tensor.shape.dim):
-            fixed = dim.HasField("dim_value") and dim.dim_value >= 0
+            fixed = dim.HasField("dim_value") and dim.dim_value > 0
             shape.append(int(dim.dim_value) if fixed else dimension_name(value.name, axis, dim.dim_param))
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         specs.append(InputSpec(value.name, dtype, tuple(shape)))
@@ -128,7 +137,7 @@ def _random(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, m
     if dtype.kind == "c":
         return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
     if dtype == np.dtype(bool):
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if re.search(r"len(gth)?s?$", name) and len(shape) <= 1:
         return np.ones(shape, dtype)
     if dtype.itemsize == 1 and dtype.kind in "iu" and len(shape) >= 3:
@@ -144,43 +153,57 @@ def dimension_values(
     seed: int = 0,
     threads: int = 1,
     session: ort.InferenceSession | None = None,
+    fits: Fits = lambda dims: True,
 ) -> list[dict[str, int]]:
     """Up to `count` sizes of the dynamic axes that the model really runs with, smallest first.
 
     `[{}]` for a model without dynamic axes. Sizes differ between axes with different names wherever the model
-    allows it. `session` saves opening one.
+    allows it. `session` saves opening one; sizes that do not fit (take too much memory) are left out.
     Raises `InputError` naming an input when nothing runs.
     """
-    return _search(model, "small", count, seed, threads, session)
+    return _search(model, "small", count, seed, threads, session, fits)
 
 
 def typical_dimensions(
-    model: onnx.ModelProto, *, seed: int = 0, threads: int = 1, session: ort.InferenceSession | None = None
+    model: onnx.ModelProto,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    session: ort.InferenceSession | None = None,
+    fits: Fits = lambda dims: True,
 ) -> dict[str, int]:
-    """Sizes a deployment would use, for timing and cost: batch 1, images of 224, sequences of 128.
+    """Sizes a deployment would use, for timing and cost: batch 1, images of 224, volumes of 32, sequences of 128.
 
     Where those do not run, the next size that does. Raises `InputError` naming an input when nothing runs.
     """
-    return _search(model, "typical", 1, seed, threads, session)[0]
+    return _search(model, "typical", 1, seed, threads, session, fits)[0]
 
 
 def _search(
     model: onnx.ModelProto,
-    size: Literal["small", "typical"],
+    size: Size,
     count: int,
     seed: int,
     threads: int,
     session: ort.InferenceSession | None,
+    fits: Fits,
 ) -> list[dict[str, int]]:
     from hwpass.sessions import open_session, release_memory  # that module re-exports this one
 
     specs = input_specs(model)
-    if session is not None:
-        return _try_sizes(_Trial(session, specs, seed), size, count)
+    trial = _Trial(open_session(model, threads=threads) if session is None else session, specs, seed)
     try:
-        return _try_sizes(_Trial(open_session(model, threads=threads), specs, seed), size, count)
+        return search_sizes(specs, trial.runs, size, count, fits)
+    except InputError as error:
+        raise InputError(unusable(specs, trial.failure or str(error), [str(error), *MANNERS])) from error
     finally:
-        release_memory()
+        if session is None:
+            del trial
+            release_memory()
+
+
+#: How inputs are drawn while sizes are tried.
+MANNERS = (f"integers below {MAX_TOKEN}", "integers below 2")
 
 
 @dataclass
@@ -205,26 +228,54 @@ class _Trial:
         return False
 
 
-def _try_sizes(trial: _Trial, size: str, count: int) -> list[dict[str, int]]:
-    roles, base = axis_roles(trial.specs), None
-    for choice in _role_choices(roles):
+def search_sizes(
+    specs: Sequence[InputSpec], runs: Runs, size: Size, count: int, fits: Fits = lambda dims: True
+) -> list[dict[str, int]]:
+    """Up to `count` sizes of the dynamic axes for which `runs` says true, smallest first, of those that fit.
+
+    Axes with one meaning vary apart from each other where the model allows it, else together; the last resort are
+    sizes of 1, and of 2, for all of them. Raises `InputError` with the sizes that were tried when none run.
+    """
+    roles, base = axis_roles(specs), None
+    tried: list[dict[str, int]] = []
+
+    def good(dims: dict[str, int]) -> bool:
+        if dims in tried or not fits(dims):
+            return False
+        tried.append(dims)
+        return runs(dims)
+
+    for choice in _role_choices(specs, roles):
         roles = choice
         bases = _base_sizes(set(roles.values()), size)
-        base = next((base for base in bases if trial.runs(_assign(roles, base, 0, distinct=False))), None)
+        base = next((base for base in bases if good(_assign(roles, base, 0, distinct=False))), None)
         if base is not None:
             break
     if base is None:
-        raise InputError(_unusable(trial.specs, trial.failure))
+        for same in (1, 2) if roles else ():
+            dims = dict.fromkeys(roles, same)
+            if good(dims):
+                return [dims]
+        raise InputError(_sizes_tried(tried) if roles else "its fixed sizes")
     found = [_assign(roles, base, 0, distinct=False)]
     varied = _assign(roles, base, 0, distinct=True)
-    if size == "small" and varied != found[0] and trial.runs(varied):
+    if size == "small" and varied != found[0] and good(varied):
         found = [varied]
     for step in range(1, count if roles else 1):
         for dims in _variants(roles, base, step):
-            if dims not in found and trial.runs(dims):
+            if dims not in found and good(dims):
                 found.append(dims)
                 break
     return found
+
+
+def _sizes_tried(tried: Sequence[Mapping[str, int]]) -> str:
+    """The spans of sizes that were tried, for a message."""
+    spans = []
+    for name in tried[0] if tried else ():
+        sizes = sorted({dims[name] for dims in tried})
+        spans.append(f"{name} = {', '.join(map(str, sizes)) if len(sizes) < 4 else f'{sizes[0]} to {sizes[-1]}'}")
+    return "; ".join(spans) or "every size takes too much memory"
 
 
 def axis_roles(specs: Sequence[InputSpec]) -> dict[str, Role]:
@@ -237,18 +288,25 @@ def axis_roles(specs: Sequence[InputSpec]) -> dict[str, Role]:
     return roles
 
 
-def _role_choices(roles: dict[str, Role]) -> Iterator[dict[str, Role]]:
-    """The likely roles, then each unnamed axis in turn as one more batch axis (the state of a recurrent layer)."""
+def _role_choices(specs: Sequence[InputSpec], roles: dict[str, Role]) -> Iterator[dict[str, Role]]:
+    """The likely roles; then unnamed axes as one more batch axis: each in turn, and all that stand behind a fixed one
+    (the states of recurrent layers)."""
     yield roles
-    for symbol, role in roles.items():
-        if "." in symbol and role != "batch":
-            yield {**roles, symbol: "batch"}
+    unnamed = [symbol for symbol, role in roles.items() if "." in symbol and role != "batch"]
+    for symbol in unnamed:
+        yield {**roles, symbol: "batch"}
+    behind = {s for spec in specs for s in spec.shape[1:] if isinstance(s, str) and isinstance(spec.shape[0], int)}
+    states = [symbol for symbol in unnamed if symbol in behind]
+    if len(states) > 1:
+        yield {**roles, **dict.fromkeys(states, "batch")}
 
 
 def _role(symbol: str, axis: int, rank: int) -> Role:
     name = symbol.lower()
     if "batch" in name or (name in ("n", "bs") and axis < max(rank - 1, 1)):  # [batch, n] is a batch of n samples each
         return "batch"
+    if rank >= 5 and axis >= 2:
+        return "volume"
     if re.search(r"height|width|\b[hw]\b|^[hw]_?\d*$|image_?size", name):
         return "spatial"
     if re.search(r"seq|time|frames|tokens|length|samples", name):
@@ -266,6 +324,7 @@ def _base_sizes(roles: set[Role], size: str) -> Iterator[dict[Role, int]]:
         "batch": (1,),
         "channel": CHANNEL,
         "spatial": SPATIAL,
+        "volume": VOLUME,
         "sequence": SEQUENCE,
     }
     if size == "typical":
@@ -292,8 +351,8 @@ def _assign(roles: Mapping[str, Role], base: Mapping[Role, int], step: int, *, d
 def _grown(role: Role, base: int, place: int) -> int:
     if role == "batch":
         return base + place
-    if role == "spatial":
-        return base + 32 * place
+    if role in ("spatial", "volume"):
+        return base + (32 if role == "spatial" else 16) * place
     if role == "channel":
         return base
     return (4, 7, 12, 15, 19, 23)[place] if base == 4 and place < 6 else base * (place + 1)
@@ -309,7 +368,7 @@ def _variants(roles: Mapping[str, Role], base: Mapping[Role, int], step: int) ->
     yield {symbol: first[symbol] if role == "batch" else grown[symbol] for symbol, role in roles.items()}
 
 
-def _evaluate(symbol: str, dims: Mapping[str, int]) -> int | None:
+def evaluate(symbol: str, dims: Mapping[str, int]) -> int | None:
     """The value of a symbol, or of a sum of symbols and integers such as `past_length + 1`."""
     if symbol in dims:
         return dims[symbol]
@@ -324,11 +383,14 @@ def _evaluate(symbol: str, dims: Mapping[str, int]) -> int | None:
     return total
 
 
-def _unusable(specs: Sequence[InputSpec], failure: str) -> str:
+def unusable(specs: Sequence[InputSpec], failure: str, tried: Sequence[str]) -> str:
+    """One line for a model that no inputs were found for: what ONNX Runtime said first, what was tried, the mend."""
     named = next((spec for spec in specs if f"'{spec.name}'" in failure or f" {spec.name} " in failure), None)
     spec = named or next((spec for spec in specs if not all(isinstance(s, int) for s in spec.shape)), None)
     spec = spec or (specs[0] if specs else None)
     if spec is None:
         return f"the model has no inputs and does not run: {failure}"
     shape = ", ".join(map(str, spec.shape))
-    return f"input {spec.name!r} [{shape}]: no size that was tried runs ({failure}); pass calibration data (--calib)"
+    what = f"; tried: {'; '.join(tried)}" if tried else ""
+    which = f"input {spec.name!r} [{shape}]"
+    return f"{which}: no size that was tried runs ({failure}){what}; pass calibration data (--calib)"

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import io
+import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper, numpy_helper
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx import TensorProto, helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from hwpass.aliases import check_apart
+from hwpass.canonical import canonical
 from hwpass.collection import collection_paused
-from hwpass.errors import InputError
-from hwpass.files import Source, inlined, materialise_constants, read, writing
-from hwpass.order import graphs, ordered
-from hwpass.streaming import write_single
+from hwpass.exporting import exported, value_info
+from hwpass.files import Source
+from hwpass.kept import Kept, keep
+from hwpass.materialise import materialise_constants
+from hwpass.reading import read
+from hwpass.shapes import with_shapes
+from hwpass.soundness import require_sound
+from hwpass.streaming import contiguous, large_constants, mapped_files, write_single
+from hwpass.whole_files import whole
 
 if TYPE_CHECKING:
     from hwpass.sessions import ModelLike
@@ -32,8 +36,8 @@ if TYPE_CHECKING:
 #: A protobuf message cannot be larger than 2 GiB; weights beyond this share go to a file beside the model.
 PROTO_LIMIT = 1_900_000_000
 
-#: Types that ONNX packs several to a byte.
-NARROW = frozenset({"uint4", "int4", "float4_e2m1fn", "uint2", "int2"})
+#: What `Model.stamp` tells of a model that hwpass made; the keys in its metadata begin with "hwpass.".
+STAMPS = ("version", "source_sha256", "target", "budget", "plan_sha256", "verdicts")
 
 
 @dataclass
@@ -53,6 +57,7 @@ class Model:
     model_version: int = 0
     doc_string: str = ""
     source: ModelLike | None = field(default=None, repr=False)
+    kept: Kept = field(default_factory=Kept, repr=False)
 
     @property
     def opset(self) -> int:
@@ -65,34 +70,37 @@ class Model:
         return list(self.graph.nodes)
 
     @classmethod
-    def load(cls, source: Source) -> Model:
+    def load(cls, source: Source, *, allow_external: bool = False) -> Model:
         """Load a model from a path, bytes, a binary stream or a `ModelProto` (which is left as it is).
 
-        Raises InputError when there is no model to be had from `source`, in one line that says why.
+        External data is read from the model's own folder, with `allow_external` from anywhere. Raises InputError when
+        there is no sound model that ONNX Runtime loads to be had from `source`, in one line that says why.
         """
-        proto, folder, name, digest, given = read(source)
-        proto = ordered(inlined(proto, name), name)
-        if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
-            raise InputError(f"{name}: no opset_import for the standard ONNX operators; not a usable model")
+        found = read(source, allow_external)
+        functions = bool(found.proto.functions)
+        proto = canonical(found.proto, found.name, found.own)
+        if functions:
+            require_sound(proto, found.home, found.name)
+        kept = keep(proto)
         with quiet(), collection_paused():
             graph = gs.import_onnx(proto)
         # The imported entries are views that would keep the whole protobuf, weights included, alive.
         graph.import_domains = [helper.make_opsetid(entry.domain, entry.version) for entry in proto.opset_import]
         model = cls(
             graph=graph,
-            sha256=digest,
-            path=name,
+            sha256=found.sha256,
+            path=found.name,
             metadata={entry.key: entry.value for entry in proto.metadata_props},
             domain=proto.domain,
             model_version=proto.model_version,
             doc_string=proto.doc_string,
-            source=given,
+            source=found.source,
+            kept=kept,
         )
         for scope in model.scopes():
-            materialise_constants(scope, folder, name)
+            materialise_constants(scope, found.home, found.name)
         _rename_generated(model)
         _restore_shapes(model, proto)
-        _restore_types(model, proto)
         return model
 
     def walk(self) -> Iterator[gs.Node]:
@@ -108,10 +116,9 @@ class Model:
         """A copy whose graph may be edited freely; the arrays of constants are shared until replaced."""
         with collection_paused():
             graph = self.graph.copy()
-        return Model(
-            graph, self.sha256, self.path, dict(self.metadata), self.domain, self.model_version,
-            self.doc_string, self.source,
-        )  # fmt: skip
+        # Graphsurgeon's copy forgets who made the model.
+        graph.producer_name, graph.producer_version = self.graph.producer_name, self.graph.producer_version
+        return replace(self, graph=graph, metadata=dict(self.metadata))
 
     def constants(self) -> dict[str, gs.Constant]:
         """The constants that some node or output uses, bodies included, by name."""
@@ -139,58 +146,40 @@ class Model:
 
     def proto(self) -> onnx.ModelProto:
         """The model as a protobuf: the same model gives the same bytes."""
-        with quiet(), self._packed():
-            proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
-        self._hoist(proto)
+        return self._exported(hollow=False)
+
+    def written(self) -> onnx.ModelProto:
+        """The model as a file describes it: with the shapes of inner tensors, and without data of large constants."""
+        return with_shapes(self._exported(hollow=True))
+
+    def _exported(self, hollow: bool) -> onnx.ModelProto:
+        proto = exported(self.graph, self.graph.import_domains, self.kept.attributes, hollow)
+        self.kept.restore(proto.graph)
         proto.domain, proto.model_version, proto.doc_string = self.domain, self.model_version, self.doc_string
         for key, value in sorted(self.metadata.items()):
             entry = proto.metadata_props.add()
             entry.key, entry.value = key, value
         return proto
 
-    @contextmanager
-    def _packed(self) -> Iterator[None]:
-        """Have types of less than a byte exported as ONNX packs them: the exporter gives each element a byte."""
-        narrow = [t for t in self.constants().values() if str(t.dtype) in NARROW and isinstance(t._values, np.ndarray)]
-        values = [t._values for t in narrow]
-        for tensor in narrow:
-            tensor._values = LazyValues(numpy_helper.from_array(tensor._values, tensor.name))
-        try:
-            yield
-        finally:
-            for tensor, held in zip(narrow, values, strict=True):
-                tensor._values = held
+    def stamp(self, **facts: Any) -> None:
+        """Write into the metadata how the model was made: `STAMPS` says what can be told.
 
-    def _hoist(self, proto: onnx.ModelProto) -> None:
-        """Store a constant that several bodies read once, in the main graph: the exporter gives each a copy."""
-        homes: dict[str, set[int]] = {}
-        tensors: dict[str, set[int]] = {}
-        for scope in self.scopes():
-            for node in scope.nodes:
-                for tensor in node.inputs:
-                    if isinstance(tensor, gs.Constant):
-                        homes.setdefault(tensor.name, set()).add(id(scope))
-                        tensors.setdefault(tensor.name, set()).add(id(tensor))
-        shared = {name for name, where in homes.items() if len(where) > 1 and len(tensors[name]) == 1}
-        if not shared:
-            return
-        kept = {t.name for t in proto.graph.initializer}
-        for body in islice(graphs(proto.graph), 1, None):
-            inner = [t for t in body.initializer if t.name not in shared]
-            for tensor in body.initializer:
-                if tensor.name in shared - kept:
-                    proto.graph.initializer.add().CopyFrom(tensor)
-                    kept.add(tensor.name)
-            if len(inner) < len(body.initializer):
-                copies = [TensorProto.FromString(t.SerializeToString()) for t in inner]
-                del body.initializer[:]
-                body.initializer.extend(copies)
+        Text is kept as it is, anything else becomes JSON of one spelling; None takes an earlier fact away.
+        """
+        for key, value in facts.items():
+            if key not in STAMPS:
+                raise TypeError(f"{key} is no fact of a stamp; choose among {', '.join(STAMPS)}")
+            self.metadata.pop(f"hwpass.{key}", None)
+            if value is not None:
+                text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+                self.metadata[f"hwpass.{key}"] = text
 
     def interface(self) -> onnx.ModelProto:
-        """A proto of the inputs and outputs alone, without nodes or weights."""
-        inputs = [OnnxExporter.export_value_info_proto(t, False) for t in self.graph.inputs]
-        outputs = [OnnxExporter.export_value_info_proto(t, False) for t in self.graph.outputs]
-        made: onnx.ModelProto = helper.make_model(helper.make_graph([], "interface", inputs, outputs))
+        """A proto of the inputs and outputs alone, as the file declares them, without nodes or weights."""
+        made = onnx.ModelProto()
+        made.graph.input.extend(value_info(t) for t in self.graph.inputs)
+        made.graph.output.extend(value_info(t) for t in self.graph.outputs)
+        replace(self.kept, listed=False, quantization=()).restore(made.graph)
         return made
 
     def save(self, path: str | os.PathLike[str], check: Callable[[Path], None] | None = None) -> None:
@@ -200,20 +189,16 @@ class Model:
         names: what it raises leaves nothing behind. Raises InputError when the folder does not exist or cannot be
         written to, or the disk is full.
         """
-        target = Path(path)
-        with writing(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".hwpass-") as scratch:
+        sources = {self.path, *mapped_files(self)} - {"", "model"}
+        check_apart([path, f"{path}.data"], sources)
+        with whole(path) as draft:
             if self.size_bytes() <= PROTO_LIMIT:
-                draft, data = Path(scratch) / target.name, None
                 with open(draft, "wb") as stream:
                     write_single(self, stream)
             else:
-                data = target.name + ".data"
-                draft = _write_external(self, Path(scratch), target.name, data)
+                _write_external(self, draft.parent, draft.name, draft.name + ".data")
             if check is not None:
                 check(draft)
-            if data is not None:
-                os.replace(Path(scratch) / data, target.parent / data)
-            os.replace(draft, target)
 
     def store(self, folder: Path, name: str = "model.onnx") -> Path:
         """Write the graph and its weights as two files: a form that a session opens without a copy in memory."""
@@ -242,24 +227,9 @@ def _restore_shapes(model: Model, proto: onnx.ModelProto) -> None:
     some quantisers write without one."""
     for tensor, declared in zip(model.graph.outputs, proto.graph.output, strict=True):
         kind = declared.type.tensor_type
-        if tensor.shape is None and kind.HasField("shape"):
+        if tensor.shape is None and kind.HasField("shape") and isinstance(tensor, gs.Variable):
             sizes = kind.shape.dim
             tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in sizes]
-
-
-def _restore_types(model: Model, proto: onnx.ModelProto) -> None:
-    """Give nodes back their attributes that are types, which graphsurgeon leaves out: an Optional has one."""
-    found = {
-        (node.output[0], attribute.name): attribute.tp
-        for graph in graphs(proto.graph)
-        for node in graph.node
-        for attribute in node.attribute
-        if attribute.type == onnx.AttributeProto.TYPE_PROTO
-    }
-    for node in model.walk() if found else ():
-        for (output, name), kind in found.items():
-            if node.outputs and node.outputs[0].name == output:
-                node.attrs[name] = kind
 
 
 def _walk(graph: gs.Graph) -> Iterator[gs.Node]:
@@ -294,32 +264,18 @@ def constant_bytes(tensor: gs.Constant) -> int:
 def _write_external(model: Model, scratch: Path, name: str, data: str) -> Path:
     """Write the proto and its weights as two files, streaming the weights one by one."""
     # Weights of bodies stay in the proto: not every runtime looks for them elsewhere.
-    inner = {t.name for body in model.graph.subgraphs(recursive=True) for t in body.tensors().values()}
-    constants = {key: tensor for key, tensor in model.constants().items() if key not in inner}
-    small = {key: tensor for key, tensor in constants.items() if constant_bytes(tensor) < 1024}
-    held = {key: tensor._values for key, tensor in constants.items() if key not in small}
-    places: dict[str, tuple[int, int]] = {}
+    constants = large_constants(model)
+    proto = model.written()
     with open(scratch / data, "wb") as stream:
-        for key, values in held.items():
+        for tensor in proto.graph.initializer:
+            if tensor.name not in constants or tensor.HasField("raw_data"):
+                continue
             stream.seek(-stream.tell() % 4096, io.SEEK_CUR)
             start = stream.tell()
-            np.asarray(values, order="C").tofile(stream)
-            places[key] = (start, stream.tell() - start)
-    try:
-        for key in held:
-            constants[key]._values = np.zeros((0,), held[key].dtype)
-        proto = model.proto()
-    finally:
-        for key, values in held.items():
-            constants[key]._values = values
-    for tensor in proto.graph.initializer:
-        if tensor.name in places:
-            offset, length = places[tensor.name]
-            del tensor.dims[:]
-            tensor.dims.extend(held[tensor.name].shape)
-            tensor.ClearField("raw_data")
+            stream.write(contiguous(constants[tensor.name].values))
             tensor.data_location = TensorProto.EXTERNAL
-            for label, text in (("location", data), ("offset", str(offset)), ("length", str(length))):
+            length = stream.tell() - start
+            for label, text in (("location", data), ("offset", str(start)), ("length", str(length))):
                 entry = tensor.external_data.add()
                 entry.key, entry.value = label, text
     draft = scratch / name

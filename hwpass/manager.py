@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from hwpass import pipeline_text
 from hwpass.blas import limited
 from hwpass.calibration import Calibration
 from hwpass.cost_models import Target
-from hwpass.errors import UsageError, VerdictError
+from hwpass.errors import VerdictError
 from hwpass.findings import Effect, Findings, Pruned, Stage
 from hwpass.ir import Model
 from hwpass.sessions import ModelLike
@@ -94,10 +94,13 @@ class PassRecord:
 class Pass(ABC):
     """A rewrite or a check. Subclasses are frozen dataclasses whose fields are their options everywhere.
 
-    A field's `metadata["help"]` is its description. `run` computes first and edits last: all or nothing.
+    A field's `metadata["help"]` is its description. A value that makes no sense is a UsageError when the pass is made.
+    `run` computes first and edits last: all or nothing.
     """
 
     name: ClassVar[str] = ""
+    #: Whether it prepares a model for pruning by its own weights alone: only such a pass may stand in a plan's file.
+    preparation: ClassVar[bool] = False
 
     #: What it does to the values that the model computes; the proof holds it to that.
     effect: ClassVar[Effect] = "exact"
@@ -106,13 +109,17 @@ class Pass(ABC):
     def run(self, model: Model, context: Context) -> PassResult:
         """Do it. Raises HwpassError with one line when it cannot."""
 
+    def ready(self) -> None:
+        """Find what the options name outside the model, before any pass of the pipeline runs. Raises UsageError."""
+        return None
+
     def __str__(self) -> str:
         """The pass as pipeline text; options at their defaults are left out."""
         given = []
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             if value != option.default:
-                given.append(f"{option.name.replace('_', '-')}={_written(value)}")
+                given.append(f"{option.name.replace('_', '-')}={pipeline_text.written(value)}")
         return self.name + ("{" + ",".join(given) + "}" if given else "")
 
 
@@ -154,7 +161,7 @@ class PassManager:
     @classmethod
     def parse(cls, text: str, *, check: bool = True) -> PassManager:
         """A pipeline from text: `name,name{option=value,option=value}`. Raises UsageError that names the word."""
-        return cls([_parsed(name, options, text) for name, options in _steps(text)], check=check)
+        return cls(pipeline_text.parse(text), check=check)
 
     def __str__(self) -> str:
         return ",".join(str(step) for step in self.steps)
@@ -169,11 +176,15 @@ class PassManager:
             context.bind(model)
         findings = context.findings
         self.records = []
+        for step in self.steps:
+            step.ready()
         model = model.copy()
         for step in self.steps:
             context.progress(step.name)
             start = time.perf_counter()
-            if findings.holds(model):
+            if not findings.stages and step.effect in ("refit", "any"):
+                findings.add(Stage("exact", (), model))
+            if findings.holds(model, step.effect):
                 model = model.copy()
             with limited(1):
                 result = step.run(model, context)
@@ -185,7 +196,7 @@ class PassManager:
             elif result.pruned is not None:
                 findings.whole = result.pruned
             findings.prepared |= step.effect not in ("none", "exact")
-            if step.effect == "exact" and not findings.prepared:
+            if step.preparation and not findings.prepared:
                 findings.preparation.append(str(step))
             self.records.append(PassRecord(str(step), time.perf_counter() - start, result.modified))
         return model
@@ -201,52 +212,3 @@ def _check(model: Model, name: str) -> None:
             if tensor.name and not isinstance(tensor, Constant) and tensor.name not in made:
                 raise VerdictError(f"pass {name} left {node.op} {node.name} reading {tensor.name}, which nothing makes")
         made.update(t.name for t in node.outputs)
-
-
-def _steps(text: str) -> Iterator[tuple[str, str]]:
-    rest = text.strip()
-    while rest:
-        found = re.match(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(,|$)", rest)
-        if found is None:
-            raise UsageError(f"pipeline {text!r}: cannot read {rest[:30]!r}; write name,name{{option=value}}")
-        yield found[1], found[2] or ""
-        rest = rest[found.end() :]
-
-
-def _parsed(name: str, options: str, text: str) -> Pass:
-    known = passes()
-    if name not in known:
-        raise UsageError(f"pipeline {text!r}: there is no pass {name!r}; see `hwpass passes`")
-    cls = known[name]
-    types = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for part in filter(None, (p.strip() for p in options.split(","))):
-        key, equals, value = part.partition("=")
-        key = key.strip().replace("-", "_")
-        if key not in fields:
-            names = ", ".join(k.replace("_", "-") for k in fields) or "none"
-            raise UsageError(f"pass {name}: there is no option {key.replace('_', '-')!r}; its options: {names}")
-        values[key] = _read(name, key, types[key], value.strip() if equals else "true")
-    return cls(**values)
-
-
-def _read(name: str, key: str, kind: Any, text: str) -> Any:
-    try:
-        if kind is bool:
-            return {"true": True, "false": False, "yes": True, "no": False}[text.lower()]
-        if kind is int:
-            return int(text)
-        if kind is float:
-            return float(text)
-    except (KeyError, ValueError):
-        raise UsageError(f"pass {name}: option {key}={text} is not of type {kind.__name__}") from None
-    if kind == tuple[str, ...]:
-        return tuple(filter(None, text.split("|")))
-    return text
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "|".join(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)

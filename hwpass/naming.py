@@ -5,7 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator
 
 from hwpass.errors import UsageError
 
@@ -49,6 +53,19 @@ def shortened(names: Iterable[str], width: int | None = None) -> dict[str, str]:
     return found
 
 
+def printable(text: object) -> object:
+    r"""Text without the stand-ins that bytes of a file name get which are no UTF-8.
+
+    >>> printable("m" + chr(0xDCFF))
+    'm\\udcff'
+    """
+    return text.encode(errors="backslashreplace").decode() if isinstance(text, str) else text
+
+
+#: A path in a report.
+Printable = Annotated[str, BeforeValidator(printable)]
+
+
 def short_path(path: str, width: int = 60) -> str:
     """A path that fits: relative to the current folder where it is below it, its end where it is long.
 
@@ -56,8 +73,8 @@ def short_path(path: str, width: int = 60) -> str:
     '…/deep/model.onnx'
     """
     text = path
-    if Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd()):
-        text = str(Path(path).relative_to(Path.cwd()))
+    with suppress(OSError, ValueError):  # a working folder that was deleted has no path; a path may lie elsewhere
+        text = str(Path(path).relative_to(Path.cwd())) if Path(path).is_absolute() else path
     parts = list(Path(text).parts)
     while len(text) > width and len(parts) > 1:
         parts = parts[1:]

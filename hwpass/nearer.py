@@ -27,25 +27,23 @@ MOVES = 200
 EXCHANGES = 20
 
 
-def finer(options: NDArray[np.int64], least: int) -> NDArray[np.int64]:
-    """A group's widths and those between them, ascending; of wide groups not every one.
+def finer(options: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A group's widths and those between them, ascending; of wide groups not every one, and none narrower.
 
-    >>> finer(np.asarray([0, 2, 4]), 1).tolist()
-    [0, 1, 2, 3, 4]
+    >>> finer(np.asarray([0, 2, 4])).tolist()
+    [0, 2, 3, 4]
     """
     if len(options) < 2:
         return options
     whole = int(options[-1])
-    between = np.arange(max(1, min(least, whole)), whole, max(1, -(-whole // FINE)))
+    between = np.arange(int(options[options > 0][0]), whole, max(1, -(-whole // FINE)))
     return np.unique(np.concatenate([options, between]))
 
 
-def nearer(allocator: Allocator, plans: list[NDArray[np.int64]]) -> NDArray[np.int64] | None:
-    """The best plan that widening and exchanging make of some that meet the budgets; None when none of them does."""
-    starts = {plan.tobytes(): plan for plan in plans if _fits(allocator, plan[None, :])[0]}
+def nearer(allocator: Allocator, plans: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The best plan that widening and exchanging make of some that meet the budgets."""
+    starts = {plan.tobytes(): plan for plan in plans}
     found = [_widened(allocator, plan) for plan in starts.values()]
-    if not found:
-        return None
     return found[int(np.argmin(allocator.objective(np.asarray(found))))]
 
 

@@ -28,11 +28,12 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """A graph and every body inside it."""
     yield graph
     for node in graph.node:
-        for body in _bodies(node):
+        for body in bodies(node):
             yield from graphs(body)
 
 
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of an If, Loop or Scan."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
@@ -50,8 +51,9 @@ def _edges(graph: onnx.GraphProto) -> Iterator[tuple[int, int]]:
 def _reads(node: onnx.NodeProto) -> set[str]:
     """Names that a node reads from its graph or from around it."""
     found = set(node.input)
-    for body in _bodies(node):
+    for body in bodies(node):
         own = {output for inner in body.node for output in inner.output}
+        own |= {given.name for given in (*body.input, *body.initializer)}
         found |= {name for inner in body.node for name in _reads(inner)} - own
     return found
 

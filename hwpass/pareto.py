@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from hwpass import __version__
-from hwpass.api import PREPARE, amends, chosen_score, prune_step, verify_step
+from hwpass.api import PREPARE, amends, chosen_score, prune_step, trusted, verify_step
 from hwpass.cost_models import Target
 from hwpass.errors import BudgetError, InputError, UsageError, VerdictError
 from hwpass.files import Source
@@ -24,7 +24,9 @@ from hwpass.metric import metric_before, task_metric
 from hwpass.outcome import costs_from, verdicts_of
 from hwpass.passes.prune_channels import MEND
 from hwpass.report import Ratios
-from hwpass.sweep_report import ALONG, SweepPoint, SweepReport, marked
+from hwpass.sweep_report import ALONG, NO_FRONT, SweepPoint, SweepReport, marked
+from hwpass.temporary import new_folder
+from hwpass.whole_files import check_folder, together
 
 POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
 
@@ -47,9 +49,11 @@ def sweep(
     output: str | Path | None = None,
     seed: int = 0,
     threads: int = 1,
+    allow_external: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> SweepReport:
-    """Prune to each of several shares of one cost of the dense model, and mark the Pareto front.
+    """Prune to each of several shares of one cost of the dense model, and mark the Pareto front: by the metric, or by
+    the error on the data given; without both no point is marked.
 
     The dense model is studied once; a point may take loss curves again on its own way. Points that cannot be reached
     and models that fail a verdict are reported as such. With `output`, a folder, the models that passed are written
@@ -71,35 +75,34 @@ def sweep(
     ]
     if metric is not None:
         task_metric(metric)
-    folder = None if output is None else _folder(Path(output))
-    job = Job(source, target=target, calib=calib, seed=seed, threads=threads, progress=progress)
-    if metric is not None:
-        job.context.progress("running the metric on the original model")
-    before = None if metric is None else metric_before(metric, job.context)
-    job.prepare(preparation)
-    tell = job.context.progress
-    found = []
+    source = trusted(source, allow_external)
     with ExitStack() as stack:
-        drafts = None
-        if folder is not None:
-            drafts = Path(stack.enter_context(TemporaryDirectory(dir=folder, prefix=".hwpass-")))
-        work = _Sweep(job, amend, verify, drafts, before)
+        folder = None if output is None else stack.enter_context(models_folder(output))
+        # All models at once, so that a sweep that was interrupted leaves nothing.
+        stack.enter_context(together())
+        job = Job(source, target=target, calib=calib, seed=seed, threads=threads, progress=progress)
+        if metric is not None:
+            job.context.progress("running the metric on the original model")
+        before = None if metric is None else metric_before(metric, job.context)
+        job.prepare(preparation)
+        tell = job.context.progress
+        work = _Sweep(job, amend, verify, folder, before)
+        found = []
         for number, (share, prune) in enumerate(zip(shares, prunes, strict=True), 1):
             job.context.progress = partial(_under, tell, f"point {number} of {len(shares)}, {share:g}x")
             found.append(work.point(share, budget, prune))
-        if folder is not None and drafts is not None:
-            # All at once, so that a sweep that was interrupted leaves nothing.
-            for draft in sorted(drafts.iterdir()):
-                draft.replace(folder / draft.name)
-            found = [p if p.file is None else p.model_copy(update={"file": str(folder / p.file)}) for p in found]
+    points_found = [work.dense(), *found]
+    judged = metric is not None or calib is not None
     return SweepReport(
         hwpass=__version__,
         model=job.info,
         target=job.context.target.name if job.context.target is not None else "",
         budget=budget,
         metric=metric,
-        points=marked([work.dense(), *found], budget),
-        warnings=work.warnings,
+        data=calib is not None,
+        front_note=None if judged else NO_FRONT,
+        points=marked(points_found, budget) if judged else points_found,
+        warnings=work.warnings(),
         seconds=round(time.perf_counter() - job.start, 3),
     )
 
@@ -112,17 +115,18 @@ class _Sweep:
     """The points of one sweep: what they share, and what they leave for the report."""
 
     def __init__(
-        self, job: Job, amend: PassManager, verify: PassManager, drafts: Path | None, before: float | None
+        self, job: Job, amend: PassManager, verify: PassManager, folder: Path | None, before: float | None
     ) -> None:
         self.job = job
         self.amend = amend
         self.verify = verify
-        self.drafts = drafts
+        self.folder = folder
         self.before = before
-        self.warnings: list[str] = []
+        self._warned: dict[str, list[str]] = {}  # the points that each warning came at
+        self._made = 0
 
     def point(self, share: float, budget: str, prune: PassManager) -> SweepPoint:
-        """The model of one budget, judged, and written to the drafts where it passed."""
+        """The model of one budget, judged, and written where it passed."""
         asked = f"{share:g}x"
         try:
             made = self.job.attempt(prune)
@@ -135,14 +139,14 @@ class _Sweep:
             result = self.job.result(made)
         except VerdictError as error:
             reason, result = str(error), self.job.result(made, unproved=True)
+        self._made += 1
         for warning in made.context.warnings:
-            if warning not in self.warnings:
-                self.warnings.append(warning)
+            self._warned.setdefault(warning, []).append(asked)
         verdicts = verdicts_of(made.context)
         file = None
-        if self.drafts is not None and reason is None:
-            file = f"{self.stem}-{budget}-{asked}.onnx"
-            result.save(self.drafts / file)
+        if self.folder is not None and reason is None:
+            file = str(self.folder / _file(self.job.info.path, budget, share))
+            result.save(file)
         return SweepPoint(
             asked=asked,
             status="pruned" if reason is None else "failed",
@@ -156,6 +160,13 @@ class _Sweep:
             reason=reason,
         )
 
+    def warnings(self) -> list[str]:
+        """What was warned of, and at which points where not at all of them."""
+        return [
+            text if len(where) == self._made else f"at {', '.join(where)}: {text}"
+            for text, where in self._warned.items()
+        ]
+
     def dense(self) -> SweepPoint:
         """The model as it was given, in the terms of the study that the points share."""
         study = self.job.context.shared.study
@@ -165,10 +176,15 @@ class _Sweep:
         ratio = Ratios.of(costs, costs)
         return SweepPoint(asked="1x", status="dense", costs=costs, ratio=ratio, metric=self.before, drop=drop)
 
-    @property
-    def stem(self) -> str:
-        """What the names of the models begin with."""
-        return Path(self.job.info.path).stem or "model"
+
+def model_files(source: str, budget: str, points: Iterable[float]) -> list[str]:
+    """The names of the files that a sweep writes. Raises UsageError."""
+    return [_file(source, budget, share) for share in _shares(points)]
+
+
+def _file(source: str, budget: str, share: float) -> str:
+    stem = Path(source).stem if source != "-" else ""
+    return f"{stem or 'model'}-{budget}-{share:g}x.onnx"
 
 
 def refused(report: SweepReport) -> VerdictError | BudgetError | None:
@@ -204,12 +220,17 @@ def _shares(points: Iterable[float]) -> list[float]:
     return shares
 
 
-def _folder(folder: Path) -> Path:
-    """The folder, made if it is not there. Raises InputError."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except FileNotFoundError:
-        raise InputError(f"{folder}: the folder {folder.parent} does not exist; create it first") from None
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be a folder for the models ({error.strerror}); name another") from None
-    return folder
+@contextmanager
+def models_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
+    """The folder, made if it is not there; it goes again where nothing comes into it. Raises InputError."""
+    folder = Path(output)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(new_folder(folder))
+        except FileNotFoundError:
+            raise InputError(f"{folder}: the folder {folder.parent} does not exist; create it first") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{folder}: cannot be a folder for the models ({reason}); name another") from None
+        check_folder(folder, str(folder))
+        yield folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -13,11 +12,13 @@ from rich.console import Console
 from hwpass.cost import Cost
 from hwpass.cost_models import Target, load_target
 from hwpass.describe import coupled
+from hwpass.external import TrustedPath
 from hwpass.files import Source
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
 from hwpass.ir import Model
-from hwpass.naming import short_path, shortened
+from hwpass.naming import Printable, short_path, shortened
 from hwpass.tables import ROWS, print_line, print_table
+from hwpass.temporary import TemporaryFolder
 
 __all__ = ["KernelCost", "Measured", "Profile", "profile_model", "render_profile"]
 
@@ -54,7 +55,7 @@ class Profile(_Part):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    model: str
+    model: Printable
     sha256: str
     target: str
     latency_ms: float
@@ -72,6 +73,7 @@ def profile_model(
     *,
     measure: bool = False,
     threads: int = 1,
+    allow_external: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Profile:
     """Predict the cost of each kernel after constant folding and batch-norm fusion, at batch 1.
@@ -79,7 +81,7 @@ def profile_model(
     With `measure` the model as given is also timed in ONNX Runtime. Raises UsageError or InputError.
     """
     chosen = load_target(target) if isinstance(target, str) else target
-    model = source if isinstance(source, Model) else Model.load(source)
+    model = source if isinstance(source, Model) else Model.load(source, allow_external=allow_external)
     coupling = coupled(model, progress)
     progress("predicting")
     cost = Cost(coupling, chosen)
@@ -118,10 +120,10 @@ def profile_model(
 def _measured(model: Model, threads: int, progress: Callable[[str], None]) -> Measured:
     from hwpass.bench import bench
 
-    with tempfile.TemporaryDirectory(prefix="hwpass-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(model.path)
-        if not path.is_file():
-            path = Path(folder) / "model.onnx"
+        if not path.is_file() or isinstance(model.source, TrustedPath):
+            path = folder / "model.onnx"
             model.save(path)
         timing = bench(
             [path], threads=threads, progress=lambda done, of: progress(f"measuring, session {done} of {of}")

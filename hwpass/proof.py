@@ -27,6 +27,7 @@ import numpy as np
 from hwpass.comparison import VARIATION, Difference, compare_outputs, tolerance_of
 from hwpass.errors import InputError, VerdictError
 from hwpass.findings import Pruned, Stage
+from hwpass.interface import Interface
 from hwpass.ir import Model
 from hwpass.masking import left_of, masked, removed_components
 from hwpass.passes.lower_norms import centred_like
@@ -106,7 +107,7 @@ class ReadBack:
 
     feed: Mapping[str, np.ndarray]
     outputs: Feed
-    inputs: tuple[str, ...]
+    interface: Interface
     threads: int
     rtol: float | None
 
@@ -114,7 +115,7 @@ class ReadBack:
         """Run a file from its own bytes. Raises VerdictError."""
         try:
             session = open_session(path, threads=self.threads)
-            names = tuple(item.name for item in session.get_inputs())
+            interface = Interface.of(session)
             found = run_session(session, self.feed)
             del session
             gc.collect()
@@ -123,8 +124,8 @@ class ReadBack:
         verdict = judge(compare_outputs([self.outputs], [found]), self.rtol, [])
         items = verdict.outputs.values()
         differs = any(item.problem or item.needed > tolerance_of(item.dtype, self.rtol) for item in items)
-        if differs or names != self.inputs:
-            reason = verdict.reason or f"its inputs are {', '.join(names)}"
+        if differs or interface != self.interface:
+            reason = verdict.reason or self.interface.broken_by(interface) or "its interface is another"
             raise VerdictError(f"the written file is not the model that was proved, nothing was kept: {reason}")
 
 
@@ -152,6 +153,8 @@ class Prover:
             chain.insert(0, Stage("exact", (), loaded))
         sides: list[Side] = [InMemory(_named(stage), partial(_model, stage), self.threads) for stage in chain]
         sides[-1] = final
+        if chain[-1].effect == "exact" and chain[-1].passes and len(chain) > 1:
+            final.what += f" after {', '.join(chain[-1].passes)}"
         latest: Pruned | None = None
         for place, stage in enumerate(chain):
             before = sides[place - 1] if place else self.given
@@ -176,6 +179,10 @@ class Prover:
                 missing.append(f"what {', '.join(stage.passes)} did is not proved: it says nothing of what it keeps")
             if any(leg.state == "failed" for leg in legs):
                 break
+        if self.given.interface is not None and final.interface is not None:
+            broken = self.given.interface.broken_by(final.interface)
+            if broken is not None:
+                legs.append(Leg("interface", f"{self.given.what} against {final.what}", "failed", note=broken))
         tolerance = tolerance_of("float32", self.rtol)
         return Proof(tuple(legs), tuple(missing), tuple(self.warnings), tolerance)
 
@@ -264,7 +271,9 @@ class Prover:
             )  # fmt: skip
         leg = replace(leg, max_abs=worst.max_abs, max_rel=worst.max_rel)
         varying = set[str]().union(*(step.varying for step in steps))
-        blind = [name for name in silent if not in_front(candidate, name, varying)]
+        made = [tensor.name for tensor in candidate.graph.outputs]
+        homes = {name: next((m for m in made if name.startswith(f"{m}[")), name) for name in silent}
+        blind = [name for name, home in homes.items() if not in_front(candidate, home, varying)]
         if blind:
             note = f"output {blind[0]!r} and all that was seen in front of it are the same for every input tried"
             return replace(leg, state="not judged", note=f"{note}; give real inputs with --calib")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -10,8 +9,10 @@ from typing import Protocol
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import onnxruntime as ort  # type: ignore[import-untyped]
 
 from hwpass.inputs import is_float
+from hwpass.interface import Interface
 from hwpass.ir import Model
 from hwpass.sessions import (
     Feed,
@@ -21,6 +22,8 @@ from hwpass.sessions import (
     run_session,
 )
 from hwpass.streaming import release_pages
+from hwpass.temporary import TemporaryFolder
+from hwpass.whole_files import apart
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
 
@@ -32,6 +35,7 @@ class Side(Protocol):
     """One side of a comparison."""
 
     what: str
+    interface: Interface | None  # once it was run
 
     def outputs(self, feeds: Feeds) -> list[Feed]:
         """Outputs on every feed, in one session that is gone afterwards. Raises InputError."""
@@ -50,16 +54,19 @@ class AsGiven:
         self.what = what
         self.model = model
         self.threads = threads
+        self.interface: Interface | None = None
         self._held: dict[int, Feed] = {}
 
-    def know(self, feeds: Feeds, outputs: Sequence[Feed]) -> None:
-        """Take outputs on feeds that were run before; the feeds must outlive this."""
+    def know(self, session: ort.InferenceSession, feeds: Feeds, outputs: Sequence[Feed]) -> None:
+        """Take outputs on feeds that a session of the model has run; the feeds must outlive this."""
+        self.interface = Interface.of(session)
         self._held.update(zip(map(id, feeds), outputs, strict=True))
 
     def outputs(self, feeds: Feeds) -> list[Feed]:
         missing = [feed for feed in feeds if id(feed) not in self._held]
         if missing:
-            self._held.update(zip(map(id, missing), _run(self.model, missing, self.threads), strict=True))
+            self.interface, found = _run(self.model, missing, self.threads)
+            self._held.update(zip(map(id, missing), found, strict=True))
         return [self._held[id(feed)] for feed in feeds]
 
     def tensors(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Feed:
@@ -87,6 +94,7 @@ class InMemory:
         self.build = build
         self.threads = threads
         self.written = written
+        self.interface: Interface | None = None
         self._held: dict[int, Feed] = {}
 
     def outputs(self, feeds: Feeds) -> list[Feed]:
@@ -97,13 +105,14 @@ class InMemory:
 
     def _outputs(self, feeds: Feeds) -> list[Feed]:
         # The weights go to a file before the session loads them, so that nothing holds them twice.
-        with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
+        with TemporaryFolder() as folder:
             model = self.build()
-            path = written(model, Path(folder)) if self.written else model.store(Path(folder))
+            path = written(model, folder) if self.written else model.store(folder)
             release_pages(model)
             del model
             release_memory()
-            return _run(path, feeds, self.threads)
+            self.interface, found = _run(path, feeds, self.threads)
+            return found
 
     def tensors(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Feed:
         exposed = self.build().copy()
@@ -123,14 +132,15 @@ def made_by(model: Model) -> list[str]:
 def written(model: Model, folder: Path) -> Path:
     """The model as `Model.save` writes it, in a folder."""
     path = folder / "model.onnx"
-    model.save(path)
+    with apart():
+        model.save(path)
     return path
 
 
 def run_once(model: Model, feed: Mapping[str, np.ndarray], threads: int) -> Feed:
     """The outputs of a model in memory, without graph optimisation. Raises InputError."""
-    with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
-        session = open_session(model.store(Path(folder)), threads=threads, optimise=False)
+    with TemporaryFolder() as folder:
+        session = open_session(model.store(folder), threads=threads, optimise=False)
         try:
             return run_session(session, feed)
         finally:
@@ -168,10 +178,12 @@ def nudged_feeds(feeds: Feeds, seed: int) -> list[Feed]:
     ]
 
 
-def _run(model: ModelLike, feeds: Iterable[Mapping[str, np.ndarray]], threads: int) -> list[Feed]:
+def _run(
+    model: ModelLike, feeds: Iterable[Mapping[str, np.ndarray]], threads: int
+) -> tuple[Interface, list[Feed]]:
     session = open_session(model, threads=threads)
     try:
-        return [run_session(session, feed) for feed in feeds]
+        return Interface.of(session), [run_session(session, feed) for feed in feeds]
     finally:
         del session
         release_memory()

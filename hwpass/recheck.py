@@ -55,6 +55,7 @@ def verify_models(
     seed: int = 0,
     threads: int = 1,
     unproved: bool = False,
+    allow_external: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """The verdicts on two models: validity, fidelity, the metric, and with a plan exactness.
@@ -65,7 +66,7 @@ def verify_models(
     cannot be used, VerdictError when a verdict fails, or with a plan when it is not proved and `unproved` is not given.
     """
     progress("loading")
-    first, second = Model.load(original), Model.load(pruned)
+    first, second = (Model.load(source, allow_external=allow_external) for source in (original, pruned))
     _check_interfaces(first, second)
     context = Context(threads=threads, seed=seed, progress=progress)
     context.bind(first)

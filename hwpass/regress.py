@@ -31,6 +31,9 @@ LARGE = 1500
 #: Systems up to this size are solved many at a time.
 SMALL = 64
 
+#: Rows of a matrix that are worked on at once.
+PORTION = 256
+
 #: Rounds of the alternation behind a clipping activation.
 ROUNDS = 4
 
@@ -96,7 +99,10 @@ class _Problem:
         self.train, self.test = slice(0, rows), slice(rows, self.x.shape[1])
         x = self.x[:, self.train]
         self.mean_x = x.mean(axis=1, dtype=np.float64) if self.has_bias else np.zeros((len(x), x.shape[2]))
-        self.gram = (x.swapaxes(1, 2) @ x).astype(np.float64) - rows * self.mean_x[:, :, None] * self.mean_x[:, None, :]
+        self.gram = (x.swapaxes(1, 2) @ x).astype(np.float64)
+        for start in range(0, x.shape[2], PORTION):  # a few rows at a time: matrices of thousands of rows are large
+            part = slice(start, start + PORTION)
+            self.gram[:, part] -= rows * self.mean_x[:, part, None] * self.mean_x[:, None, :]
         diagonal = np.diagonal(self.gram, axis1=1, axis2=2)
         self.diagonal = np.maximum(diagonal, diagonal.max(axis=1, keepdims=True) * 1e-9 + 1e-30)
         self.judge = self.clipping.rows(self.test)
@@ -124,9 +130,12 @@ class _Problem:
     def solver(self, strength: Floats) -> Callable[[tuple[Floats, Floats]], tuple[Floats, Floats]]:
         """From what `cross` gives to weights and bias, for one strength per product, [g]. Raises LinAlgError."""
         penalty = (strength[:, None] * self.diagonal)[:, :, None]
-        system = self.gram + penalty * np.eye(self.gram.shape[1])
+        system = self.gram.copy()
+        places = np.arange(self.gram.shape[1])
+        system[:, places, places] += penalty[:, :, 0]
         small = len(system) > 1 and self.gram.shape[1] <= SMALL
-        factors = [] if small else [cho_factor(part, check_finite=False, overwrite_a=True) for part in system]
+        # Transposed, they are factored where they lie.
+        factors = [] if small else [cho_factor(part.T, check_finite=False, overwrite_a=True) for part in system]
 
         def solve(cross: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
             right = cross[0] + penalty * self.weights

@@ -46,8 +46,10 @@ class Remainders:
         # Constants of zeros take the place of products that have no bias.
         self._bare = [[] if b is None else _bare(coupling.nodes, b) for b in coupling.branches]
 
-    def runs(self, widths: Floats) -> NDArray[np.bool_]:
-        """Which kernels plans of widths [P, G] have, [P, K]."""
+    def runs(self, widths: Floats) -> NDArray[np.bool_] | None:
+        """Which kernels plans of widths [P, G] have, [P, K]; None for all where no branch can go."""
+        if not self._whole.any() and not self._partly.any():
+            return None
         empty = widths == 0
         gone, parts = empty @ self._whole > 0, empty @ self._partly
         left = (self._without < 0) | empty[:, np.maximum(self._without, 0)]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from rich.console import Console
 
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
+from hwpass.naming import Printable
 from hwpass.states import State, state_of
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class _Part(BaseModel):
 class ModelInfo(_Part):
     """The model that was given."""
 
-    path: str
+    path: Printable
     sha256: str
     nodes: int
     opset: int = Field(description="version of the default operator set")

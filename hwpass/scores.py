@@ -13,6 +13,7 @@ from hwpass.coupling import Coupling
 from hwpass.errors import UsageError
 from hwpass.ops import Node
 from hwpass.redundancy import unread
+from hwpass.taps import Outer
 from hwpass.work import Floats
 
 Importance = list[Floats]  # per group, [width]
@@ -60,21 +61,22 @@ def _norms(coupling: Coupling, power: int) -> Importance:
     totals = _Totals(coupling)
     for node in coupling.nodes:
         product = node.product
-        if product is None:
+        weight = None if product is None else _weight(node)
+        if product is None or weight is None:
             continue
         axes = coupling.weight_axes(node)
-        out, into = energy(_weight(node), product.weight_out, product.weight_in, power)
+        out, into = energy(weight, product.weight_out, product.weight_in, power)
         totals.add(axes[product.weight_out], out)
         if into is not None and product.weight_in is not None:
             totals.add(axes[product.weight_in], into)
     return totals.result()
 
 
-def _weight(node: Node) -> NDArray[Any]:
+def _weight(node: Node) -> NDArray[Any] | None:
+    """The weight as the product sees it, behind casts and the like; None where it cannot be told."""
     assert node.product is not None
     value = node.value(node.product.weight)
-    assert value is not None
-    return value
+    return value if value is None or value.dtype.kind in "iuf" else value.astype(np.float32)
 
 
 def _batch_norm(coupling: Coupling) -> Importance:
@@ -93,18 +95,19 @@ def _batch_norm(coupling: Coupling) -> Importance:
 
 def _activation(coupling: Coupling, statistics: Statistics) -> Importance:
     """E[x^2] of a consumer's input times its weights' squared norm (Wanda, Sun et al. 2023), over all consumers."""
-    totals = _Totals(coupling)
+    totals, outer = _Totals(coupling), Outer(coupling.build.model)
     for node in coupling.nodes:
         product = node.product
-        if product is None:
+        if product is None or not outer.holds(node.gs.inputs[product.data]):
             continue
         squares = statistics.get(node.gs.inputs[product.data].name)
         axis = node.axes(product.data)[product.data_axis]
+        weight = _weight(node)
         if squares is None:
             continue
-        _, into = energy(_weight(node), product.weight_out, product.weight_in, 2)
+        into = None if weight is None else energy(weight, product.weight_out, product.weight_in, 2)[1]
         if into is None:
-            # A depthwise weight belongs to its channel alone.
+            # A depthwise weight belongs to its channel alone; of others nothing is known.
             totals.add(axis, squares)
         elif len(into) == len(squares):
             totals.add(axis, squares * into)
@@ -117,11 +120,15 @@ def _activation(coupling: Coupling, statistics: Statistics) -> Importance:
 
 
 def tapped(coupling: Coupling) -> dict[str, int]:
-    """The activations that the activation score looks at, with their channel axis."""
+    """The activations that the activation score looks at, with their channel axis: those of the main graph."""
     found: dict[str, int] = {}
+    outer = Outer(coupling.build.model)
     for node in coupling.nodes:
-        if node.product is not None and not node.tensor(node.product.data).constant:
-            found[node.gs.inputs[node.product.data].name] = node.product.data_axis
+        product = node.product
+        if product is None or node.tensor(product.data).constant:
+            continue
+        if outer.holds(node.gs.inputs[product.data]):
+            found[node.gs.inputs[product.data].name] = product.data_axis
     return found
 
 

@@ -6,7 +6,6 @@ the price of one forward pass in all.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hwpass.files import spilling
 from hwpass.ir import Model, bodies, quiet
 from hwpass.sessions import Feed, open_session, run_session
+from hwpass.temporary import TemporaryFolder
+from hwpass.whole_files import spilling
 
 #: Activations kept in memory; beyond this they go to a temporary folder.
-MEMORY_BYTES = 256 << 20
+MEMORY_BYTES = 64 << 20
 
 
 class Segments:
@@ -30,7 +30,7 @@ class Segments:
         self.threads = threads
         self.nodes = list(model.graph.nodes)
         self.cursor = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)
+        self._folder = TemporaryFolder()
         self._held = 0
         self._count = 0
         self._values: dict[str, list[np.ndarray | Path]] = {}
@@ -132,7 +132,7 @@ class Segments:
         if self._held + value.nbytes <= MEMORY_BYTES or value.nbytes < 1 << 16:
             self._held += value.nbytes
             return value
-        path = Path(self._folder.name) / f"{self._count}.npy"
+        path = self._folder.path / f"{self._count}.npy"
         self._count += 1
         with spilling():
             np.save(path, value)

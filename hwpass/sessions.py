@@ -13,7 +13,6 @@ import ctypes
 import gc
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +24,12 @@ import onnx
 import onnxruntime as ort  # type: ignore[import-untyped]
 from onnx import TensorProto, numpy_helper
 
+from hwpass.empty_axes import free_empty_axes, has_empty_axes, runs_empty
 from hwpass.errors import InputError
+from hwpass.external import Home, TrustedPath, external, mapped
 from hwpass.inputs import InputSpec, dimension_values, input_specs, make_inputs, typical_dimensions
+from hwpass.temporary import TemporaryFolder
+from hwpass.value_kinds import tensors_of
 
 __all__ = [
     "Feed",
@@ -35,6 +38,7 @@ __all__ = [
     "StoredModel",
     "dimension_values",
     "input_specs",
+    "load_problem",
     "make_inputs",
     "one_line",
     "open_session",
@@ -102,12 +106,13 @@ class StoredModel:
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None, name: str = "model") -> None:
         self._folder = None
         if folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True)
-            folder = Path(self._folder.name)
+            self._folder = TemporaryFolder()
+            folder = self._folder.path
         self.path = folder / f"{name}.onnx"
         try:
             with open(folder / f"{name}.weights", "wb") as weights:
                 self.graph = _with_external_weights(model, weights, f"{name}.weights")
+            free_empty_axes(self.graph)
             self.path.write_bytes(self.graph.SerializeToString())
         except OSError as error:
             self.close()
@@ -155,26 +160,33 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open a CPU session with denormals flushed to zero; `folder` is where a proto's external data lies.
 
-    Drop the session and call `release_memory` when done. Raises `InputError` with one line of what
-    ONNX Runtime said when the model does not load.
+    Inputs with an axis of 0, as some exporters write a batch of any size, take any size. Drop the session and call
+    `release_memory` when done. Raises `InputError` with one line of what ONNX Runtime said when the model does not
+    load.
     """
     if isinstance(model, Path):
         if not model.is_file():
             raise InputError(f"{model}: there is no such file")
-        return _open(str(model), threads, optimise, name=str(model))
+        if not utf8(model):
+            raise InputError(f"{model}: ONNX Runtime takes names in UTF-8 only; rename it")
+        session = _open(str(model), threads, optimise, name=str(model), values=_outside(model))
+        return open_session(onnx.load(model), threads=threads, optimise=optimise) if runs_empty(session) else session
     if isinstance(model, bytes):
-        return _open(model, threads, optimise, name="the model")
+        session = _open(model, threads, optimise, name="the model")
+        empty = runs_empty(session)
+        return open_session(onnx.ModelProto.FromString(model), threads=threads) if empty else session
     if folder is not None:
         name = model.graph.name or "the model"
+        free_empty_axes(model)
         return _open(bytes(model.SerializeToString()), threads, optimise, name=name, folder=folder)
-    if weight_bytes(model) < IN_MEMORY_BYTES:
+    if weight_bytes(model) < IN_MEMORY_BYTES and not has_empty_axes(model):
         return _open(_serialised(model), threads, optimise, name=model.graph.name or "the model")
     with StoredModel(model) as stored:
         return stored.open_session(threads=threads, optimise=optimise)
 
 
 def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -> Feed:
-    """Run once; outputs by name, those that are not tensors (sequences, maps) left out.
+    """Run once; outputs by name. Of sequences and maps each tensor stands by itself, as `name[0]` or `name['key']`.
 
     Raises `InputError` with one line of what ONNX Runtime said when the run fails.
     """
@@ -189,12 +201,69 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -
         raise
     except Exception as error:  # pybind11 types without a common base of their own
         raise InputError(f"the model does not run: {one_line(error)}") from error
-    tensors = ((item.name, value) for item, value in zip(wanted, values, strict=True))
-    return {name: np.asarray(value) for name, value in tensors if isinstance(value, np.ndarray | np.generic)}
+    return {
+        name: tensor
+        for item, value in zip(wanted, values, strict=True)
+        for name, tensor in tensors_of(item.name, value)
+    }
+
+
+def load_problem(model: bytes | Path) -> str | None:
+    """What ONNX Runtime says against a model, from its own bytes; None when it loads.
+
+    Nothing is optimised, so that nothing is computed: folding could take any time and memory. The session is closed.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    values = _outside(model) if isinstance(model, Path) else {}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    try:
+        # A name that is no UTF-8 cannot be handed over; the bytes can.
+        given = model if isinstance(model, bytes) else str(model) if utf8(model) else model.read_bytes()
+        ort.InferenceSession(given, options,
+                             providers=["CPUExecutionProvider"])  # fmt: skip
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:  # pybind11 types without a common base of their own
+        return str(error) or type(error).__name__
+    finally:
+        _trim()
+    return None
+
+
+def utf8(path: Path) -> bool:
+    """Whether a path can be handed to a library that wants it in UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _outside(path: Path) -> dict[str, ort.OrtValue]:
+    """Weights outside the folder of a model that may have them there: ONNX Runtime does not read them itself."""
+    if not isinstance(path, TrustedPath):
+        return {}
+    proto = onnx.load(str(path), load_external_data=False)
+    home = Home(path, anywhere=True)
+    return {
+        tensor.name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(mapped(tensor, home, str(path)), tensor.data_type)
+        for tensor in proto.graph.initializer
+        if external(tensor)
+    }
 
 
 def _open(
-    model: str | bytes, threads: int, optimise: bool, name: str, folder: Path | None = None
+    model: str | bytes,
+    threads: int,
+    optimise: bool,
+    name: str,
+    folder: Path | None = None,
+    values: Mapping[str, ort.OrtValue] | None = None,
 ) -> ort.InferenceSession:
     # Without VNNI, products of uint8 and int8 saturate in pairs, so that results depend on what a channel's
     # neighbours are. The mode that does not is refused for some models that share weights.
@@ -207,6 +276,8 @@ def _open(
         options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        if values:
+            options.add_external_initializers(list(values), list(values.values()))
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

@@ -9,6 +9,7 @@ import numpy as np
 from hwpass.calibration import Calibration
 from hwpass.ir import Model
 from hwpass.sessions import StoredModel, release_memory, run_session
+from hwpass.taps import tapped_session
 from hwpass.work import Floats
 
 #: Samples run at once: taps of a whole network are large.
@@ -23,17 +24,22 @@ def mean_squares(
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Floats]:
-    """E[x^2] per index of each tapped tensor's given axis, over all other axes and all samples."""
+    """E[x^2] per index of each tapped tensor's given axis, over all other axes and all samples.
+
+    Tensors without any are those that cannot be handed out, and those without an entry.
+    """
     sums: dict[str, Floats] = {}
     counts: dict[str, float] = {}
     inputs = {t.name for t in model.graph.inputs}
     names = [name for name in taps if name not in inputs]
     try:
         with StoredModel(model.proto()) as stored:
-            session = stored.open_session(outputs=names, threads=threads)
+            session, names = tapped_session(stored, names, threads)
             for number, feed in enumerate(calibration.batches(BATCH), 1):
-                outputs = run_session(session, feed)
+                outputs = run_session(session, feed) if session is not None else {}
                 for name, axis in taps.items():
+                    if name not in outputs and name not in feed:
+                        continue
                     value = np.asarray(outputs[name] if name in outputs else feed[name], np.float32)
                     others = tuple(a for a in range(value.ndim) if a != axis % value.ndim)
                     sums[name] = sums.get(name, 0.0) + np.square(value).sum(axis=others, dtype=np.float64)
@@ -43,4 +49,4 @@ def mean_squares(
             del session
     finally:
         release_memory()
-    return {name: sums[name] / counts[name] for name in sums}
+    return {name: sums[name] / counts[name] for name in sums if counts[name]}

@@ -12,14 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from hwpass.formatting import human_bytes, human_count, human_seconds
-from hwpass.naming import short_path
+from hwpass.naming import Printable, short_path
 from hwpass.report import Costs, ExactnessVerdict, FidelityVerdict, ModelInfo, Ratios, figure, milliseconds
+from hwpass.states import state_of
 from hwpass.tables import print_line, print_table
 
 #: The costs that a sweep may go along, and where a report keeps their ratios.
 ALONG = {"latency": "latency", "energy": "energy", "memory": "peak_memory", "size": "size", "macs": "macs"}
 
 Status = Literal["dense", "pruned", "unreachable", "failed"]
+
+#: Why no point is marked where nothing judges quality.
+NO_FRONT = (
+    "no point is marked as the front: agreement on random inputs says little about quality; give --metric, or inputs"
+    " with --calib"
+)
 
 
 class _Part(BaseModel):
@@ -38,7 +45,7 @@ class SweepPoint(_Part):
     drop: float | None = Field(default=None, description="the dense model's metric minus this one's")
     fidelity: FidelityVerdict | None = Field(default=None, description="against the original")
     exactness: ExactnessVerdict | None = None
-    file: str | None = Field(default=None, description="where the model was written")
+    file: Printable | None = Field(default=None, description="where the model was written")
     reason: str | None = Field(default=None, description="why there is no model, or which verdict failed")
 
     def error(self) -> float | None:
@@ -60,7 +67,7 @@ class SweepPoint(_Part):
 
 class SweepReport(_Part):
     """The points of a sweep, the dense model first. The front weighs the cost swept along against the metric,
-    or without one against the relative L2 error of the worst output."""
+    or without one against the relative L2 error of the worst output on the user's data; without both there is none."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
@@ -70,6 +77,8 @@ class SweepReport(_Part):
     target: str
     budget: str = Field(description="the cost swept along: latency, energy, memory, size or macs")
     metric: str | None = Field(default=None, description="the metric's name")
+    data: bool = Field(default=False, description="whether fidelity is on the user's data, not on random inputs")
+    front_note: str | None = Field(default=None, description="why no point is marked as the front")
     points: list[SweepPoint]
     warnings: list[str] = Field(default_factory=list)
     seconds: float = 0.0
@@ -84,16 +93,24 @@ class SweepReport(_Part):
         writer = csv.writer(text, lineterminator="\n")
         costs, ratios = list(Costs.model_fields), list(Ratios.model_fields)
         headings = ["asked", "status", "front", *costs, *(f"{name}_ratio" for name in ratios)]
-        writer.writerow([*headings, "metric", "drop", "rel_l2", "top1", "exact", "max_rel", "file", "reason"])
+        quality = ["metric", "drop", "fidelity", "data", "rel_l2", "top1"]
+        writer.writerow([*headings, *quality, "exact", "max_rel", "file", "reason"])
         for point in self.points:
             exact = point.exactness
             cells: list[str | float | None] = [point.asked, point.status, str(point.front).lower()]
             cells += [getattr(point.costs, name, None) for name in costs]
             cells += [getattr(point.ratio, name, None) for name in ratios]
-            cells += [point.metric, point.drop, point.error(), point.agreement()]
-            cells += [None, None] if exact is None else [str(exact.passed).lower(), exact.max_rel]
+            close = point.fidelity
+            cells += [point.metric, point.drop]
+            cells += [None, None] if close is None else [close.state, "given" if self.data else "random"]
+            cells += [point.error(), point.agreement()]
+            cells += [None, None] if exact is None else [_boolean(exact.passed), exact.max_rel]
             writer.writerow([*cells, point.file, point.reason])
         return text.getvalue()
+
+
+def _boolean(passed: bool | None) -> str:
+    return "" if passed is None else str(passed).lower()
 
 
 def marked(points: Sequence[SweepPoint], along: str) -> list[SweepPoint]:
@@ -118,10 +135,16 @@ def render_sweep(report: SweepReport, console: Console) -> None:
     along = "" if report.budget == "latency" else f" along {report.budget}"
     print_line(console, f"{short_path(report.model.path)} for {report.target}{along}", "bold")
     scored = report.metric is not None
-    quality = ("metric", "drop") if scored else ("rel_l2", "top1")
+    apart = "" if report.data else " (random)"
+    quality = ("metric", "drop") if scored else (f"rel_l2{apart}", f"top1{apart}")
     headings = ("asked", "latency", "ratio", "MACs", "size", *quality, "exact", "front")
     rows = [_row(point, scored) for point in report.points if point.costs is not None]
     print_table(console, headings, rows, "r" * (len(headings) - 2) + "ll", "--json or --csv")
+    if report.front_note is not None:
+        print_line(console, report.front_note)
+    alarming = [point.asked for point in report.points if point.fidelity is not None and point.fidelity.alarming]
+    if alarming:
+        print_line(console, f"far from the original on your data: {', '.join(alarming)}", "bold red")
     for point in report.points:
         if point.reason is not None:
             print_line(console, f"{point.asked} {point.status}: {point.reason}")
@@ -136,7 +159,8 @@ def render_sweep(report: SweepReport, console: Console) -> None:
 def _row(point: SweepPoint, scored: bool) -> tuple[str, ...]:
     assert point.costs is not None
     assert point.ratio is not None
-    exact = "-" if point.exactness is None else "passed" if point.exactness.passed else "FAILED"
+    state = None if point.exactness is None else state_of(point.exactness.passed)
+    exact = "-" if state is None else "FAILED" if state == "failed" else state
     if scored:
         quality = ("-" if point.metric is None else f"{point.metric:.4g}", figure(point.drop))
     else:

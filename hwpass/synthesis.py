@@ -15,11 +15,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from hwpass.activations import Sizing
+from hwpass.array_files import Spool
 from hwpass.calibration import Calibration, load_calibration
 from hwpass.errors import InputError
 from hwpass.inputs import MAX_TOKEN, InputSpec, input_specs, make_inputs, typical_dimensions
 from hwpass.ir import Model
 from hwpass.leaves import dead_leaves, pink_noise
+from hwpass.proof_inputs import Draw
+from hwpass.proof_inputs import Maker as FeedMaker
 from hwpass.sessions import Feed, open_session, release_memory, run_session
 
 #: Samples made, as far as the bounds below allow; thousands of inputs of a wide layer want as many rows.
@@ -63,25 +67,28 @@ def synthesise(
     progress("making inputs")
     specs = input_specs(model.interface())
     try:
-        dims = typical_dimensions(model.proto(), seed=seed, threads=threads)
-        maker = _Maker(specs, dims, seed, vocabulary(model))
+        sizing = Sizing(model)
+        dims = typical_dimensions(model.proto(), seed=seed, threads=threads, fits=sizing.fits)
+        maker = _Maker(specs, dims, seed, sizing)
         image = next((spec for spec in specs if _image_axis(spec, dims) is not None and spec.is_float), None)
         if image is not None:
             maker.scale = stated_scale(model, image.name)
             maker.scale = maker.scale or _fitting(model if original is None else original(), maker, threads)
             maker.scale = maker.scale or ("[0, 1]" if _channels(image, dims) == 1 else "standardised")
         session = open_session(model.proto(), threads=threads)
-        for limit in (None, MAX_TOKEN, 2):  # positions and token types have short tables of their own
+        for limit in (None, MAX_TOKEN, 2, 1):  # positions and token types have short tables of their own
             maker.limit = limit
             try:
                 run_session(session, maker.feed(0))
                 break
             except InputError:
-                if limit == 2:
+                if limit == 1:
                     raise
         size = sum(np.asarray(value).nbytes for value in maker.feed(0).values())
         count = int(np.clip(min(SAMPLES, MACS / max(macs, 1.0), BYTES / max(size, 1)), FEWEST, SAMPLES))
-        return Synthetic(load_calibration([maker.feed(i) for i in range(count)], specs), maker.words(count))
+        spool = Spool()
+        feeds = ({name: spool.put(value) for name, value in maker.feed(i).items()} for i in range(count))
+        return Synthetic(load_calibration(feeds, specs), maker.words(count))
     except InputError:
         return None
     finally:
@@ -91,14 +98,18 @@ def synthesise(
 class _Maker:
     """Makes feed number i, whatever the others are."""
 
-    def __init__(self, specs: list[InputSpec], dims: Mapping[str, int], seed: int, rows: Mapping[str, int]) -> None:
-        self.specs, self.dims, self.seed, self.rows = specs, dims, seed, rows
+    def __init__(self, specs: list[InputSpec], dims: Mapping[str, int], seed: int, sizing: Sizing) -> None:
+        self.specs, self.dims, self.seed = specs, dims, seed
+        self.meant = FeedMaker(specs, sizing, seed)
+        self.known = sizing.domains(dims)
         self.scale: str | None = None
         self.limit: int | None = None
 
     def feed(self, number: int) -> Feed:
         """One feed at the sizes of the model's dynamic axes."""
         plain = make_inputs(self.specs, self.dims, self.seed + number, max_token=self.limit or MAX_TOKEN)
+        meant = self.meant.feed(self.dims, Draw(number, ones=True, first=True, limit=self.limit))
+        plain.update({name: meant[name] for name in self.known})
         return {spec.name: self._value(spec, plain[spec.name], number) for spec in self.specs}
 
     def _value(self, spec: InputSpec, plain: NDArray[Any], number: int) -> NDArray[Any]:
@@ -106,10 +117,7 @@ class _Maker:
         axis = _image_axis(spec, self.dims)
         if axis is not None:
             return self._images(spec, plain, rng, axis)
-        rows = self.rows.get(spec.name)
-        if rows is not None and self.limit is None and plain.dtype.kind in "iu":
-            return rng.integers(0, rows, plain.shape).astype(plain.dtype)
-        if spec.is_float and plain.ndim >= 2:
+        if spec.is_float and plain.ndim >= 2 and spec.name not in self.known:
             long = max(range(1, plain.ndim), key=lambda a: plain.shape[a])
             if plain.shape[long] >= SIGNAL:
                 noise = pink_noise(rng, plain.shape, (long,))
@@ -221,16 +229,3 @@ def _fitting(model: Model, maker: _Maker, threads: int) -> str | None:
             gap += float(np.mean(np.square(value.mean(axis=0) - mean) / (variance + 1e-12)) + np.mean(np.abs(ratio)))
         gaps[scale] = gap
     return min(gaps, key=lambda scale: (not np.isfinite(gaps[scale]), gaps[scale]))
-
-
-def vocabulary(model: Model) -> dict[str, int]:
-    """How many rows the smallest table has that an integer input picks from, by the input's name."""
-    source = {t.name: t.name for t in model.graph.inputs}
-    found: dict[str, int] = {}
-    for node in model.graph.nodes:
-        if node.op in ("Cast", "Reshape", "Squeeze", "Unsqueeze", "Identity") and node.inputs[0].name in source:
-            source[node.outputs[0].name] = source[node.inputs[0].name]
-        if node.op == "Gather" and isinstance(node.inputs[0], gs.Constant) and node.inputs[1].name in source:
-            name, rows = source[node.inputs[1].name], node.inputs[0].shape[int(node.attrs.get("axis", 0))]
-            found[name] = min(rows, found.get(name, rows))
-    return found

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
 from rich.console import Console
 from rich.text import Text
 
@@ -31,6 +35,45 @@ def show(report: Report, console: Console) -> None:
     for warning in report.warnings:
         console.print(Text("warning: ", "yellow") + Text(warning), soft_wrap=True)
     print_line(console, f"{human_seconds(report.seconds)} in all", "dim")
+
+
+def close(
+    report: Report, console: Console, output: str | None, others: Sequence[str | None], dry_run: bool = False
+) -> None:
+    """Print the closing line; where no model was written, on standard error."""
+    text = closing(report, output, others, dry_run)
+    if output is None:
+        click.echo(text, err=True)
+    else:
+        print_line(console, text)
+
+
+def closing(report: Report, output: str | None, others: Sequence[str | None] = (), dry_run: bool = False) -> str:
+    """What was written where and how large it is, and that costs are predictions: the last line of a run.
+
+    `output` is the model's place (`-` is standard output, None nowhere), `others` the places of what else was written.
+    """
+    before, after = report.before.size_bytes, report.after.size_bytes
+    weights = f"weights {after:,} bytes, {before:,} before"
+    if dry_run:
+        text = "no model was written: this was a dry run"
+    elif output is None:
+        text = "no model was written: give -o OUT to keep it"
+    elif output == "-":
+        text = f"wrote the model to standard output ({weights})"
+    else:
+        text = f"wrote {short_path(output)}: {_bytes_of(Path(output), after):,} bytes ({weights})"
+    also = [short_path(other) for other in others if other is not None and other != "-"]
+    text += f"; also {', '.join(also)}" if also else ""
+    foretold = report.after.latency_ms is not None
+    return text + ("; latency is predicted, not measured: see `hwpass bench`" if foretold else "")
+
+
+def _bytes_of(path: Path, weights: int) -> int:
+    """Bytes of a model's file, and of its weights where they stand beside it."""
+    size = path.stat().st_size
+    beside = path.with_name(path.name + ".data")
+    return size + beside.stat().st_size if size < weights and beside.is_file() else size
 
 
 def verdict_line(row: VerdictRow) -> Text:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hwpass.coupling import couple
-from hwpass.errors import InputError
+from hwpass.errors import UsageError
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
 from hwpass.passes.prune_channels import check_finite, operate, outcome
@@ -29,10 +28,9 @@ class ApplyPlan(Pass):
     def run(self, model: Model, context: Context) -> PassResult:
         plan = context.plan
         if plan is None:
-            path = Path(self.plan)
-            if not path.is_file():
-                raise InputError(f"{self.plan or 'apply-plan'}: no such plan file")
-            plan = Plan.from_json(path.read_text(encoding="utf-8"), self.plan)
+            if not self.plan:
+                raise UsageError("apply-plan needs a plan: write apply-plan{plan=FILE.json}")
+            plan = Plan.read(self.plan)
         if plan.model_sha256 != model.sha256:
             context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was applied")
         check_finite(model)

@@ -27,6 +27,11 @@ class Compensate(Pass):
     samples: int = field(default=1024, metadata={"help": "most calibration samples to use"})
     rows: int = field(default=16384, metadata={"help": "most rows of a layer's input and output to fit on"})
 
+    def __post_init__(self) -> None:
+        for option in ("samples", "rows"):
+            if not 1 <= getattr(self, option) <= 1 << 31:
+                raise UsageError(f"pass compensate: option {option}={getattr(self, option)}: give 1 or more")
+
     def run(self, model: Model, context: Context) -> PassResult:
         findings = context.findings
         pruned = findings.last

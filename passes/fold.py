@@ -9,17 +9,21 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort  # type: ignore[import-untyped]
 
 from hwpass.collection import collection_paused
+from hwpass.errors import UsageError
+from hwpass.folding import Folding
 from hwpass.ir import Model, quiet
 from hwpass.manager import Context, Pass, PassResult, register
 
 #: Constants of at least this many bytes are compared; smaller ones are not worth it.
 MERGED = 4096
 
+#: What a protobuf can hold, and so the largest `limit` that can mean anything.
+LARGEST = (1 << 31) - 1
 
 #: Quantised weights stay quantised, and a random generator is not the constant of its first draw.
 KEPT = frozenset(
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear RandomNormal RandomUniform RandomNormalLike"
-    " RandomUniformLike Bernoulli Multinomial".split()
+    " RandomUniformLike Bernoulli Multinomial Dropout".split()
 )
 
 
@@ -29,53 +33,35 @@ class Fold(Pass):
     """Nodes of constants -> constants; If of a constant -> its branch; Identity of x -> x; unread -> nothing.
 
     Does not fire when the result would be larger than `limit` bytes (a table that is cheap to compute and dear to
-    store), on dequantised weights, on random generators, or inside subgraphs.
+    store) and than the constant that it takes the place of, or of a size that the shapes do not tell; on dequantised
+    weights, on random generators, on loops, on products that would take long, and on what makes an output.
     """
 
     name = "fold"
+    preparation = True
     limit: int = field(
         default=1 << 20, metadata={"help": "largest folded tensor that is larger than its inputs, in bytes"}
     )
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit <= LARGEST:
+            raise UsageError(f"pass fold: option limit={self.limit}: give 0 to {LARGEST} bytes")
+
     def run(self, model: Model, context: Context) -> PassResult:
         before = _signature(model)
         ort.set_default_logger_severity(4)
-        several = [(node, list(node.outputs)) for node in model.walk() if len(node.outputs) > 1]
         with quiet(), collection_paused():
-            _whole_shapes(model.graph)
+            folding = Folding(model.graph, self.limit, _kept, model.kept.attributes)
             while True:
-                model.graph.fold_constants(
-                    size_threshold=self.limit,
-                    should_exclude_node=_kept,
-                    recurse_subgraphs=True,
-                    flatten_subgraphs=False,
-                )
-                # Both must be asked: each may give the next round of folding something to do.
+                # All must be asked: each may give the next round something to do.
+                folded = folding.run()
                 views, flattened = _fold_weights(model.graph), _flatten_conditionals(model.graph)
-                if not views and not flattened:
+                if not views and not flattened and not folded:
                     break
-        for node, outputs in several:
-            # Graphsurgeon drops outputs that nobody reads, but a Split or a BatchNormalization counts its outputs.
-            if node.outputs and len(node.outputs) < len(outputs):
-                for tensor in outputs[len(node.outputs) :]:
-                    node.outputs.append(gs.Variable(tensor.name, tensor.dtype, tensor.shape))
-        _bypass_identities(model.graph)
-        _merge_equal(model)
-        model.graph.cleanup(remove_unused_node_outputs=False)
+            _bypass_identities(model.graph)
+            _merge_equal(model)
+            model.graph.cleanup(remove_unused_node_outputs=False)
         return PassResult(model, _signature(model) != before)
-
-
-def _whole_shapes(graph: gs.Graph) -> None:
-    """Shape(start, end) of known extents as Slice(Shape): graphsurgeon folds it as if it had no start and no end."""
-    for node in list(graph.nodes):
-        shape = node.inputs[0].shape if node.op == "Shape" and {"start", "end"} & set(node.attrs) else None
-        if shape is None or not all(isinstance(extent, int) for extent in shape):
-            continue
-        output, whole = node.outputs[0], gs.Variable(f"{node.outputs[0].name}_whole")
-        ends = (node.attrs.pop("start", 0), node.attrs.pop("end", len(shape)))
-        bounds = [gs.Constant(f"{whole.name}_{n}", np.asarray([v], np.int64)) for n, v in zip("se", ends, strict=True)]
-        node.outputs = [whole]
-        graph.nodes.insert(graph.nodes.index(node) + 1, gs.Node("Slice", whole.name, {}, [whole, *bounds], [output]))
 
 
 def _kept(node: gs.Node) -> bool:

@@ -29,6 +29,7 @@ class FoldRedundant(Pass):
     """
 
     name = "fold-redundant"
+    preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
         coupling = couple(model)

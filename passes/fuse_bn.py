@@ -20,23 +20,25 @@ class FuseBatchNorm(Pass):
     """BatchNormalization(Conv(x, W, b)) -> Conv(x, W s, (b - mean) s + bias), s = scale / sqrt(var + epsilon).
 
     Conv, ConvTranspose and Gemm. Does not fire when the product's output has another reader or is an output of the
-    model, when a parameter is not constant, when the normalisation is in training mode, when a Gemm is transposed on
-    its output side, scaled, or has a bias of another shape, or for a grouped ConvTranspose.
+    model, when a parameter is not constant or not one for each channel, when the normalisation is in training mode,
+    when a Gemm is transposed on its output side, scaled, or has a bias of another shape, or for a grouped
+    ConvTranspose.
     """
 
     name = "fuse-bn"
+    preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
         outputs = {id(t) for t in model.graph.outputs}
         fused = 0
         for norm in list(model.graph.nodes):
-            if norm.op != "BatchNormalization" or len(norm.outputs) != 1 or norm.attrs.get("training_mode", 0):
+            if norm.op != "BatchNormalization" or norm.domain or not _plain(norm):
                 continue
             x = norm.inputs[0]
             if len(x.inputs) != 1 or len(x.outputs) != 1 or id(x) in outputs:
                 continue
             product = x.inputs[0]
-            if _fusible(product) and all(isinstance(t, gs.Constant) for t in norm.inputs[1:]):
+            if _fusible(product) and _fitting(product, norm):
                 _fuse(product, norm)
                 fused += 1
         if fused:
@@ -44,7 +46,34 @@ class FuseBatchNorm(Pass):
         return PassResult(model, fused > 0)
 
 
+def _plain(norm: gs.Node) -> bool:
+    """Whether a normalisation is by constants, channel by channel: old operator sets have other forms (`spatial=0`, or
+    `is_test`, without which it is in training)."""
+    attributes = norm.attrs
+    return (
+        len(norm.outputs) == 1
+        and len(norm.inputs) == 5
+        and not attributes.get("training_mode", 0)
+        and bool(attributes.get("spatial", 1))
+        and "is_test" not in attributes
+        and all(isinstance(t, gs.Constant) and len(t.shape) == 1 for t in norm.inputs[1:])
+    )
+
+
+def _fitting(product: gs.Node, norm: gs.Node) -> bool:
+    """Whether each parameter of the normalisation has an entry for each channel of the product."""
+    weight = product.inputs[1]
+    axis = _axis(product)
+    return len(weight.shape) > axis and all(tuple(t.shape) == (weight.shape[axis],) for t in norm.inputs[1:])
+
+
+def _axis(product: gs.Node) -> int:
+    return 0 if product.op == "Gemm" and product.attrs.get("transB", 0) else OUTPUT_AXIS[product.op]
+
+
 def _fusible(product: gs.Node) -> bool:
+    if product.domain or len(product.inputs) < 2:
+        return False
     if product.op not in OUTPUT_AXIS or not all(isinstance(t, gs.Constant) for t in product.inputs[1:]):
         return False
     attributes = product.attrs
@@ -61,7 +90,7 @@ def _fuse(product: gs.Node, norm: gs.Node) -> None:
     scale, bias, mean, variance = (t.values.astype(np.float64) for t in norm.inputs[1:5])
     factor = scale / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
     weight = product.inputs[1]
-    axis = 0 if product.op == "Gemm" and product.attrs.get("transB", 0) else OUTPUT_AXIS[product.op]
+    axis = _axis(product)
     shape = [1] * len(weight.shape)
     shape[axis] = -1
     dtype = weight.values.dtype

@@ -26,6 +26,7 @@ class LowerNorms(Pass):
     """
 
     name = "lower-norms"
+    preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
         known = context.findings.centred_norms

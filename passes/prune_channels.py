@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from hwpass import scores
 from hwpass.allocate import Allocation
 from hwpass.budget import Budget, parse_budgets
+from hwpass.cost import METRICS
 from hwpass.coupling import Coupling
+from hwpass.data_files import shown
 from hwpass.errors import BudgetError, InputError, UsageError
 from hwpass.findings import Pruned
 from hwpass.halfway import Choice, Chooser
@@ -25,6 +27,10 @@ from hwpass.streaming import release_pages
 from hwpass.study import Study, StudyOptions
 from hwpass.work import Floats
 
+#: Scores that are no score of their own: one that is chosen, and loss curves from activations.
+AUTOMATIC = ("auto", "gram")
+#: No count of channels or rounds is larger.
+MOST = 1 << 20
 #: How the refusal of a budget ends.
 MEND = "; ask for more, or keep the best effort with --force"
 
@@ -52,13 +58,24 @@ class PruneChannels(Pass):
     rounds: int = field(default=0, metadata={"help": "how often loss curves are measured; 0 decides by effort"})
     align: int = field(default=0, metadata={"help": "channel step; 0 takes the target's"})
 
+    def __post_init__(self) -> None:
+        self.budgets()
+        known = (*AUTOMATIC, *scores.NAMES)
+        if self.score not in known:
+            raise UsageError(f"--score {shown(self.score)}: no such score; choose {', '.join(known)}")
+        for option, least in (("min_channels", 1), ("rounds", 0), ("align", 0)):
+            if not least <= getattr(self, option) <= MOST:
+                name = option.replace("_", "-")
+                raise UsageError(f"prune-channels{{{name}={getattr(self, option)}}}: give {least} to {MOST}")
+
+    def budgets(self) -> list[Budget]:
+        """The budgets that are asked for. Raises UsageError."""
+        return parse_budgets({m: getattr(self, m) or None for m in (*METRICS, "channels")})
+
     def run(self, model: Model, context: Context) -> PassResult:
         if context.target is None:
             raise UsageError("prune-channels needs a target; see `hwpass targets`")
-        if self.rounds < 0:
-            raise UsageError(f"prune-channels{{rounds={self.rounds}}}: give 0 or more")
-        given = {m: getattr(self, m) or None for m in ("latency", "energy", "memory", "size", "macs", "channels")}
-        budgets = parse_budgets(given)
+        budgets = self.budgets()
         check_finite(model)
         options = StudyOptions(self.score, self.keep, self.min_channels, self.align)
         study = context.shared.study
@@ -167,13 +184,20 @@ def operate(coupling: Coupling, plan: Plan, context: Context) -> Pruned:
         )
         for s in surgery.slices
     ]
-    return Pruned(plan.model_copy(update={"weights": weights}), coupling, surgery)
+    if plan.weights and plan.weights != weights:
+        context.warn("the plan's `weights` disagree with its groups, which decide: they were worked out again")
+    return Pruned(plan.completed(coupling, weights), coupling, surgery)
 
 
 def outcome(pruned: Pruned, model: Model) -> PassResult:
     """What a pass that removes channels gives: the model as it was where nothing went."""
     modified = pruned.surgery.modified
     return PassResult(pruned.surgery.model if modified else model, modified, pruned)
+
+
+#: Operators whose constants are weights. Squares of larger ones than this overflow.
+PRODUCTS = frozenset("Conv ConvTranspose Gemm MatMul LSTM GRU RNN".split())
+LARGEST_WEIGHT = 1e15
 
 
 def select(importance: Floats, width: int) -> NDArray[np.int64]:
@@ -183,9 +207,16 @@ def select(importance: Floats, width: int) -> NDArray[np.int64]:
 
 
 def check_finite(model: Model) -> None:
-    """Raise InputError when a weight has NaN or infinity: no score of it means anything."""
-    for tensor in model.constants().values():
-        values = tensor.values
-        # Infinity is a mask's fill and means what it says; NaN never does.
-        if values.dtype.kind == "f" and np.isnan(np.sum(values, dtype=np.float32)) and np.isnan(values).any():
-            raise InputError(f"weight {tensor.name} has NaN in it; train or export the model again")
+    """Raise InputError when a weight has NaN, or one of a product has values that no training leaves (or infinity): no
+    score of it means anything."""
+    weights = {id(t) for node in model.walk() if node.op in PRODUCTS for t in node.inputs}
+    with np.errstate(invalid="ignore", over="ignore"):
+        for tensor in model.constants().values():
+            values = tensor.values
+            # Infinity is a mask's fill and means what it says; NaN never does.
+            if values.dtype.kind == "f" and np.isnan(np.sum(values, dtype=np.float32)) and np.isnan(values).any():
+                raise InputError(f"weight {tensor.name} has NaN in it; train or export the model again")
+            if id(tensor) in weights and values.dtype.kind == "f" and values.size:
+                largest = float(np.maximum(values.max(), -values.min()))
+                if largest > LARGEST_WEIGHT:
+                    raise InputError(f"weight {tensor.name} has values of {largest:.2g}; train or export the model again")

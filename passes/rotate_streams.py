@@ -36,6 +36,7 @@ class RotateStreams(Pass):
     """
 
     name = "rotate-streams"
+    preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
         changed = model.copy()

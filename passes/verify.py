@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hwpass.comparison import DEFAULT_ATOL
 from hwpass.errors import UsageError, VerdictError
@@ -12,12 +11,13 @@ from hwpass.fidelity import fidelity, fidelity_of, parse_fidelity
 from hwpass.findings import MetricFound
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassResult, register
-from hwpass.metric import metric_before
+from hwpass.metric import metric_before, parse_metric
 from hwpass.proof import Prover, ReadBack
 from hwpass.proof_feeds import proof_feeds
 from hwpass.proof_sides import AsGiven, InMemory
 from hwpass.sessions import Feed
 from hwpass.streaming import release_pages
+from hwpass.temporary import TemporaryFolder
 from hwpass.verify import evaluate_metric, require_valid, task_metric
 
 #: How a verdict that failed ends, where a file would have been written.
@@ -43,18 +43,35 @@ class Verify(Pass):
     metric: str = field(default="", metadata={"help": "a figure of merit, package.module:function"})
     max_drop: float = field(default=-1.0, metadata={"help": "largest allowed drop of the metric; negative: any"})
 
+    def __post_init__(self) -> None:
+        if self.rtol != -1 and not 0 <= self.rtol < 1:
+            raise UsageError(f"--rtol {self.rtol:g}: give a share of the magnitude, at least 0 and less than 1")
+        if not 0 <= self.atol < math.inf:
+            raise UsageError(f"--atol {self.atol:g}: give a finite difference of at least 0")
+        if not math.isfinite(self.max_drop):
+            raise UsageError(f"--max-drop {self.max_drop:g}: give a finite drop; a negative one allows any")
+        for text in self.fidelity:
+            parse_fidelity(text)
+        if self.metric:
+            parse_metric(self.metric)
+        elif self.max_drop >= 0:
+            raise UsageError("--max-drop bounds the drop of a metric: give one with --metric package.module:function")
+
+    def ready(self) -> None:
+        """Import the metric, so that a name that is not there is found before any work."""
+        if self.metric:
+            task_metric(self.metric)
+
     def run(self, model: Model, context: Context) -> PassResult:
         tolerances = [parse_fidelity(text) for text in self.fidelity]
         metric = task_metric(self.metric) if self.metric else None
-        if self.max_drop >= 0 and metric is None:
-            raise UsageError("--max-drop bounds the drop of a metric: give one with --metric package.module:function")
         original, findings = context.original, context.findings
         if original is None:
             raise UsageError("verify needs the original model in the context")
         context.progress("checking the graph")
         release_pages(model)
-        with tempfile.TemporaryDirectory(prefix="hwpass-", ignore_cleanup_errors=True) as folder:
-            require_valid(model.store(Path(folder)), original if not isinstance(original, bytes) else None)
+        with TemporaryFolder() as folder:
+            require_valid(model.store(folder), original if not isinstance(original, bytes) else None)
         context.progress("running the original model")
         given = AsGiven("the file as given", original, context.threads)
         feeds = proof_feeds(model, context, given)
@@ -100,5 +117,6 @@ class Verify(Pass):
             context.warn(warning)
         if proof.state == "failed":
             raise VerdictError(f"exactness failed, {NOTHING}: {proof}")
-        inputs = tuple(tensor.name for tensor in model.graph.inputs)
-        findings.read_back = ReadBack(feeds[0], final.outputs(feeds[:1])[0], inputs, context.threads, rtol)
+        outputs = final.outputs(feeds[:1])[0]
+        assert final.interface is not None
+        findings.read_back = ReadBack(feeds[0], outputs, final.interface, context.threads, rtol)

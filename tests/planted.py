@@ -1,8 +1,8 @@
 """Faults planted in the product while it runs: one text substitution inside one function, and what comes of it."""
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import gc
 import inspect

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwpass.array_files import HELD_BYTES
 from hwpass.calibration import load_calibration
 from hwpass.errors import InputError
 from hwpass.inputs import InputSpec
@@ -178,3 +181,166 @@ def test_every_few_batches() -> None:
     assert [b["x"].ravel().tolist() for b in some.batches(2)] == [[2, 3], [8, 9], [14, 15], [20, 21]]
     assert len(list(some.batches(2, limit=4))) == 2
     assert len(some) == 8
+
+
+# --- files that lie
+
+
+def header(shape: object, descr: str = "<f4", order: bool = False) -> bytes:
+    """An .npy header of version 1.0 that says whatever is wanted."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': {order}, 'shape': {shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def refused(path: Path, specs: list[InputSpec] = IMAGE) -> str:
+    with pytest.raises(InputError) as caught:
+        for _ in load_calibration(path, specs).batches(4):
+            pass
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    return message
+
+
+SHAPES = ["(99999999, 1, 4, 4)", "(4611686018427387904, 4, 4, 4)", "(-1, 1, 4, 4)", "(3, 1, 4, 4", "(" * 3000, "None"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("form", ["npy", "stored", "deflated", "folder"])
+def test_a_header_is_not_believed(tmp_path: Path, shape: str, form: str) -> None:
+    data = header(shape) + images(2).tobytes()
+    if form == "npy":
+        path = tmp_path / "c.npy"
+        path.write_bytes(data)
+    elif form == "folder":
+        (tmp_path / "image.npy").write_bytes(data)
+        path = tmp_path
+    else:
+        path = tmp_path / "c.npz"
+        kind = zipfile.ZIP_STORED if form == "stored" else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(path, "w", kind) as archive:
+            archive.writestr("image.npy", data)
+    message = refused(path)
+    assert "write it again" in message
+    assert "image.npy" in message or form == "npy"
+
+
+def test_fortran_order_and_fields_are_no_way_around(tmp_path: Path) -> None:
+    (tmp_path / "c.npy").write_bytes(header("(99999999, 1, 4, 4)", order=True))
+    assert "shorter than its header says" in refused(tmp_path / "c.npy")
+    np.save(tmp_path / "d.npy", np.zeros((2, 1, 4, 4), [("a", "<f4")]))
+    assert "'image' is void" in refused(tmp_path / "d.npy")
+
+
+def test_an_archive_that_swells_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    rows = 2 * HELD_BYTES // 64
+    archive = zipfile.ZipFile(tmp_path / "c.npz", "w", zipfile.ZIP_DEFLATED)
+    with archive, archive.open("image.npy", "w") as out:
+        out.write(header(f"({rows}, 1, 4, 4)"))
+        for _ in range(4):
+            out.write(bytes(1 << 20))
+    # What the directory declares is as large as the header says; what is there is not.
+    raw = (tmp_path / "c.npz").read_bytes()
+    place = raw.rindex(b"PK\x01\x02")
+    raw = raw[: place + 24] + (2 * HELD_BYTES + 128).to_bytes(4, "little") + raw[place + 28 :]
+    (tmp_path / "c.npz").write_bytes(raw)
+    assert "2.1 GB of compressed arrays" in refused(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize("cut", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_truncated_or_damaged_archive_is_refused(tmp_path: Path, cut: float, compressed: bool) -> None:
+    noise = np.random.default_rng(0).standard_normal((40, 1, 4, 4)).astype(np.float32)
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "c.npz", image=noise)
+    raw = bytearray((tmp_path / "c.npz").read_bytes())
+    (tmp_path / "short.npz").write_bytes(raw[: int(len(raw) * cut)])
+    assert "not an .npz" in refused(tmp_path / "short.npz")
+    if compressed:
+        place = int(len(raw) * cut)
+        raw[place - 20 : place] = bytes(20)
+        (tmp_path / "bad.npz").write_bytes(raw)
+        assert "cannot be read" in refused(tmp_path / "bad.npz")
+
+
+def test_passwords_unknown_methods_and_twins_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", image=images())
+    raw = (tmp_path / "c.npz").read_bytes()
+    for offset, value, words in ((8, 1, "encrypted"), (10, 99, "cannot be read")):
+        place = raw.rindex(b"PK\x01\x02")
+        (tmp_path / "bad.npz").write_bytes(raw[: place + offset] + bytes([value, 0]) + raw[place + offset + 2 :])
+        assert words in refused(tmp_path / "bad.npz")
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        data = header("(1, 1, 4, 4)") + images(1).tobytes()
+        archive.writestr("image.npy", data)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("image.npy", data)
+    assert "twice" in refused(tmp_path / "t.npz")
+
+
+def test_members_that_are_no_inputs_are_refused_unread(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
+        archive.writestr("readme.txt", "not an array")
+    assert "'readme.txt' is no input of the model; the inputs are 'image'" in refused(tmp_path / "c.npz")
+
+
+def test_odd_files_in_a_folder_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", images())
+    (tmp_path / "b.npy").mkdir()
+    assert "b.npy: not a file" in refused(tmp_path)
+    (tmp_path / "b.npy").rmdir()
+    (tmp_path / "b.npy").symlink_to(tmp_path / "b.npy")
+    assert "b.npy: not a file" in refused(tmp_path)
+    (tmp_path / "b.npy").unlink()
+    os.mkfifo(tmp_path / "b.npy")
+    assert "b.npy: not a file" in refused(tmp_path)
+    assert "neither a file nor a folder" in refused(tmp_path / "b.npy")
+    (tmp_path / "b.npy").unlink()
+    (tmp_path / "b.npy").touch()
+    assert "b.npy: cannot be read" in refused(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "cannot be read" in refused(tmp_path / "loop")
+    assert "cannot be read" in refused(tmp_path / ("x" * 3000))
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", images())
+    data = load_calibration(tmp_path / "c.npy", IMAGE)
+    with open(tmp_path / "c.npy", "r+b") as stream:
+        stream.truncate(200)
+    with pytest.raises(InputError, match=r"c\.npy: has become shorter"):
+        list(data.batches(4))
+
+
+def test_values_that_are_no_arrays_are_refused() -> None:
+    class Stubborn:
+        def __array__(self, *args: object, **options: object) -> np.ndarray:
+            raise RuntimeError("still on\nanother device")
+
+    with pytest.raises(InputError, match="'image' cannot be made an array: still on another device"):
+        load_calibration({"image": Stubborn()}, IMAGE)
+    with pytest.raises(InputError, match="item 1: 'image' cannot be made an array"):
+        load_calibration([{"image": images(1)}, {"image": [[1.0], [1.0, 2.0]]}], IMAGE)
+    with pytest.raises(InputError, match="'image' is object"):
+        load_calibration({"image": np.full((2, 1, 4, 4), None)}, IMAGE)
+
+
+# --- batches under other names
+
+
+STATEFUL = [InputSpec("x", F, ("x.0", "x.1")), InputSpec("state", F, (2, "state.1", 8))]
+
+
+def test_the_batch_of_a_state_goes_along() -> None:
+    state = np.arange(2 * 6 * 8, dtype=np.float32).reshape(2, 6, 8)
+    parts = list(load_calibration({"x": np.ones((6, 5), F), "state": state}, STATEFUL).batches(4))
+    assert [part["state"].shape for part in parts] == [(2, 4, 8), (2, 2, 8)]
+    np.testing.assert_array_equal(np.concatenate([part["state"] for part in parts], axis=1), state)
+    feeds = [{"x": np.ones((1, 5), F), "state": state[:, i : i + 1]} for i in range(6)]
+    assert [part["state"].shape for part in load_calibration(feeds, STATEFUL).batches(32)] == [(2, 6, 8)]
+
+
+def test_a_single_state_for_many_samples_means_one_at_a_time() -> None:
+    parts = list(load_calibration({"x": np.ones((6, 5), F), "state": np.ones((2, 1, 8), F)}, STATEFUL).batches(32))
+    assert len(parts) == 6
+    assert all(part["x"].shape == (1, 5) and part["state"].shape == (2, 1, 8) for part in parts)

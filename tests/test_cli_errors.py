@@ -187,6 +187,17 @@ CASES = [
     Case("two outputs on stdout", run("--macs 0.5x --json - --plan -"), USAGE, ["--plan", "--json"]),
     Case("no such layer", run("--macs 0.5x --keep nothing*"), USAGE, ["--keep nothing*", "hwpass groups"]),
     Case("no such score", run("--macs 0.5x --score l7"), USAGE, ["l7"]),
+    *[
+        Case(f"budget {text}", run(f"--latency {text}"), USAGE, ["--latency", text, "0.6x or 12ms"])
+        for text in "nanx infms 1e999 1e999ms 0.5 12mJ".split()
+    ],
+    Case("tolerance that is no number", run("--macs 0.5x --rtol nan"), USAGE, ["--rtol"]),
+    Case("tolerance of everything", run("--macs 0.5x --rtol inf"), USAGE, ["--rtol"]),
+    Case("tolerance of all of it", run("--macs 0.5x --rtol 1"), USAGE, ["--rtol"]),
+    Case("difference of everything", run("--macs 0.5x --atol inf"), USAGE, ["--atol"]),
+    Case("pipeline with an option twice", run("--pipeline fold{limit=1,limit=2}"), USAGE, ["limit", "twice"]),
+    Case("pipeline cut short", run("--pipeline fold{limit=1"), USAGE, ["character 12"]),
+    Case("metric before the model", run("--pipeline verify{metric=nowhere}", "{dir}/no.onnx"), USAGE, ["'nowhere'"]),
     Case("no such pass", run("--pipeline fold,prun"), USAGE, ["prun", "hwpass passes"]),
     Case("no such option of a pass", run("--pipeline fold{limt=3}"), USAGE, ["limt", "limit"]),
     Case("pipeline and budget", run("--pipeline fold --macs 0.5x"), USAGE, ["--pipeline"]),
@@ -221,6 +232,29 @@ CASES = [
         INPUT,
         ["p.json", "not a plan"],
         write("p.json", "hello"),
+    ),
+    Case(
+        "plan that runs something",
+        f"apply {{dir}}/p.json {MODEL} -o {{dir}}/out.onnx",
+        INPUT,
+        ["p.json", "verify is no preparation pass"],
+        write("p.json", '{"schema": 1, "model_sha256": "", "prepare": "verify{metric=a:b}", "groups": []}'),
+    ),
+    Case(
+        "verify by a plan that runs something",
+        f"verify {MODEL} {MODEL} --plan {{dir}}/p.json",
+        INPUT,
+        ["p.json", "apply-plan is no preparation pass"],
+        write("p.json", '{"schema": 1, "model_sha256": "", "prepare": "apply-plan{plan=x}", "groups": []}'),
+    ),
+    Case("plan is a folder", f"apply {{dir}} {MODEL} -o {{dir}}/out.onnx", INPUT, ["is a folder"]),
+    Case("plan is endless", f"apply /dev/zero {MODEL} -o {{dir}}/out.onnx", INPUT, ["/dev/zero", "larger than"]),
+    Case(
+        "target of brackets",
+        run(target="{dir}/t.toml"),
+        INPUT,
+        ["t.toml", "nested too deeply"],
+        write("t.toml", "a=" + "[" * 10**5),
     ),
     Case(
         "plan of another model",

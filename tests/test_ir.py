@@ -18,8 +18,8 @@ from sketch import Sketch
 import hwpass
 import hwpass.ir as ir
 from hwpass.errors import InputError
-from hwpass.files import write_text
 from hwpass.ir import Model
+from hwpass.whole_files import write_text
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import os
 import re
@@ -92,11 +93,21 @@ def test_the_build_needs_what_pyproject_says() -> None:
     assert project["build-system"]["build-backend"] == "setuptools.build_meta"
 
 
-def test_a_wheel_has_all_rooms_and_data(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", minversion="77")
+def copied(tmp_path: Path, links: bool) -> Path:
+    """A copy of the tree; without links, they are the text files that a zip download or Windows makes of them."""
     copy = tmp_path / "tree"
     unwanted = shutil.ignore_patterns(".*", "build", "dist", "fixtures", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, copy, symlinks=True, ignore=unwanted)
+    for link, target in {} if links else LINKS.items():
+        (copy / link).unlink()
+        (copy / link).write_text(target)
+    return copy
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_wheel_has_all_rooms_and_data(links: bool, tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    copy = copied(tmp_path, links)
     build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
     made = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", build, str(tmp_path)],
@@ -111,3 +122,36 @@ def test_a_wheel_has_all_rooms_and_data(tmp_path: Path) -> None:
         assert f"hwpass/{path.relative_to(ROOT).as_posix()}" in names
     assert "hwpass/py.typed" in names
     assert not [name for name in names if name.startswith(("passes/", "cost_models/", "tests/"))]
+    assert not [name for name in names if name in LINKS]
+
+
+def test_a_tree_without_links_works(tmp_path: Path) -> None:
+    copy = copied(tmp_path, links=False)
+    code = "import hwpass.cli, sys; sys.argv = ['hwpass', 'passes']; hwpass.cli.main()"
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    made = subprocess.run(
+        [sys.executable, "-c", code], cwd=copy, env=environment, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    assert "prune-channels" in made.stdout
+
+
+def test_the_lowest_versions_are_those_that_are_declared() -> None:
+    script = [sys.executable, str(ROOT / ".ci/lower_bounds.py"), "test"]
+    found = subprocess.run(script, capture_output=True, text=True, check=True).stdout.split()
+    declared = [*listed("options", "install_requires"), *listed("options.extras_require", "test")]
+    assert found == [line.replace(">=", "==") for line in declared]
+
+
+def test_whatever_is_imported_is_declared() -> None:
+    """Names of distributions are those of their modules, but for the underscore of onnx-graphsurgeon."""
+    declared = {re.split("[>=]", line)[0].replace("-", "_") for line in listed("options", "install_requires")}
+    declared |= {"hwpass", "google", *sys.stdlib_module_names}  # protobuf comes with onnx, in the version that it needs
+    for room in ("hwpass", "passes", "cost_models"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names = [node.module]
+                for name in names:
+                    assert name.partition(".")[0] in declared, f"{path} imports {name}"

@@ -111,17 +111,46 @@ def test_table_json_and_csv_agree(tmp_path: Path) -> None:
         assert (row["exact"] == "true") is ("passed" in cells) is (point["status"] == "pruned")
 
 
-def test_a_sweep_along_size_without_a_metric_weighs_the_error() -> None:
+def calibration(folder: Path) -> Path:
+    np.savez(folder / "some.npz", image=images(32))
+    return folder / "some.npz"
+
+
+def test_a_sweep_along_size_without_a_metric_weighs_the_error_on_data(tmp_path: Path) -> None:
     result = command(
-        CNN, "--target", "mobile-cpu", "--budget", "size", "--points", "0.7,0.4", "--score", "l2", "--csv", "-"
-    )
+        CNN, "--target", "mobile-cpu", "--budget", "size", "--points", "0.7,0.2", "--score", "l2", "--csv", "-",
+        "--compensate", "off", "--calib", calibration(tmp_path),
+    )  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["metric"] for row in rows] == ["", "", ""]
     assert float(rows[0]["rel_l2"]) == 0 < float(rows[1]["rel_l2"]) < float(rows[2]["rel_l2"])
-    for row, share in zip(rows, (1, 0.7, 0.4), strict=True):
+    for row, share in zip(rows, (1, 0.7, 0.2), strict=True):
         assert float(row["size_ratio"]) <= share
         assert row["front"] == "true"
+        assert row["data"] == ("" if share == 1 else "given")
+        assert row["fidelity"] == ("" if share == 1 else "not judged")
     assert "along size" in result.stderr
+    # Most weights are gone, and no refit: the warning names the point that it is about.
+    assert "warning: at 0.2x: output 'logits' is far from the original's on your data" in result.stderr
+
+
+def test_random_inputs_mark_no_front(tmp_path: Path) -> None:
+    """They agree on all first choices where the labelled images show half of them to be wrong."""
+    result = command(
+        CNN, "--target", "mobile-cpu", "--points", "0.5,0.2", "--score", "l2", "--compensate", "off",
+        "--json", tmp_path / "o.json", "--csv", tmp_path / "o.csv",
+    )  # fmt: skip
+    data = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
+    assert [p["front"] for p in data["points"]] == [False] * 3
+    assert data["front_note"] in result.stdout
+    assert "give --metric, or inputs with --calib" in data["front_note"]
+    assert {p["fidelity"]["state"] for p in data["points"][1:]} == {"not judged"}
+    assert {p["fidelity"]["passed"] for p in data["points"][1:]} == {None}
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "o.csv").read_text(encoding="utf-8"))))
+    assert [row["data"] for row in rows] == ["", "random", "random"]
+    assert [row["front"] for row in rows] == ["false"] * 3
+    assert "*" not in result.stdout
+    assert "top1 (random)" in result.stdout
 
 
 def test_nothing_within_reach_is_a_budget_that_cannot_be_met(tmp_path: Path) -> None:

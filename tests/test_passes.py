@@ -324,7 +324,7 @@ def test_a_plan_of_other_bytes_is_applied_with_a_warning() -> None:
 
 
 def test_a_plan_file_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="no such plan file"):
+    with pytest.raises(InputError, match=r"missing\.json: cannot be read as a plan"):
         applied(two_layers(), "apply-plan{plan=missing.json}")
 
 

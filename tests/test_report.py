@@ -6,11 +6,14 @@ import io
 import json
 import math
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from hwpass.findings import MetricFound
 from hwpass.report import (
     Costs,
     ExactnessVerdict,
@@ -31,6 +34,7 @@ from hwpass.report import (
     human_seconds,
     render,
 )
+from hwpass.terminal_report import closing
 
 BEFORE = Costs(
     latency_ms=15.5,
@@ -61,8 +65,8 @@ def report(**changes: object) -> Report:
         "ratio": Ratios.of(BEFORE, AFTER),
         "verdicts": Verdicts(
             exactness=ExactnessVerdict(passed=True, max_abs=1e-6, max_rel=2e-7),
-            fidelity=FidelityVerdict(passed=False, outputs={"y": {"top1": 0.98, "cosine": 0.999}}),
-            metric=MetricVerdict(passed=True, name="a:b", before=0.9, after=0.89, drop=0.01, max_drop=0.02),
+            fidelity=FidelityVerdict(passed=False, state="failed", outputs={"y": {"top1": 0.98, "cosine": 0.999}}),
+            metric=MetricVerdict.of(MetricFound("a:b", 0.9, 0.89, 0.02)),
         ),
         "groups": [
             GroupChange(name="g1", before=64, after=48, loss=0.1, latency_gain_ms=1.5, layers=["a", "b", "c", "d"]),
@@ -159,6 +163,77 @@ def test_the_terminal_shows_costs_verdicts_groups_frozen_and_warnings() -> None:
     assert "g2" not in shown
 
 
+def shown_states(item: Report) -> tuple[str, str]:
+    """The terminal with its colours, and the page."""
+    console = Console(file=io.StringIO(), width=200, color_system="standard", force_terminal=True)
+    render(item, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue(), html(item)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "colour", "kind"),
+    [
+        ({"passed": True}, "32m", 'class="passed">passed'),
+        ({"passed": False}, "1;31m", 'class="failed">failed'),
+        ({"passed": None}, "33m", 'class="open">not judged'),
+        ({"passed": None, "alarming": True}, "1;31m", 'class="alarming">not judged'),
+    ],
+)
+def test_green_is_kept_for_what_passed(verdict: dict[str, Any], colour: str, kind: str) -> None:
+    judged = FidelityVerdict.model_validate({**verdict, "note": "a sentence", "outputs": {"y": {"cosine": 0.5}}})
+    terminal, page = shown_states(report(verdicts=Verdicts(fidelity=judged)))
+    word = {True: "passed", False: "FAILED", None: "not judged"}[verdict["passed"]]
+    assert f"\x1b[{colour}{word}\x1b[0m: a sentence (y: cosine 0.5)" in terminal
+    assert ("\x1b[32m" in terminal) is (verdict["passed"] is True)
+    assert kind in page
+    assert "a sentence (y: cosine 0.5)" in page
+
+
+def test_a_state_agrees_with_passed_and_follows_from_it_in_older_files() -> None:
+    assert FidelityVerdict.model_validate({"passed": True, "outputs": {}}).state == "passed"
+    assert FidelityVerdict.model_validate({"passed": None}).state == "not judged"
+    with pytest.raises(ValidationError, match="cannot have"):
+        FidelityVerdict.model_validate({"passed": True, "state": "failed"})
+
+
+@pytest.mark.parametrize(
+    ("allowed", "state", "note"),
+    [(None, "not judged", "--max-drop"), (0.02, "passed", "within"), (0.005, "failed", "more than")],
+)
+def test_a_metric_without_a_largest_drop_is_not_judged(allowed: float | None, state: str, note: str) -> None:
+    verdict = MetricVerdict.of(MetricFound("a:b", 0.9, 0.89, allowed))
+    assert verdict.state == state
+    assert note in verdict.note
+    assert verdict.max_drop == allowed
+    written = json.loads(report(verdicts=Verdicts(metric=verdict)).to_json())["verdicts"]["metric"]
+    assert (written["passed"], written["state"]) == (verdict.passed, state)
+
+
+def of_size(path: Path, size: int) -> None:
+    with open(path, "wb") as stream:
+        stream.truncate(size)
+
+
+def test_the_closing_line_says_what_was_written_and_that_latency_is_predicted(tmp_path: Path) -> None:
+    item = report()
+    path = tmp_path / "out.onnx"
+    of_size(path, AFTER.size_bytes + 7)
+    said = closing(item, str(path), (str(tmp_path / "plan.json"), None, "-"))
+    assert f"{AFTER.size_bytes + 7:,} bytes (weights {AFTER.size_bytes:,} bytes, {BEFORE.size_bytes:,} before)" in said
+    assert "plan.json" in said
+    assert said.endswith("latency is predicted, not measured: see `hwpass bench`")
+    # Weights beside the file count.
+    of_size(path, 100)
+    of_size(path.with_name("out.onnx.data"), AFTER.size_bytes)
+    assert f": {AFTER.size_bytes + 100:,} bytes" in closing(item, str(path))
+    assert "standard output" in closing(item, "-")
+    assert closing(item, None).startswith("no model was written: give -o OUT")
+    assert closing(item, None, dry_run=True).startswith("no model was written: this was a dry run")
+    costs = Costs(macs=10, params=10, size_bytes=10)
+    assert "latency" not in closing(report(before=costs, after=costs), "-")
+
+
 def test_a_bare_report_is_shown() -> None:
     costs = Costs(macs=10, params=10, size_bytes=10)
     bare = report(
@@ -182,7 +257,7 @@ def test_html_is_self_contained_and_escaped() -> None:
             frozen=[Frozen(node=evil, reason=evil)],
             passes=[PassRecord(name=evil, seconds=1, changed=False)],
             warnings=[evil],
-            verdicts=Verdicts(fidelity=FidelityVerdict(passed=True, outputs={evil: {evil: 1.0}})),
+            verdicts=Verdicts(fidelity=FidelityVerdict(passed=True, state="passed", outputs={evil: {evil: 1.0}})),
         )
     )
     assert "<script" not in page

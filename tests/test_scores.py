@@ -118,3 +118,39 @@ def test_consumers_count_shares_of_inputs() -> None:
     s.output(s.conv(s.op("Concat", s.conv(x, 4, 3), s.conv(x, 6, 3), axis=1), 2, 10))
     coupling = couple(Model.load(s.model()))
     assert scores.consumers(coupling) == pytest.approx([0.4, 0.6])
+
+
+@pytest.mark.parametrize("form", ["Cast", "DequantizeLinear", "Mul", "Transpose", "Reshape", "chain", "Identity"])
+@pytest.mark.parametrize("score", ["l1", "l2"])
+def test_weights_behind_other_operators_are_seen(form: str, score: str) -> None:
+    """As the weight that comes out of them, whatever is stored: halves, whole numbers, another layout or scale."""
+    s = Sketch()
+    if form == "Cast":
+        first = s.op("Cast", s.const(FIRST, np.float16), to=1)
+    elif form == "DequantizeLinear":
+        first = s.op("DequantizeLinear", s.const(FIRST * 2, np.int8), s.const(0.5), s.const(0, np.int8))
+    elif form == "Mul":
+        first = s.op("Mul", s.const(FIRST / [[1, 2, 4]]), s.const([[1.0, 2.0, 4.0]]))
+    elif form == "Transpose":
+        first = s.op("Transpose", s.const(FIRST.T))
+    elif form == "Reshape":
+        first = s.op("Reshape", s.const(FIRST.reshape(-1)), s.const([2, 3]))
+    elif form == "Identity":
+        first = s.op("Identity", s.const(FIRST))
+    else:
+        first = s.op("Squeeze", s.op("Mul", s.op("Cast", s.const(FIRST[None] * 2, np.float16), to=1), s.const(0.5)))
+    h = s.op("MatMul", s.input(["N", 2]), first)
+    s.output(s.op("MatMul", h, s.const(SECOND)))
+    (found,) = scores.importance(couple(Model.load(s.model())), score)
+    (expected,) = scores.importance(perceptron(), score)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_batch_norm_scales_behind_a_cast_are_seen() -> None:
+    s = Sketch()
+    h = s.op("MatMul", s.input(["N", 2]), s.const(FIRST))
+    scale = s.op("Cast", s.const([1.0, 2.0, 3.0], np.float16), to=1)
+    h = s.op("BatchNormalization", h, scale, s.const([0.0] * 3), s.const([0.0] * 3), s.const([1.0] * 3))
+    s.output(s.op("MatMul", h, s.const(SECOND)))
+    (found,) = scores.importance(couple(Model.load(s.model())), "bn")
+    assert found == pytest.approx(np.asarray([1, 4, 9]) / (14 / 3))

@@ -264,3 +264,28 @@ def test_when_nothing_runs_the_input_is_named() -> None:
     ) as caught:
         dimension_values(model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_of_nothing_is_one_of_any_size(batch: int, tmp_path: Path) -> None:
+    model = conv((batch, 3, 8, 8))
+    assert input_specs(model)[0].shape == ("x.0", 3, 8, 8)
+    assert [dims["x.0"] for dims in dimension_values(model)] == [1, 2, 3]
+    onnx.save(model, tmp_path / "m.onnx")
+    feed = make_inputs(input_specs(model), {"x.0": 5})
+    for source in (model, model.SerializeToString(), tmp_path / "m.onnx"):
+        assert run_session(open_session(source), feed)["y"].shape == (5, 4, 6, 6)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == batch
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_of_nothing_prunes_by_every_budget(batch: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {f"w{i}": rng.standard_normal((8, 3 if i == 0 else 8, 3, 3)).astype(np.float32) for i in range(2)}
+    nodes = [helper.make_node("Conv", ["x", "w0"], ["c"]), helper.make_node("Relu", ["c"], ["r"])]
+    nodes.append(helper.make_node("Conv", ["r", "w1"], ["y"]))
+    model = build(nodes, {"x": (T.FLOAT, [batch, 3, 9, 9])}, ["y"], weights)
+    data = rng.standard_normal((6, 3, 9, 9)).astype(np.float32)
+    for options in ({"macs": 0.7, "score": "l2"}, {"latency": 0.95}, {"size": 0.7, "calib": {"x": data}}):
+        result = hwpass.run(model, target="server-cpu", align=1, **options)
+        assert result.report.verdicts.exactness.passed

@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from sketch import Sketch
 
 import hwpass
-from hwpass.streaming import LARGE, write_single
+from hwpass.ir import Model
+from hwpass.streaming import LARGE, large_constants, write_single
 
 FIXTURES = sorted((Path(__file__).parent.parent / "fixtures").glob("*.onnx"))
 
@@ -30,6 +32,10 @@ def test_same_model_as_the_protobuf(path: Path) -> None:
     wanted = model.proto()
     assert {t.name: t for t in written.graph.initializer} == {t.name: t for t in wanted.graph.initializer}
     del written.graph.initializer[:], wanted.graph.initializer[:]
+    # A file also has the shapes of inner tensors, which are inferred once it is written.
+    inner = {n for node in wanted.graph.node for n in node.output} - {v.name for v in wanted.graph.output}
+    assert {value.name for value in written.graph.value_info} == inner
+    del written.graph.value_info[:], wanted.graph.value_info[:]
     assert written == wanted
 
 
@@ -51,3 +57,12 @@ def test_every_type_of_whole_bytes(dtype: object) -> None:
     model = hwpass.load(gs.export_onnx(gs.Graph([node], [x], [y], opset=17), do_type_check=False))
     again = onnx.load_from_string(_written(model))
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(again.graph.initializer[0]), values)
+
+
+def test_copies_are_written_weight_by_weight_too() -> None:
+    s = Sketch()
+    s.output(s.linear(s.input(["N", 64]), 64, 64))
+    model = Model.load(s.model())
+    for again in (model, model.copy(), model.copy().copy()):
+        assert again.written().ByteSize() < 64 * 64
+        assert len(large_constants(again)) == 1

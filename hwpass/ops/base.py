@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -62,6 +62,27 @@ class Tensor:
         """The number of axes."""
         assert self.axes is not None
         return len(self.axes)
+
+
+class Derived(Tensor):
+    """A constant that follows from stored ones (a dequantised, cast or scaled weight): computed when somebody asks."""
+
+    __slots__ = ("compute",)
+
+    def __init__(
+        self, axes: tuple[Axis, ...] | None, dtype: np.dtype[Any] | None, compute: Callable[[], Array | None]
+    ) -> None:
+        self.compute = compute
+        Tensor.__init__(self, axes, dtype, None, True)
+
+    @property
+    def data(self) -> Array | None:
+        """The numbers; None where they cannot be told after all."""
+        return self.compute()
+
+    @data.setter
+    def data(self, value: Array | None) -> None:
+        """Nothing to keep: they follow from what is stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwpass.axes import Axis, Mismatch, axis_size, with_zero
-from hwpass.ops.base import Array, Extent, Node, Product, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Array, Derived, Extent, Node, Product, Rule, Shrink, Tensor, register
 from hwpass.ops.matmul import is_zero
-from hwpass.ops.quantized import Dequantised, not_zero
+from hwpass.ops.quantized import not_zero
 
 if TYPE_CHECKING:
     from hwpass.coupling import Builder
@@ -59,7 +59,7 @@ class MatMulNBits(Rule):
         node.extent = Extent(m=tuple(f for axis in a[:-1] for f in axis), n=rows, k=inner)
         packed, scales = node.value(1), node.value(2)
         if packed is not None and scales is not None and bits in (4, 8):
-            node.inputs[1] = Dequantised(b, node.tensor(1).dtype, partial(unpacked, packed, bits, scales))
+            node.inputs[1] = Derived(b, node.tensor(1).dtype, partial(unpacked, packed, bits, scales))
             node.product = Product(0, len(a) - 1, 1, 0, None, 5 if node.has(5) else None)
         batch = not_zero(a[:-1]) if node.has(5) else a[:-1]
         return [Tensor((*batch, rows), node.tensor(0).dtype)]

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwpass.axes import Axis, Mismatch, axis_size, with_zero
-from hwpass.ops.base import Array, Node, Real, Rule, Tensor, register
+from hwpass.ops.base import Array, Derived, Node, Real, Rule, Tensor, register
 
 if TYPE_CHECKING:
     from hwpass.coupling import Builder
-
-
-class Dequantised(Tensor):
-    """A constant known by the numbers that its integers stand for, which are computed when somebody asks."""
-
-    __slots__ = ("compute",)
-
-    def __init__(self, axes: tuple[Axis, ...], dtype: np.dtype[Any] | None, compute: Callable[[], Array]) -> None:
-        self.compute = compute
-        Tensor.__init__(self, axes, dtype, None, True)
-
-    @property
-    def data(self) -> Array | None:
-        """The numbers, float32."""
-        return self.compute()
-
-    @data.setter
-    def data(self, value: Array | None) -> None:
-        """Nothing to keep: they follow from the integers."""
 
 
 def numbers(values: Array, scale: Array, point: Array) -> Array:
@@ -98,7 +78,7 @@ def dequantised(node: Node, position: int, scale: int, point: int, axis: int = 0
     if tensor.constant and tensor.data is not None and scales is not None and value is not None:
         shape = tensor.shape
         compute = partial(numbers, tensor.data, spread(scales, axis, shape), spread(value, axis, shape))
-        node.inputs[position] = Dequantised(node.axes(position), tensor.dtype, compute)
+        node.inputs[position] = Derived(node.axes(position), tensor.dtype, compute)
 
 
 def parameters(
@@ -200,7 +180,7 @@ class DequantizeLinear(Rule):
         if source.constant and source.data is not None and scale is not None and value is not None:
             shape = source.shape
             compute = partial(numbers, source.data, spread(scale, axis, shape), spread(value, axis, shape))
-            return [Dequantised(axes, dtype, compute)]
+            return [Derived(axes, dtype, compute)]
         return [Tensor(axes, dtype)]
 
 
