@@ -201,6 +201,14 @@ def branch(s: Sketch) -> None:
 # --- passes
 
 
+@subject()
+def folded(s: Sketch) -> None:
+    """Weights that are computed from constants, two of one shape."""
+    v, w = (s.op("Gemm", s.weight(6, 6), s.weight(6, 6), alpha=0.5, transB=1) for _ in range(2))
+    x = s.op("Relu", s.op("MatMul", s.op("Relu", rows(s)), v))
+    out(s, s.op("Relu", s.op("MatMul", x, w)), 6, 3)
+
+
 #: Folding that leaves all but the least to hwpass's own: what ONNX Runtime computes is not ours to get wrong.
 LIMITED = (
     "fold{limit=16},fuse-bn,rotate-streams,fold-redundant,prune-channels{channels=0.6x,score=l2,align=1},lower-norms,"
@@ -411,7 +419,41 @@ def _constants() -> onnx.ModelProto:
     return model
 
 
+def _sparse() -> onnx.ModelProto:
+    """A weight that is stored sparse."""
+    s = Sketch(17, 3)
+    x = s.op("Relu", s.linear(s.input(["N", 4]), 4, 6))
+    w = s.name("w")
+    out(s, s.op("Relu", s.op("MatMul", x, w)), 6, 2)
+    model = s.model()
+    where = np.arange(0, 36, 2, dtype=np.int64)
+    values = numpy_helper.from_array(s.rng.standard_normal(len(where)).astype(np.float32), w)
+    indices = numpy_helper.from_array(np.stack([where // 6, where % 6], axis=1), f"{w}_indices")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [6, 6]))
+    return model
+
+
+def _defaults() -> onnx.ModelProto:
+    """A function whose attributes have default values, one of which the caller replaces."""
+    s = Sketch(17, 3)
+    x = s.linear(s.input(["N", 4]), 4, 6)
+    y, z = s.name("f"), s.name("f")
+    s.nodes.append(helper.make_node("Bent", [x], [y], domain="local", name="bent"))
+    s.nodes.append(helper.make_node("Bent", [x], [z], domain="local", name="bent_too", alpha=0.1))
+    out(s, s.op("Sub", y, z), 6, 2)
+    model = s.model()
+    leaky = helper.make_node("LeakyRelu", ["a"], ["b"])
+    leaky.attribute.add(name="alpha", ref_attr_name="alpha", type=onnx.AttributeProto.FLOAT)
+    function = helper.make_function("local", "Bent", ["a"], ["b"], [leaky], [helper.make_opsetid("", 17)])
+    function.attribute_proto.append(helper.make_attribute("alpha", 0.6))
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    return model
+
+
 SUBJECTS["functions"] = Subject(_functions)
+SUBJECTS["sparse"] = Subject(_sparse)
+SUBJECTS["defaults"] = Subject(_defaults)
 SUBJECTS["constants"] = Subject(_constants)
 
 
@@ -425,6 +467,22 @@ def late(s: Sketch) -> None:
     s.op("If", flag, **bodies)
     s.nodes.insert(0, s.nodes.pop())
     out(s, s.op("Relu", s.linear(s.nodes[0].output[0], 5, 8)), 8, 2)
+
+
+@subject()
+def decided_apart(s: Sketch) -> None:
+    """An If whose bodies have a weight each, of one name."""
+    x = s.op("Relu", s.linear(s.input([1, 4]), 4, 6))
+    s.inputs.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, [1]))
+    made = []
+    for op in ("Sigmoid", "Tanh"):
+        graph = body(s, op, x, 6)
+        graph.initializer.append(numpy_helper.from_array(s.rng.standard_normal((6, 5)).astype(np.float32), "w"))
+        graph.node.append(helper.make_node("MatMul", [graph.output[0].name, "w"], [f"{op}_y"], name=f"{op}_product"))
+        graph.output[0].CopyFrom(helper.make_tensor_value_info(f"{op}_y", TensorProto.FLOAT, [1, 5]))
+        made.append(graph)
+    y = s.op("If", "flag", then_branch=made[0], else_branch=made[1])
+    out(s, s.op("Relu", s.linear(y, 5, 8)), 8, 2)
 
 
 @subject()

@@ -61,14 +61,17 @@ def shuffled(s: Sketch) -> None:
 @subject()
 def shuffled_two(s: Sketch) -> None:
     """Pixels out of so few channels that positions in a block would rather go."""
-    out(s, s.op("Relu", s.conv(s.op("DepthToSpace", image(s, 8), blocksize=2), 6, 2)), 6)
+    x = s.op("Relu", s.op("DepthToSpace", image(s, 8, 2), blocksize=2))
+    out(s, s.op("Relu", s.linear(s.op("Flatten", x), 32, 6)), 6, 2)
 
 
 @subject()
 def turned(s: Sketch) -> None:
-    """Axes of one extent that change their places in a circle."""
-    x = s.op("Transpose", s.linear(s.input([6, 6, 4]), 4, 6), perm=[1, 2, 0])
-    out(s, s.op("Transpose", x, perm=[0, 2, 1]), 6, 3)
+    """Axes of one extent, two of them channels, that change their places in a circle."""
+    x = s.op("Transpose", s.linear(s.input([6, 3, 4]), 4, 6), perm=[0, 2, 1])
+    x = s.op("Relu", s.op("Transpose", s.linear(x, 3, 6), perm=[2, 1, 0]))
+    x = s.op("Relu", s.linear(s.op("Transpose", x, perm=[1, 2, 0]), 6, 5))
+    out(s, s.op("Transpose", x, perm=[2, 1, 0]), 6, 3)
 
 
 # --- selection
@@ -323,7 +326,9 @@ def determined(s: Sketch) -> None:
 @subject()
 def sequenced(s: Sketch) -> None:
     """The second of two tensors of a sequence."""
-    x, y = s.linear(s.input(["N", 4]), 4, 6), s.op("Relu", s.linear(s.inputs[0].name, 4, 6))
+    w = s.rng.standard_normal((4, 6)) * np.arange(1, 7)
+    x = s.op("MatMul", s.input(["N", 4]), s.const(w))
+    y = s.op("Relu", s.linear(s.inputs[0].name, 4, 6))
     z = s.op("SequenceAt", s.op("SequenceConstruct", x, y), s.const(1))
     out(s, s.op("Relu", s.linear(z, 6, 8)), 8, 2)
     out(s, s.op("Relu", s.linear(s.inputs[0].name, 4, 5)), 5, 2)
@@ -348,6 +353,14 @@ def scattered(s: Sketch) -> None:
     x = s.op("ScatterND", x, where, s.linear(s.input([2, 4]), 4, 6))
     x = s.op("GatherND", s.op("Relu", x), s.const([[1], [3], [4]], np.int64))
     out(s, s.op("Trilu", s.op("Relu", s.linear(x, 6, 5)), upper=1), 5, 2)
+
+
+@subject()
+def looked_into(s: Sketch) -> None:
+    """Rows of channels that indices look into."""
+    x = s.op("Transpose", s.op("Relu", s.linear(s.input([5, 4]), 4, 6)), perm=[1, 0])
+    x = s.op("GatherND", x, s.const([[1], [3], [4], [5]], np.int64))
+    out(s, s.op("Relu", s.linear(x, 5, 7)), 7, 2)
 
 
 @subject(opset=22)
