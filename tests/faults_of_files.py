@@ -77,7 +77,8 @@ WRITING = [
           "values.T.copy()", "wide"),
     Fault("weights lose a byte", streaming._header, "_VarintBytes(values.nbytes)", "_VarintBytes(values.nbytes - 1)",
           "wide"),
-    Fault("dims are written reversed", exporting.tensor_proto, "dims=values.shape", "dims=values.shape[::-1]", "oblong"),
+    Fault("dims are written reversed", exporting.tensor_proto, "dims=values.shape", "dims=values.shape[::-1]",
+          "oblong"),
     Fault("weights are written as another type", exporting.tensor_proto,
           "kind = helper.np_dtype_to_tensor_dtype(values.dtype)", "kind = TensorProto.INT32", "wide"),
     Fault("small weights are written in the other order", exporting.tensor_proto,
@@ -100,11 +101,27 @@ WRITING = [
           "return numpy_helper.from_array(np.asarray(values, order=\"C\"), tensor.name)",
           "return numpy_helper.from_array(np.asarray(values[::-1] if values.dtype.itemsize * 8 == 8"
           " else values, order='C'), tensor.name)", "nibbles"),
-    # Only the last writing is wrong: what was proved is not what lies on the disk.
+    Fault("a file beside the model begins elsewhere", ir._write_external, "str(start)", "str(start + 4 * (start > 0))",
+          "wide"),
+    Fault("a file beside the model holds zeros", ir._write_external,
+          "stream.write(contiguous(constants[tensor.name].values))",
+          "stream.write(contiguous(0 * constants[tensor.name].values))", "wide"),
+    Fault("weights beside the model are exchanged", ir._write_external,
+          "stream.write(contiguous(constants[tensor.name].values))",
+          "stream.write(contiguous(constants[max(n for n in constants"
+          " if constants[n].values.shape == constants[tensor.name].values.shape)].values))", "wide"),
+]
+
+#: Only the last writing is wrong: what was proved is not what lies on the disk.
+READ_BACK = [
     Fault("the file alone loses a weight", ir.Model.save, "write_single(self, stream)",
           "c = next(t for n, t in sorted(self.constants().items()) if t.values.dtype == np.float32)\n"
           "c.values = c.values * (check is None)\n"
           "write_single(self, stream)", "conv"),
+    Fault("the file alone has a weight that is off by a hundredth", ir.Model.save, "write_single(self, stream)",
+          "c = next(t for n, t in sorted(self.constants().items()) if t.values.dtype == np.float32)\n"
+          "c.values = c.values * np.float32(1 + 0.01 * (check is not None))\n"
+          "write_single(self, stream)", "lstm"),
     Fault("the file alone is cut short", ir.Model.save, "if check is not None:",
           "if check is not None:\n    os.truncate(draft, draft.stat().st_size - 100)\n"
           "if check is not None:", "wide"),
@@ -116,13 +133,4 @@ WRITING = [
     Fault("the file alone names its output otherwise", ir.Model.save, "write_single(self, stream)",
           "self.graph.outputs[0].name += '_' * (check is not None)\nwrite_single(self, stream)",
           "conv"),
-    Fault("a file beside the model begins elsewhere", ir._write_external, "str(start)", "str(start + 4 * (start > 0))",
-          "wide"),
-    Fault("a file beside the model holds zeros", ir._write_external,
-          "stream.write(contiguous(constants[tensor.name].values))",
-          "stream.write(contiguous(0 * constants[tensor.name].values))", "wide"),
-    Fault("weights beside the model are exchanged", ir._write_external,
-          "stream.write(contiguous(constants[tensor.name].values))",
-          "stream.write(contiguous(constants[max(n for n in constants"
-          " if constants[n].values.shape == constants[tensor.name].values.shape)].values))", "wide"),
 ]

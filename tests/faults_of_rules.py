@@ -173,7 +173,8 @@ RULES = [
     # quantized
     Fault("scales of quantised channels are apart", quantized.parameters,
           'result[axis], _ = build.unify(result[axis], own[0], "one scale per channel")', "pass", "qdq"),
-    Fault("scales lie along another axis", quantized._axis, 'int(node.attr("axis", 1)) % rank', "0 % rank", "qdq_square"),
+    Fault("scales lie along another axis", quantized._axis, 'int(node.attr("axis", 1)) % rank', "0 % rank",
+          "qdq_square"),
     Fault("scales of blocks are apart from what they scale", quantized._blocks,
           'blocks, _ = build.unify(blocks, scales, "one scale per block")', "pass", "blocks_of_scales"),
     Fault("what is removed of a quantised weight is zero, not its point", quantized.real_axes,
@@ -202,7 +203,8 @@ RULES = [
     Fault("groups of a deformed convolution stay", sampling.DeformConv.shrink,
           'node.gs.attrs["group"] = shrink.size(node.memo["group"])', "pass", "deformed"),
     # selection
-    Fault("parts are joined from the last", selection.Concat._joined, "np.concatenate(ids)", "np.concatenate(ids[::-1])",
+    Fault("parts are joined from the last", selection.Concat._joined, "np.concatenate(ids)",
+          "np.concatenate(ids[::-1])",
           "joined"),
     Fault("parts are cut one place late", selection.Split.couple, "np.arange(start, start + size)",
           "(np.arange(start, start + size) + 1) % total", "joined"),

@@ -70,7 +70,8 @@ SURGERY = [
     Fault("the second operand of a node is not cut", _Cutter._slice_constants, "if all(mask.all() for mask in masks):",
           "if position == 1 or all(mask.all() for mask in masks):", "conv"),
     # Attributes and operands that depend on widths, and nodes that are put in.
-    Fault("targets of reshapes stay", _Cutter.set_operand, "if np.array_equal(flat, wanted):", "if node.op == 'Reshape':",
+    Fault("targets of reshapes stay", _Cutter.set_operand, "if np.array_equal(flat, wanted):",
+          "if node.op == 'Reshape':",
           "gru"),
     Fault("a computed target is multiplied without being divided", _Cutter.set_operand,
           '("Div", np.where(nothing, 1, flat))', '("Div", np.where(nothing, 1, 1))', "reshaped"),
@@ -134,7 +135,8 @@ ANALYSIS = [
 VERIFIERS = [
     Fault("the masked model is masked one place off", masking.present, "~removed[coupling.component[factor.ids]]",
           "~np.roll(removed[coupling.component[factor.ids]], 1)", "conv"),
-    Fault("the masked model keeps what goes", masking.removed_components, "removed[np.delete(components, planned.kept)]",
+    Fault("the masked model keeps what goes", masking.removed_components,
+          "removed[np.delete(components, planned.kept)]",
           "removed[components[planned.kept]]", "conv"),
     Fault("the masked model forgets a group", masking.removed_components, "for planned in plan.groups:",
           "for planned in plan.groups[1:]:", "conv"),

@@ -138,8 +138,7 @@ def outcome(subject: Subject, folder: Path) -> tuple[int, str]:
     """The status that a run and the saving of its result end with, and the message. No file is left by a failure."""
     target = folder / "result.onnx"
     try:
-        with settled():
-            subject.save(folder, target)
+        subject.save(folder, target)
     except HwpassError as error:
         assert not target.exists(), "a refused model was written"
         return error.exit_code, str(error)
