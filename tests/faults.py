@@ -26,6 +26,7 @@ LAYERS: dict[str, list[Fault]] = {
     "rotate-streams": faults_of_passes.ROTATE,
     "lower-norms": faults_of_passes.LOWER,
     "compensate": faults_of_passes.REFIT,
+    "fits": faults_of_passes.FITS,
     "loader": faults_of_files.LOADING,
     "writer": faults_of_files.WRITING,
     "read-back": faults_of_files.READ_BACK,

@@ -147,3 +147,18 @@ REFIT = [
           "node.attrs.update({'direction': 'reverse'} if node.op == 'LSTM' else {})\nconstant = gs.Constant(",
           "refit_lstm"),
 ]
+
+#: What a fit makes of weights is proved to be in its place, not to be good: the values are judged on data, where
+#: fidelity is asked for.
+FITS = [
+    Fault("a fit is stored transposed", Compensation._matmul, "found.weights.T if turned else found.weights",
+          "found.weights", "held_to_data"),
+    Fault("a fit has the other sign", compensation._store, "np.asarray(value.astype(dtype), order=\"C\")",
+          "np.asarray(-value.astype(dtype), order='C')", "held_to_data"),
+    Fault("the bias of a fit is that of another channel", Compensation._matmul,
+          "_store(target, 2, found.bias, weight.dtype)", "_store(target, 2, found.bias[::-1], weight.dtype)",
+          "held_to_data"),
+    Fault("a fit is that of the outputs in the other order", compensation._store,
+          "np.asarray(value.astype(dtype), order=\"C\")", "np.asarray(value.astype(dtype)[::-1], order='C')",
+          "held_to_data"),
+]

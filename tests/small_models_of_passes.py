@@ -171,3 +171,7 @@ _refit("wide", 256, 24)
 _refit("lstm", 4, 2, 3)
 _refit("transformer", 64, 5, 4)
 _refit("centred", 64, 5, 4)
+
+SUBJECTS["held_to_data"] = Subject(
+    SUBJECTS["wide"].make, {**SUBJECTS["refit_wide"].options, "fidelity": ["rel_l2<=0.2"]}
+)
