@@ -21,8 +21,8 @@ from hwpass.outcome import report_of
 from hwpass.plan import Plan
 from hwpass.report import ModelInfo, Report
 
-#: Where a written model says what it computes; see `hwpass.digest`.
-CONTENT = "hwpass.content_sha256"
+#: Where a written model says what it computes, see `hwpass.digest`, and by which plan, see `Plan.digest`.
+CONTENT, PLAN = "hwpass.content_sha256", "hwpass.plan_sha256"
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Job:
         report = report.model_copy(update={"seconds": round(time.perf_counter() - self.start, 3)})
         attempt.model.metadata[CONTENT] = content_digest(attempt.model)
         plan = findings.last.plan if findings.last is not None and len(findings.pruned) < 2 else None
+        attempt.model.stamp(plan_sha256=plan.digest if plan is not None else None)
         return Result(attempt.model, plan, report, findings.unmet, findings.read_back)
 
 

@@ -19,7 +19,7 @@ from hwpass.files import Source
 from hwpass.findings import Pruned, Stage
 from hwpass.inputs import input_specs, is_float
 from hwpass.ir import Model
-from hwpass.job import CONTENT
+from hwpass.job import CONTENT, PLAN
 from hwpass.manager import Context, PassManager
 from hwpass.masking import left_of, removed_components
 from hwpass.naming import short_path
@@ -124,11 +124,14 @@ def _proof(first: Model, second: Model, plan: Plan | None, step: Verify, context
     twin = InMemory("the dense twin", lambda: restored(_twin(coupling, surgery, given_weights), second), threads)
     removed = removed_components(coupling, plan)
     leg = prover.compare("refit", twin, final, second, partial(left_of, coupling, removed))
-    legs = (*proof.legs, leg)
-    if leg.state == "passed" and second.metadata.get(CONTENT) != content_digest(second):
+    missing = ""
+    if second.metadata.get(CONTENT) != content_digest(second):
         missing = "the weights are not those that hwpass wrote (the model was tuned?), which proves its structure alone"
-        return replace(proof, legs=legs, missing=(missing,), warnings=tuple(prover.warnings))
-    return replace(proof, legs=legs, warnings=tuple(prover.warnings))
+    elif second.metadata.get(PLAN) != plan.digest:
+        # Refitted weights fit any choice of as many channels.
+        missing = "the plan is not the one that the weights were made by (it was edited?)"
+    found = replace(proof, legs=(*proof.legs, leg), warnings=tuple(prover.warnings))
+    return replace(found, missing=(missing,)) if missing and leg.state == "passed" else found
 
 
 def restored(twin: Model, like: Model) -> Model:

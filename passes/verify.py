@@ -74,10 +74,12 @@ class Verify(Pass):
             require_valid(model.store(folder), original if not isinstance(original, bytes) else None)
         context.progress("running the original model")
         given = AsGiven("the file as given", original, context.threads)
-        feeds = proof_feeds(model, context, given)
+        # What the inputs mean is not asked of the model that is judged.
+        first = findings.pruned[0].coupling.build.model if findings.pruned else model
+        feeds = proof_feeds(first, context, given)
         final = InMemory("the written model", lambda: model, context.threads, written=True)
         if self.exact:
-            self._prove(model, context, given, final, feeds)
+            self._prove(first, context, given, final, feeds)
         context.progress("measuring fidelity")
         calibration = context.calibration
         if calibration is None:
@@ -108,9 +110,8 @@ class Verify(Pass):
         """The relative tolerance that was asked for."""
         return self.rtol if self.rtol >= 0 else None
 
-    def _prove(self, model: Model, context: Context, given: AsGiven, final: InMemory, feeds: list[Feed]) -> None:
+    def _prove(self, first: Model, context: Context, given: AsGiven, final: InMemory, feeds: list[Feed]) -> None:
         findings, rtol = context.findings, self.tolerance
-        first = findings.pruned[0].coupling.build.model if findings.pruned else model
         prover = Prover(given, feeds, rtol, self.atol, context.threads, context.progress)
         proof = findings.proof = prover.prove(first, findings.stages, final)
         for warning in proof.warnings:

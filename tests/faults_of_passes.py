@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from planted import Fault
 
-from hwpass import compensation, constants, edits, redundancy
+from hwpass import compensation, constants, edits, folding, redundancy
 from hwpass.compensation import Compensation
 from hwpass.passes import fold, fold_redundant, fuse_bn, lower_norms, rotate_streams
 
 FOLD = [
-    Fault("a transposed weight is folded untransposed", fold._view, 'np.transpose(weight, node.attrs.get("perm"))',
-          "weight", "foldable"),
     Fault("a reshaped weight is folded in the order of Fortran", fold._view, "for i, v in enumerate(target)])",
           "for i, v in enumerate(target)], 'F')", "standardised"),
     Fault("a weight is standardised without epsilon", fold._standardised, 'float(node.attrs.get("epsilon", 1e-5))',
@@ -20,14 +18,25 @@ FOLD = [
     Fault("a weight is standardised over all channels", fold._standardised, "if a != 1)", "if a != 9)", "standardised"),
     Fault("a weight is standardised without its bias", fold._standardised, "+ bias.reshape(shape)",
           "+ 0 * bias.reshape(shape)", "standardised"),
-    Fault("the other branch of an If is taken", fold._flatten_conditionals, '"then_branch" if bool', '"then_branch" if not bool',
+    Fault("the other branch of an If is taken", fold._flatten_conditionals, '"then_branch" if bool',
+          '"then_branch" if not bool',
           "foldable"),
     Fault("constants of one shape are merged though they differ", fold._merge_equal,
           "if t is tensor or np.array_equal(t.values, values)", "if t is tensor or True", "nearly_equal"),
     Fault("an Identity is bypassed to what its reader reads first", fold._bypass_identities,
           "reader.inputs[position] = source", "reader.inputs[position] = reader.inputs[1 - position]", "identity"),
-    Fault("extents are sliced one further", fold._whole_shapes, 'node.attrs.pop("start", 0)',
-          'node.attrs.pop("start", 0) + 1', "extents"),
+    Fault("extents are read one further", folding._extents, 'shape.attrs.get("start", 0)',
+          'shape.attrs.get("start", 0) + 1', "extents"),
+    Fault("results of folding are given in another order",
+          folding.Folding._run,
+          "zip(names, session.run(names, feed), strict=True)",
+          "zip(names, session.run(names[::-1], feed), strict=True)",
+          "folded"),
+    Fault("what is folded is rounded", folding.Folding._run, "np.array(value) for",
+          "np.round(value, 2).astype(value.dtype) for", "folded"),
+    Fault("attributes are forgotten while folding", folding.Folding._model, "map(exporter.node, nodes)",
+          "map(lambda n: onnx.NodeProto(op_type=n.op, input=[t.name for t in n.inputs],"
+          " output=[t.name for t in n.outputs]), nodes)", "folded"),
 ]
 
 FUSE = [
@@ -37,8 +46,7 @@ FUSE = [
     Fault("the norm's bias is dropped", fuse_bn._fuse, "* factor + bias)", "* factor + 0 * bias)", "fused"),
     Fault("the product's bias is dropped", fuse_bn._fuse, "if has_bias else 0.0", "* 0 if has_bias else 0.0", "fused"),
     Fault("weights are scaled along their other axis", fuse_bn._fuse,
-          'axis = 0 if product.op == "Gemm" and product.attrs.get("transB", 0) else OUTPUT_AXIS[product.op]',
-          'axis = 1 if product.op != "Conv" else 0', "fused"),
+          "axis = _axis(product)", 'axis = 1 if product.op != "Conv" else 0', "fused"),
     Fault("weights are not scaled", fuse_bn._fuse, "scaled = weight.values * factor",
           "scaled = weight.values * 1.0 + 0 * factor", "fused"),
 ]
@@ -80,9 +88,11 @@ ROTATE = [
     Fault("scales of norms are dropped", rotate_streams._turn, "factor = scale.values.astype(np.float64)[order]",
           "factor = 0 * scale.values.astype(np.float64)[order] + 1", "transformer"),
     Fault("biases of norms are dropped", rotate_streams._turn, "np.any(bias.values)", "False", "transformer"),
-    Fault("biases of norms are subtracted", rotate_streams._shift, "shift = bias @ per_input[use.order[0]]",
+    Fault("biases of norms are subtracted", rotate_streams._shift,
+          "shift = bias @ per_input[use.order[0]]",
           "shift = -bias @ per_input[use.order[0]]", "transformer"),
-    Fault("scales of what is written are dropped", rotate_streams._turn, "matrix if use.scale is None else matrix * use.scale",
+    Fault("scales of what is written are dropped", rotate_streams._turn,
+          "matrix if use.scale is None else matrix * use.scale",
           "matrix", "composed"),
     Fault("norms keep their scale beside the readers'", rotate_streams._turn, "np.ones_like(scale.values)",
           "scale.values", "transformer"),
@@ -112,24 +122,43 @@ LOWER = [
 
 REFIT = [
     Fault("a fit's bias has another shape", Compensation._conv, "found.bias.reshape(-1), weight.dtype",
-          "found.bias.reshape(-1)[:-1], weight.dtype", "refit_conv", 3),
-    Fault("a fit stands at the input behind its own", compensation._store, "if position < len(node.inputs):",
-          "position += node.op == 'MatMul'\n    if position < len(node.inputs):", "refit_gemm", 3),
-    Fault("a fit is of another type", compensation._store, "value.astype(dtype)", "value.astype(np.float64)", "refit_conv", 3),
-    Fault("a fit takes the activation behind it away", compensation._store, "constant = gs.Constant(",
-          "for t in node.outputs[0].outputs:\n        t.op = 'Neg' if t.op == 'Relu' else t.op\n    constant = gs.Constant(",
+          "found.bias.reshape(-1)[:-1], weight.dtype",
           "refit_conv"),
-    Fault("a refit thinned stream gets a layer normalisation", lower_norms._lowered, "if whole and opset >= 17:",
+    Fault("a fit stands at the input behind its own", compensation._store, "if position < len(node.inputs):",
+          "position += node.op == 'MatMul'\nif position < len(node.inputs):", "refit_gemm"),
+    Fault("a fit is of another type", compensation._store, "value.astype(dtype)", "value.astype(np.float64)",
+          "refit_conv"),
+    Fault("a fit takes the activation behind it away", compensation._store, "constant = gs.Constant(",
+          "for t in node.outputs[0].outputs:\n    t.op = 'Neg' if t.op == 'Relu' else t.op\nconstant = gs.Constant(",
+          "refit_conv"),
+    Fault("a refit thinned stream gets a layer normalisation", lower_norms._lowered,
+          "if whole and opset >= 17:",
           "if opset >= 17:", "refit_transformer"),
     Fault("a refit layer normalisation loses its bias", lower_norms._lowered,
           "*([bias[1]] if bias is not None else [])]", "]", "refit_centred"),
-    Fault("a refit norm has no root", lower_norms._lowered, 'then("Sqrt", then("Add", mean,', 'then("Abs", then("Add", mean,',
+    Fault("a refit norm has no root", lower_norms._lowered, 'then("Sqrt", then("Add", mean,',
+          'then("Abs", then("Add", mean,',
           "refit_transformer"),
     Fault("a fit is stored with an operator changed", compensation._store, "constant = gs.Constant(",
-          "node.attrs.pop('pads', None)\n    constant = gs.Constant(", "refit_conv"),
+          "node.attrs.pop('pads', None)\nconstant = gs.Constant(", "refit_conv"),
     Fault("a fit of a Gemm has another type of product", compensation._store, "constant = gs.Constant(",
-          "node.attrs.update({'alpha': 1.5} if node.op == 'Gemm' else {})\n    constant = gs.Constant(", "refit_wide"),
+          "node.attrs.update({'alpha': 1.5} if node.op == 'Gemm' else {})\nconstant = gs.Constant(", "refit_wide"),
     Fault("a fit of an LSTM turns its direction", compensation._store, "constant = gs.Constant(",
-          "node.attrs.update({'direction': 'reverse'} if node.op == 'LSTM' else {})\n    constant = gs.Constant(",
+          "node.attrs.update({'direction': 'reverse'} if node.op == 'LSTM' else {})\nconstant = gs.Constant(",
           "refit_lstm"),
+]
+
+#: What a fit makes of weights is proved to be in its place, not to be good: the values are judged on data, where
+#: fidelity is asked for.
+FITS = [
+    Fault("a fit is stored transposed", Compensation._matmul, "found.weights.T if turned else found.weights",
+          "found.weights", "held_to_data"),
+    Fault("a fit has the other sign", compensation._store, "np.asarray(value.astype(dtype), order=\"C\")",
+          "np.asarray(-value.astype(dtype), order='C')", "held_to_data"),
+    Fault("the bias of a fit is that of another channel", Compensation._matmul,
+          "_store(target, 2, found.bias, weight.dtype)", "_store(target, 2, found.bias[::-1], weight.dtype)",
+          "held_to_data"),
+    Fault("a fit is that of the outputs in the other order", compensation._store,
+          "np.asarray(value.astype(dtype), order=\"C\")", "np.asarray(value.astype(dtype)[::-1], order='C')",
+          "held_to_data"),
 ]

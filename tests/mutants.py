@@ -24,7 +24,8 @@ from hwpass.ops.base import Freeze
 #: Places (file, line) of the statements that were seen to matter.
 LINES: set[tuple[str, int]] = set()
 
-#: Modules of `hwpass.ops` whose rules are not broken on purpose yet, and what checks them instead.
+#: Modules of `hwpass.ops` whose rules are not broken statement by statement. Faults are planted in each (see
+#: `faults_of_rules`), and what else checks them is named here.
 UNWITNESSED = {
     "quantized": "quantised networks made by ONNX Runtime's own tools, and the operators' node tests",
     "qoperator": "quantised networks made by ONNX Runtime's own tools, and the operators' node tests",

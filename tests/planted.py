@@ -40,7 +40,7 @@ class Subject:
         source = folder / "given.onnx"
         onnx.save(self.make(), source, save_as_external_data=self.external, location="given.data", size_threshold=64)
         if self.emptied:
-            plan = self._run(source).plan
+            plan = self.run(source).plan
             assert plan is not None
             groups = {group.name: group for group in plan.groups}
             for name in self.emptied:
@@ -50,7 +50,7 @@ class Subject:
     def save(self, folder: Path, target: Path) -> None:
         """What hwpass makes of it, as a file. Raises as hwpass does."""
         if not self.emptied:
-            return self._run(folder / "given.onnx").save(target)
+            return self.run(folder / "given.onnx").save(target)
         arguments = ["apply", str(folder / "plan.json"), str(folder / "given.onnx"), "-o", str(target)]
         ended = CliRunner().invoke(main, arguments)
         if ended.exit_code:
@@ -58,7 +58,8 @@ class Subject:
             error.exit_code = ended.exit_code
             raise error
 
-    def _run(self, source: Path) -> hwpass.Result:
+    def run(self, source: Path) -> hwpass.Result:
+        """The result for the model in a file. Raises as hwpass does."""
         if "pipeline" in self.options:
             return hwpass.run(source, "server-cpu", **self.options)
         options = {"channels": 0.6, "score": "l2", "compensate": "off", "align": 1, **self.options}
@@ -138,8 +139,7 @@ def outcome(subject: Subject, folder: Path) -> tuple[int, str]:
     """The status that a run and the saving of its result end with, and the message. No file is left by a failure."""
     target = folder / "result.onnx"
     try:
-        with settled():
-            subject.save(folder, target)
+        subject.save(folder, target)
     except HwpassError as error:
         assert not target.exists(), "a refused model was written"
         return error.exit_code, str(error)

@@ -1,26 +1,80 @@
-"""Breaking any single statement of an operator rule is caught: by the twin, the checker, or a refusal to prune."""
+"""Faults in the product are caught: any statement of an operator rule that is left out, by the twin, the checker, or a
+refusal to prune; faults in any layer, planted in its source while it runs, by the verdicts that users see."""
 
 from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import onnx
 import pytest
+from faults import FAULTS, LAYERS, SUBJECTS
 from mutants import LINES, UNWITNESSED, all_watched, rule_classes, watched
 from oracle import Inexact, check, feeds_of
+from planted import Fault, function_of, outcome, planted, settled
 from witnesses import every_model
 
 import hwpass.ops
 from hwpass.coupling import couple
 from hwpass.ir import Model
+from hwpass.ops import rules
 from hwpass.rewrite import prune
 from hwpass.twin import dense_twin
 from hwpass.verify import exactness
 
 SEEDS = (0, 1)
+
+
+# --- faults planted in the product
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage_is_settled() -> Iterator[None]:
+    """What lives already is not looked through each time that the product collects garbage."""
+    with settled():
+        yield
+
+
+@pytest.mark.parametrize("name", sorted(SUBJECTS))
+def test_the_sound_product_passes_and_removes_channels(name: str, tmp_path: Path) -> None:
+    SUBJECTS[name].write(tmp_path)
+    assert outcome(SUBJECTS[name], tmp_path) == (0, "")
+    before, after = (
+        {tuple(tensor.shape) for tensor in Model.load(tmp_path / file).constants().values()}
+        for file in ("given.onnx", "result.onnx")
+    )
+    assert after - before, "no weight is narrower than it was"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_fault_ends_in_a_failed_verdict_and_no_file(fault: Fault, tmp_path: Path) -> None:
+    subject = SUBJECTS[fault.subject]
+    subject.write(tmp_path)
+    with planted(fault):
+        status, message = outcome(subject, tmp_path)
+    assert status == 5, f"{fault.says}: status {status}, {message}"
+
+
+def test_faults_are_of_every_layer_and_rule_family() -> None:
+    assert len(FAULTS) == len({fault.says for fault in FAULTS}) >= 240
+    assert {layer for layer, faults in LAYERS.items() if len(faults) < 3} == set()
+    modules = Counter(function_of(fault.where).__module__.rpartition(".")[2] for fault in LAYERS["rules"])
+    families = {type(rule).__module__.rpartition(".")[2] for rule in rules().values()}
+    assert {family for family in families if modules[family] < 2} == set()
+
+
+def test_a_planted_fault_is_gone_afterwards(tmp_path: Path) -> None:
+    fault = FAULTS[0]
+    before = function_of(fault.where).__code__
+    with planted(fault):
+        assert function_of(fault.where).__code__ is not before
+    assert function_of(fault.where).__code__ is before
+
+
+# --- statements of rules left out
 
 #: Statements that may be left out without any model going wrong, and why.
 EQUIVALENT = {

@@ -1,0 +1,36 @@
+"""All faults that are planted, and all subjects that they are tried on."""
+
+from __future__ import annotations
+
+import faults_of_files
+import faults_of_passes
+import faults_of_rules
+import faults_of_surgery
+import small_models_of_files  # noqa: F401  these enter subjects
+import small_models_of_passes  # noqa: F401
+import small_operators  # noqa: F401
+import small_operators_of_runtimes  # noqa: F401
+from planted import Fault
+from small_models import SUBJECTS
+
+__all__ = ["FAULTS", "LAYERS", "SUBJECTS"]
+
+LAYERS: dict[str, list[Fault]] = {
+    "surgery": faults_of_surgery.SURGERY,
+    "plan": faults_of_surgery.PLANS,
+    "analysis": faults_of_surgery.ANALYSIS,
+    "proof": faults_of_surgery.VERIFIERS,
+    "fold": faults_of_passes.FOLD,
+    "fuse-bn": faults_of_passes.FUSE,
+    "fold-redundant": faults_of_passes.REDUNDANT,
+    "rotate-streams": faults_of_passes.ROTATE,
+    "lower-norms": faults_of_passes.LOWER,
+    "compensate": faults_of_passes.REFIT,
+    "fits": faults_of_passes.FITS,
+    "loader": faults_of_files.LOADING,
+    "writer": faults_of_files.WRITING,
+    "read-back": faults_of_files.READ_BACK,
+    "rules": faults_of_rules.RULES,
+}
+
+FAULTS = [fault for faults in LAYERS.values() for fault in faults]
