@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorAnnotation, TensorProto, TypeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorAnnotation, TensorProto, TypeProto
 
 from hwpass.canonical import listed_weights, other_values
 from hwpass.order import graphs

@@ -56,7 +56,7 @@ def verify_models(
     progress("loading")
     first, second = (Model.load(source, allow_external=allow_external) for source in (original, pruned))
     _check_interfaces(first, second)
-    reference = Path(original) if isinstance(original, str | Path) else first.proto()
+    reference = first.source if isinstance(first.source, Path) else first.proto()
     context = Context(original=reference, threads=threads, seed=seed, progress=progress)
     if calib is not None:
         context.calibration = load_calibration(calib, input_specs(first.interface()))
