@@ -21,6 +21,10 @@ FROZEN = 0
 UNKNOWN_SIZES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179, 181, 191, 193, 197)
 
 
+#: Indices of an axis that may be pruned: an id for each is held.
+LARGEST_AXIS = 1 << 24
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
     """One factor of an axis. `ids` is None where no index may ever go (a batch, a sequence, an image side).
@@ -81,7 +85,9 @@ class Relations:
         self._unknown = 0
 
     def fresh(self, size: int, zero: bool = False) -> Factor:
-        """A factor of new ids."""
+        """A factor of new ids; one of more indices than any layer has channels gets none, and is never pruned."""
+        if size > LARGEST_AXIS:
+            return Factor(size)
         ids = np.arange(self.count, self.count + size, dtype=np.int64)
         self.count += size
         self.arrays.append(ids)

@@ -88,7 +88,7 @@ class Exporter:
         return found
 
     def scope(self, graph: gs.Graph, main: bool = False) -> GraphProto:
-        made = GraphProto(name=graph.name or "", doc_string=graph.doc_string or "")
+        made = GraphProto(name=graph.name or None, doc_string=graph.doc_string or None)
         made.input.extend(map(value_info, graph.inputs))
         made.output.extend(map(value_info, graph.outputs))
         read = [t for node in graph.nodes for t in node.inputs] + list(graph.outputs)
@@ -107,7 +107,7 @@ class Exporter:
         return made
 
     def node(self, node: gs.Node) -> NodeProto:
-        made = NodeProto(op_type=node.op, name=node.name or "", domain=node.domain or "")
+        made = NodeProto(op_type=node.op, name=node.name or None, domain=node.domain or None)
         made.input.extend(t.name for t in node.inputs)
         made.output.extend(t.name for t in node.outputs)
         rare = self.rare.get(node.outputs[0].name, {}) if node.outputs else {}

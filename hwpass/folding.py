@@ -15,8 +15,8 @@ from onnx import AttributeProto, TensorProto, helper
 
 from hwpass.exporting import Exporter, tensor_proto, value_info
 
-#: Rounds of inference and computing: each knows the sizes that depend on what the one before computed.
-ROUNDS = 24
+#: Rounds of inference and computing for each scope: one knows the sizes that depend on what the one before computed.
+ROUNDS = 48
 
 #: Products of constants are computed up to this many elements of input and output: about a second at most.
 HEAVY_INPUT, HEAVY_OUTPUT = 1 << 22, 1 << 18
@@ -54,6 +54,7 @@ class Folding:
     excluded: Callable[[gs.Node], bool]
     rare: Mapping[str, Mapping[str, AttributeProto]]
     failed: set[int] = field(default_factory=set)
+    rounds: dict[int, int] = field(default_factory=dict)
     grown: int = 0
     worked: int = 0
 
@@ -62,7 +63,8 @@ class Folding:
         changed = False
         for scope in (self.graph, *self.graph.subgraphs(recursive=True)):
             ends = {id(t) for t in scope.outputs}
-            for _ in range(ROUNDS):
+            while self.rounds.get(id(scope), 0) < ROUNDS:
+                self.rounds[id(scope)] = self.rounds.get(id(scope), 0) + 1
                 known, computed = _shapes(scope, ends), self._compute(scope, ends)
                 changed |= known or computed
                 if not known and not computed:
@@ -89,6 +91,7 @@ class Folding:
                 node.outputs.clear()
             for tensor in results:
                 tensor.to_constant(values[tensor.name])
+        _drop(scope, chosen)
         return bool(values)
 
     def _candidates(self, scope: gs.Graph, ends: set[int]) -> list[gs.Node]:
@@ -135,7 +138,8 @@ class Folding:
         """Bytes of the results whose type and shape can be inferred, by name."""
         model, _ = self._model(nodes, ())
         try:
-            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+            # Without values of computed tensors: to have those, ONNX would make tensors of any size.
+            inferred = onnx.shape_inference.infer_shapes(model)
         except Exception:  # nodes that do not fit their schemas, though ONNX Runtime runs them; types differ
             return {}
         sizes = {}
@@ -235,9 +239,21 @@ def _needed(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor]) -> list[gs.N
     return kept[::-1]
 
 
+def _drop(scope: gs.Graph, nodes: Sequence[gs.Node]) -> None:
+    """Take out the nodes whose results nothing reads any more, last first."""
+    gone = set()
+    for node in reversed(nodes):
+        if not any(t.outputs for t in node.outputs):
+            node.outputs.clear()
+            node.inputs.clear()
+            gone.add(id(node))
+    if gone:
+        scope.nodes = [node for node in scope.nodes if id(node) not in gone]
+
+
 def _shapes(scope: gs.Graph, ends: set[int]) -> bool:
     """Turn what reads known extents of a shape into constants: Shape, Size, and a Gather or Slice of a Shape."""
-    changed = False
+    known = []
     for node in scope.nodes:
         if len(node.outputs) != 1 or id(node.outputs[0]) in ends or node.domain or not node.inputs:
             continue
@@ -246,8 +262,9 @@ def _shapes(scope: gs.Graph, ends: set[int]) -> bool:
             output = node.outputs[0]
             node.outputs.clear()
             output.to_constant(value)
-            changed = True
-    return changed
+            known.append(node)
+    _drop(scope, known)
+    return bool(known)
 
 
 def _known(node: gs.Node) -> np.ndarray | None:

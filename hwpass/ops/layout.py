@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -265,7 +266,7 @@ class ConstantOfShape(Rule):
             shrink.set_operand(node, 0, shrink.shape(result))
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
-        if inputs[0] is None or np.prod(inputs[0], dtype=np.int64) > 4096:
+        if inputs[0] is None or prod(map(int, inputs[0].reshape(-1))) > 4096:
             return None
         return np.full(tuple(int(v) for v in inputs[0]), self._fill(node).reshape(-1)[0])
 
@@ -287,5 +288,7 @@ class Range(Rule):
         if any(v is None for v in inputs):
             return None
         start, limit, delta = (v.item() for v in inputs)  # type: ignore[union-attr]
+        if not abs(limit - start) <= 4096 * abs(delta):
+            return None
         sequence = np.arange(start, limit, delta, dtype=inputs[0].dtype)  # type: ignore[union-attr]
         return sequence if sequence.size <= 4096 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -351,6 +352,8 @@ class Tile(Rule):
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
         if inputs[0] is None or inputs[1] is None:
+            return None
+        if inputs[0].size * prod(map(int, inputs[1].reshape(-1))) > 4096:
             return None
         return np.tile(inputs[0], inputs[1])
 
