@@ -79,8 +79,9 @@ class _Checks:
     def arguments(self, graph: GraphProto) -> None:
         constants = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
-            if node.op_type == "Constant" and node.output:
-                constants |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+            for attribute in node.attribute if node.op_type == "Constant" and node.output else ():
+                if attribute.name == "value":
+                    constants[node.output[0]] = attribute.t
             problem = misfit(node, constants)
             if problem is not None:
                 raise self.fail(f"{_called(node)}: {problem}; export the model again")

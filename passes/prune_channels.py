@@ -219,4 +219,4 @@ def check_finite(model: Model) -> None:
             if id(tensor) in weights and values.dtype.kind == "f" and values.size:
                 largest = float(np.maximum(values.max(), -values.min()))
                 if largest > LARGEST_WEIGHT:
-                    raise InputError(f"weight {tensor.name} has values of {largest:.2g}; train or export the model again")
+                    raise InputError(f"weight {tensor.name} has values of {largest:.2g}; export the model again")

@@ -185,7 +185,8 @@ def no_nodes(model: ModelProto, r: random.Random) -> None:
 @damage
 def dims(model: ModelProto, r: random.Random) -> None:
     tensor = _tensor(model, r)
-    tensor.dims[r.randrange(len(tensor.dims))] = r.choice([0, 1, 2, 3, 7, -1, 1 << 20, 1 << 40, (1 << 62) + 1, -(1 << 62)])
+    sizes = [0, 1, 2, 3, 7, -1, 1 << 20, 1 << 40, (1 << 62) + 1, -(1 << 62)]
+    tensor.dims[r.randrange(len(tensor.dims))] = r.choice(sizes)
 
 
 @damage
@@ -235,7 +236,8 @@ def data_elsewhere(model: ModelProto, r: random.Random) -> None:
         tensor.ClearField("raw_data")
     for key in r.sample(["location", "offset", "length", "checksum"], r.randrange(4)):
         entry = tensor.external_data.add()
-        entry.key, entry.value = key, r.choice(["0", "-4", "x", "/etc/passwd", "../m.onnx", "", "1e3", "9" * 40, "a\0b"])
+        texts = ["0", "-4", "x", "/etc/passwd", "../m.onnx", "", "1e3", "9" * 40, "a\0b"]
+        entry.key, entry.value = key, r.choice(texts)
 
 
 @damage
@@ -355,9 +357,11 @@ def attribute_other(model: ModelProto, r: random.Random) -> None:
 
 @damage
 def attribute_more(model: ModelProto, r: random.Random) -> None:
-    made = r.choice([("axis", 7), ("kernel_shape", [9, 9]), ("group", 3), ("pads", [1]), ("to", 99), ("other", "text"),
-                     ("alpha", float("nan")), ("perm", [0, 0]), ("auto_pad", "SOMEHOW"), ("training_mode", 1)])  # fmt: skip
-    _node(model, r).attribute.append(helper.make_attribute(*made))
+    made: list[tuple[str, object]] = [
+        ("axis", 7), ("kernel_shape", [9, 9]), ("group", 3), ("pads", [1]), ("to", 99), ("other", "text"),
+        ("alpha", float("nan")), ("perm", [0, 0]), ("auto_pad", "SOMEHOW"), ("training_mode", 1),
+    ]  # fmt: skip
+    _node(model, r).attribute.append(helper.make_attribute(*r.choice(made)))
 
 
 @damage
@@ -369,8 +373,8 @@ def body_gone(model: ModelProto, r: random.Random) -> None:
 
 @damage
 def operator(model: ModelProto, r: random.Random) -> None:
-    _node(model, r).op_type = r.choice(["", "NoSuchOperator", "Relu", "Conv", "MatMul", "Concat", "If", "Loop", "Shape",
-                                        "LSTM", "ConstantOfShape", "Softmax", "BatchNormalization", "Split"])  # fmt: skip
+    names = "NoSuchOperator Relu Conv MatMul Concat If Loop Shape LSTM ConstantOfShape Softmax BatchNormalization Split"
+    _node(model, r).op_type = r.choice(["", *names.split()])
 
 
 @damage

@@ -60,7 +60,8 @@ def broadcast(s: Sketch) -> str:
     return s.op("Mul", s.const(np.ones((30000, 1))), s.const(np.ones((1, 30000))))
 
 
-LARGE = [constant_of_shape, expand, tile_in_a_chain, a_size_that_is_computed, counting, resize, one_hot, padded, broadcast]
+LARGE = [constant_of_shape, expand, tile_in_a_chain, a_size_that_is_computed, counting, resize, one_hot, padded,
+         broadcast]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", LARGE)
@@ -159,7 +160,8 @@ def constant_chain(count: int) -> onnx.ModelProto:
 
 def many_outputs(count: int) -> onnx.ModelProto:
     nodes = [helper.make_node("Relu", ["x"], [f"y{n}"]) for n in range(count)]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in ["x", *(n.output[0] for n in nodes)]]
+    names = ["x", *(node.output[0] for node in nodes)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in names]
     graph = helper.make_graph(nodes, "many", ends[:1], ends[1:])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
