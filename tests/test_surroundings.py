@@ -50,14 +50,13 @@ def shell(text: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["bash", "-c", text], capture_output=True, check=False, env=environment, timeout=120)
 
 
+FED = RUN.replace("m.onnx", "-", 1)
 STREAMS = {
     "standard output is closed, and only read": (f"hwpass {RUN} -o o.onnx >&-", 0, "", True),
     "standard output is closed, and wanted": (f"hwpass {RUN} --json - >&-", 3, "standard output is closed", False),
     "a model to closed standard output": (f"hwpass {RUN} -o - >&-", 3, "standard output is closed", False),
     "standard error is closed": (f"hwpass {RUN} -o o.onnx 2>&-", 0, "", True),
-    "standard input is closed": (
-        f"hwpass {RUN} -o o.onnx".replace("m.onnx", "-", 1) + " <&-", 3, "it is closed", False,
-    ),  # fmt: skip
+    "standard input is closed": (f"hwpass {FED} -o o.onnx <&-", 3, "it is closed", False),
     "a plan from closed standard input": ("hwpass apply - m.onnx -o o.onnx <&-", 3, "it is closed", False),
     "all streams are closed": (f"hwpass {RUN} -o o.onnx <&- >&- 2>&-", 0, "", True),
     "the report to a full device": (f"hwpass {RUN} -o o.onnx >/dev/full", 3, "o.onnx was written", True),
