@@ -34,7 +34,7 @@ from hwpass.passes.lower_norms import centred_like
 from hwpass.proof_sides import AsGiven, InMemory, Side, nudged, nudged_feeds
 from hwpass.sessions import Feed, one_line, open_session, run_session
 from hwpass.states import State
-from hwpass.stepwise import Reindex, in_front, stepwise
+from hwpass.stepwise import Reindex, depends, in_front, stepwise
 from hwpass.twin import dense_twin
 from hwpass.verify import Exactness, judge
 
@@ -273,7 +273,11 @@ class Prover:
         varying = set[str]().union(*(step.varying for step in steps))
         made = [tensor.name for tensor in candidate.graph.outputs]
         homes = {name: next((m for m in made if name.startswith(f"{m}[")), name) for name in silent}
-        blind = [name for name, home in homes.items() if not in_front(candidate, home, varying)]
+        # An output that no input reaches is a constant of the model: that it is equal is all there is to show.
+        blind = [
+            name for name, home in homes.items()
+            if not in_front(candidate, home, varying) and (name in wrong or depends(candidate, home))
+        ]  # fmt: skip
         if blind:
             note = f"output {blind[0]!r} and all that was seen in front of it are the same for every input tried"
             return replace(leg, state="not judged", note=f"{note}; give real inputs with --calib")

@@ -28,8 +28,8 @@ Reindex = Callable[[str, np.ndarray], np.ndarray | None]
 #: Activations held at once; larger models are taken in portions.
 PORTION_BYTES = 128 << 20
 
-#: What a tensor is taken to need whose shape cannot be inferred.
-UNKNOWN_BYTES = 4 << 20
+#: What a tensor is taken to need whose shape cannot be inferred, where no shape can be and where others can.
+UNKNOWN_BYTES, LATE_BYTES = 4 << 20, 256 << 10
 
 #: Kinds of operators that compute no sums: on equal inputs their values are equal but for the last bit.
 PLAIN = frozenset({"elementwise", "movement", "free"})
@@ -82,17 +82,19 @@ def stepwise(
     found = Stepwise()
     try:
         for portion in _portions(candidate, order, feed):
-            wanted = set(portion)
+            wanted, asked = set(portion), set[str]()
+            values, held = Feed(), Feed()
             while True:
-                needed, held = _needed(wanted, producers, usable), {}
-                values = _fetched(reference, sorted(needed | wanted), feed)
-                for name in needed | wanted:
-                    value = reindex(name, values[name]) if name in values else None
+                needed = _needed(wanted, producers, usable)
+                new = sorted((needed | wanted) - asked)
+                asked.update(new)
+                for name, given in (_fetched(reference, new, feed) if new else {}).items():
+                    values[name] = given
+                    value = reindex(name, given)
                     # What is no number everywhere cannot be handed on; integers are left to be computed.
-                    if value is None or not is_float(value.dtype) or not np.isfinite(value).all():
-                        usable.discard(name)
-                    else:
+                    if value is not None and is_float(value.dtype) and np.isfinite(value).all():
                         held[name] = np.asarray(value, order="C")
+                usable -= asked - held.keys()
                 if needed <= usable:
                     break
             seen = {n for n in wanted if n in held or (n in outputs and n in values)}
@@ -123,26 +125,35 @@ def stepwise(
 
 def in_front(candidate: Model, output: str, varying: set[str]) -> bool:
     """Whether a tensor that varies lies on the way to an output."""
+    return not varying.isdisjoint(_behind(candidate, output))
+
+
+def depends(candidate: Model, output: str) -> bool:
+    """Whether an input of the model lies on the way to an output."""
+    return not {t.name for t in candidate.graph.inputs}.isdisjoint(_behind(candidate, output))
+
+
+def _behind(candidate: Model, output: str) -> set[str]:
+    """An output and every tensor that it is computed from."""
     producers = {t.name: node for node in candidate.graph.nodes for t in node.outputs}
     todo, seen = [output], {output}
     while todo:
         name = todo.pop()
-        if name in varying:
-            return True
         for source in _reads(producers[name]) if name in producers else ():
             if source not in seen:
                 seen.add(source)
                 todo.append(source)
-    return False
+    return seen
 
 
 def _portions(model: Model, order: list[str], feed: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
     sizes = tensor_sizes(model.proto(), feed) if len(order) > 1 else {}
+    unknown = LATE_BYTES if len(sizes) > len(order) // 2 else UNKNOWN_BYTES
     portion: list[str] = []
     size = 0
     for name in order:
         portion.append(name)
-        size += sizes.get(name, UNKNOWN_BYTES)
+        size += sizes.get(name, unknown)
         if size > PORTION_BYTES:
             yield portion
             portion, size = [], 0
