@@ -13,6 +13,7 @@ from sketch import Sketch
 from hwpass.cost import Cost
 from hwpass.cost_models import load_target
 from hwpass.coupling import Coupling, couple
+from hwpass.errors import InputError
 from hwpass.explain import chain
 from hwpass.ir import Model
 
@@ -64,13 +65,12 @@ def test_concatenated_layers_keep_groups_of_their_own() -> None:
 
 
 def test_parts_of_different_ranks_are_refused() -> None:
-    """No model: ONNX Runtime would not load it, and `groups` does not ask it."""
+    """No model: ONNX Runtime does not load it, and names the node."""
     s = Sketch()
     x = s.input(["N", 3, 4, 4])
     s.output(s.conv(s.op("Concat", s.conv(x, 4, 3), s.op("Flatten", s.conv(x, 5, 3)), axis=1), 2, 9))
-    found = coupled(s)
-    assert found.groups == []
-    assert any("ranks of its parts" in reason for _, reason in found.frozen)
+    with pytest.raises(InputError, match="Concat_concat7"):
+        coupled(s)
 
 
 def test_a_split_makes_groups_by_footprint() -> None:

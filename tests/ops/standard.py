@@ -13,6 +13,7 @@ from node_cases import Case, variants
 from onnx.reference import ReferenceEvaluator
 
 from hwpass.coupling import Coupling, couple
+from hwpass.errors import InputError
 from hwpass.ir import Model
 from hwpass.rewrite import prune
 from hwpass.twin import dense_twin
@@ -81,6 +82,9 @@ def examine(name: str, case: Case, proto: onnx.ModelProto, feed: Mapping[str, An
         return Finding(name, case.operator, "skipped", 0, f"{type(error).__name__}: {str(error)[:200]}")
     try:
         model = Model.load(proto)
+    except InputError as error:
+        return Finding(name, case.operator, "skipped", 0, str(error)[:200])
+    try:
         coupling = couple(model)
         keep = random_keep(coupling, seed)
         surgery = prune(coupling, keep)
