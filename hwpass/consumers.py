@@ -346,5 +346,6 @@ def _noisy(model: Model, readers: list[Consumer]) -> tuple[Model, list[str]]:
 
 
 def _outputs(session: object, feed: Feed, names: list[str]) -> list[NDArray[np.float64]]:
+    """The outputs that are tensors of floats; sequences and maps are none."""
     found = run_session(session, feed)
-    return [np.asarray(found[n], np.float64) for n in names if np.asarray(found[n]).dtype.kind == "f"]
+    return [np.asarray(found[n], np.float64) for n in names if n in found and np.asarray(found[n]).dtype.kind == "f"]

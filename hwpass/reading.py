@@ -64,7 +64,7 @@ def read(source: Source, allow_external: bool = False) -> Read:
     proto = ordered(proto, name)
     if home.path is not None and _leads_outside(proto, home):
         given = TrustedPath(home.path)
-    require_runnable(given, name, digest)
+    require_runnable(given, proto, name, digest)
     return Read(proto, home, name, digest, given, True)
 
 
@@ -78,7 +78,7 @@ def _given(proto: onnx.ModelProto) -> Read:
     except (EncodeError, ValueError):
         raise InputError(f"{name}: larger than 2 GB; save it with its weights beside it and name the file") from None
     digest = hashlib.sha256(data).hexdigest()
-    require_runnable(data, name, digest)
+    require_runnable(data, whole, name, digest)
     return Read(whole, home, name, digest, proto, whole is not proto)
 
 

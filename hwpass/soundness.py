@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto, defs, helper
 
 from hwpass.arguments import misfit
 from hwpass.errors import InputError
@@ -259,11 +260,11 @@ def _entries(kind: int, count: int) -> int:
 _TAKEN: set[str] = set()
 
 
-def require_runnable(given: bytes | Path, name: str, digest: str) -> None:
+def require_runnable(given: bytes | Path, proto: onnx.ModelProto, name: str, digest: str) -> None:
     """Raise InputError, in one line, unless ONNX Runtime takes the model, from its own bytes and without optimising.
 
-    `digest` is the SHA-256 of the model's bytes. A valid model whose operators ONNX Runtime knows but has no code for
-    here is let through: it can still be described.
+    `proto` is `given`, read, and `digest` the SHA-256 of its bytes. A valid model of standard operators that ONNX
+    Runtime has no code for here is let through: it can still be described.
     """
     from hwpass.sessions import load_problem, one_line
 
@@ -273,10 +274,19 @@ def require_runnable(given: bytes | Path, name: str, digest: str) -> None:
     if problem is None:
         _TAKEN.add(digest)
         return
-    if "NOT_IMPLEMENTED" in problem or "Could not find an implementation" in problem:
+    if _without_code(problem):
         try:
-            onnx.checker.check_model(str(given) if isinstance(given, Path) else given, full_check=True)
+            onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
             return
-        except Exception as error:  # the checker's own types have no common base
+        except Exception as error:  # types of pybind11, without a common base of their own
             problem = str(error)
     raise InputError(f"{name}: ONNX Runtime cannot load it: {one_line(problem)}; correct the model or export it again")
+
+
+def _without_code(problem: str) -> bool:
+    """Whether ONNX Runtime says that it lacks code (or a locale) for what it has nothing against."""
+    unknown = re.search(r"([\w.]*):(\w+)\(-?\d+\) is not a registered function", problem)
+    if unknown is not None:
+        return bool(defs.has(unknown[2], "" if unknown[1] == "ai.onnx" else unknown[1]))
+    said = ("NOT_IMPLEMENTED", "Could not find an implementation", "not supported", "Failed to construct locale")
+    return any(text in problem for text in said)

@@ -90,6 +90,11 @@ def test_values_that_are_not_tensors_keep_their_types(make: Callable[[], ModelPr
     assert verify_models(proto, proto, None, "verify{rtol=0.0001}").verdicts is not None
 
 
+@pytest.mark.parametrize("make", [sequences, maps])
+def test_channels_are_scored_where_an_output_is_no_tensor(make: Callable[[], ModelProto]) -> None:
+    assert hwpass.run(make(), "server-cpu", size=0.7, align=1).report.ratio.macs < 0.8
+
+
 def test_a_loop_may_carry_a_sequence(tmp_path: Path) -> None:
     carried = helper.make_tensor_sequence_value_info("s", FLOAT, None)
     grown = helper.make_tensor_sequence_value_info("t", FLOAT, None)

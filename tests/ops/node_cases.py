@@ -94,7 +94,8 @@ def _standard(test: Any) -> Case:
         tuple(types.get(n) for n in node.input),
         tuple(values.get(n) for n in node.input),
         tuple((v.name, v.type, given.get(v.name)) for v in graph.output),
-        tuple((o.domain, o.version) for o in test.model.opset_import),
+        # Before 6, a Cast (which the tests add) named its type by text.
+        tuple((o.domain, max(o.version, 6) if not o.domain else o.version) for o in test.model.opset_import),
     )
 
 
