@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from hwpass.calibration import Calibration
@@ -29,7 +28,8 @@ def require_measurable(source: str, name: str, values: NDArray[np.generic]) -> N
             low, high = float(values.min()), float(values.max())
         if not (low >= -LARGEST and high <= LARGEST):  # also where they are NaN
             found = low if low != low or -low > high else high
-            raise InputError(f"{source}: these samples give tensor {name!r} values of {found:.2g}; correct or remove them")
+            said = f"these samples give tensor {name!r} values of {found:.2g}"
+            raise InputError(f"{source}: {said}; correct or remove them")
 
 
 def mean_squares(
