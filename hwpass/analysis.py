@@ -196,6 +196,8 @@ class Builder(Relations):
         if not kind.HasField("shape") or len(kind.shape.dim) > MOST_AXES:
             return Tensor(None, dtype)
         sizes = [d.dim_value if d.HasField("dim_value") else self.unknown_size() for d in kind.shape.dim]
+        if min(sizes, default=0) < 0:  # a window that is larger than its image
+            return Tensor(None, dtype)
         return Tensor(tuple(opaque(s) for s in sizes), dtype)
 
 

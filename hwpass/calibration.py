@@ -301,7 +301,7 @@ def _check_values(source: str, spec: InputSpec, rows: Rows) -> None:
             if part.min() < limits.min or part.max() > limits.max:
                 raise InputError(f"{source}: input {spec.name!r} has values outside {spec.dtype.name}")
             continue
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is looked for
             bad = ~np.isfinite(part.astype(spec.dtype, copy=False).astype(np.float64))
         if bad.any():
             sample = start + int(np.argwhere(bad)[0][0]) if part.ndim else 0

@@ -73,6 +73,8 @@ class Compensation:
             with (
                 Segments(dense_model, batches, self.context.threads) as dense,
                 Segments(self.model, batches, self.context.threads) as pruned,
+                # Where values overflow, no fit is better than the weights there are: they stay.
+                np.errstate(over="ignore", invalid="ignore"),
             ):
                 for number, node in enumerate(todo, 1):
                     self.context.progress(f"compensating layer {number} of {len(todo)}")

@@ -23,6 +23,7 @@ from hwpass.errors import InputError
 from hwpass.ir import Model
 from hwpass.ops import Node
 from hwpass.sessions import Feed, StoredModel, open_session, release_memory, run_session
+from hwpass.statistics import require_measurable
 from hwpass.taps import Outer, tapped_session
 from hwpass.work import Floats
 
@@ -181,7 +182,8 @@ def covariance(
 ) -> dict[str, Floats]:
     """Covariance of each tapped tensor's channels over sampled positions of all samples.
 
-    Tensors without one are those that cannot be handed out, and those without a row.
+    Tensors without one are those that cannot be handed out, and those without a row. Raises InputError for values of
+    which no variance means anything.
     """
     inputs = {t.name for t in model.graph.inputs}
     inner = {t.name for node in model.graph.nodes for t in node.outputs}
@@ -204,6 +206,7 @@ def covariance(
                         rows = rows[rng.choice(len(rows), take, replace=False)]
                     if len(left) < rows.shape[1]:
                         rows = rows[:, left]
+                    require_measurable(calibration.source, name, rows)
                     sums.setdefault(name, _Moments(rows.shape[1])).add(rows)
             del session
     finally:
@@ -287,10 +290,11 @@ def measure(
             for f, reference, known in zip(feeds, clean, shapes, strict=True):
                 noise = scale * rng.standard_normal(known[number - 1], np.float32)
                 found = _outputs(session, {**f, **quiet, name: noise}, outputs)
-                for a, b in zip(reference, found, strict=True):
-                    centred = a - a.mean(axis=0)
-                    gap += float(np.square(b - a).sum())
-                    size += float(np.square(centred).sum())
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is left out below
+                    for a, b in zip(reference, found, strict=True):
+                        centred = a - a.mean(axis=0)
+                        gap += float(np.square(b - a).sum())
+                        size += float(np.square(centred).sum())
             if size > 0 and np.isfinite(gap):
                 reader.sensitivity = max(gap / size / NOISE**2, 1e-6)
         del session

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -40,7 +41,10 @@ class ShellGroup(click.Group):
         if not extra.pop("standalone_mode", True):
             return inner(*args, standalone_mode=False, **extra)
         interrupts.run.written = []
-        with words_of_the_shell():
+        with words_of_the_shell(), warnings.catch_warnings():
+            # What a library warns a programmer of is no line of ours; who asks Python for warnings gets them.
+            if not sys.warnoptions and not os.environ.get(DEBUG):
+                warnings.simplefilter("ignore")
             try:
                 status = inner(*args, standalone_mode=False, **extra)
                 flushed()

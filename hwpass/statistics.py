@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwpass.calibration import Calibration
+from hwpass.errors import InputError
 from hwpass.ir import Model
 from hwpass.sessions import StoredModel, release_memory, run_session
 from hwpass.taps import tapped_session
@@ -14,6 +16,20 @@ from hwpass.work import Floats
 
 #: Samples run at once: taps of a whole network are large.
 BATCH = 8
+
+#: No activation that means anything is larger, and float32 holds its square.
+LARGEST = 1e15
+
+
+def require_measurable(source: str, name: str, values: NDArray[np.generic]) -> None:
+    """Raise InputError where values of a tensor have NaN, or are so large that no statistics of them mean anything."""
+    if values.size:
+        with np.errstate(invalid="ignore"):
+            low, high = float(values.min()), float(values.max())
+        if not (low >= -LARGEST and high <= LARGEST):  # also where they are NaN
+            found = low if low != low or -low > high else high
+            said = f"these samples give tensor {name!r} values of {found:.2g}"
+            raise InputError(f"{source}: {said}; correct or remove them")
 
 
 def mean_squares(
@@ -26,7 +42,8 @@ def mean_squares(
 ) -> dict[str, Floats]:
     """E[x^2] per index of each tapped tensor's given axis, over all other axes and all samples.
 
-    Tensors without any are those that cannot be handed out, and those without an entry.
+    Tensors without any are those that cannot be handed out, and those without an entry. Raises InputError for values
+    of which no mean means anything.
     """
     sums: dict[str, Floats] = {}
     counts: dict[str, float] = {}
@@ -40,7 +57,9 @@ def mean_squares(
                 for name, axis in taps.items():
                     if name not in outputs and name not in feed:
                         continue
-                    value = np.asarray(outputs[name] if name in outputs else feed[name], np.float32)
+                    given = outputs[name] if name in outputs else feed[name]
+                    require_measurable(calibration.source, name, given)
+                    value = np.asarray(given, np.float32)
                     others = tuple(a for a in range(value.ndim) if a != axis % value.ndim)
                     sums[name] = sums.get(name, 0.0) + np.square(value).sum(axis=others, dtype=np.float64)
                     counts[name] = counts.get(name, 0.0) + value.size / value.shape[axis]

@@ -209,7 +209,8 @@ def select(importance: Floats, width: int) -> NDArray[np.int64]:
 def check_finite(model: Model) -> None:
     """Raise InputError when a weight has NaN, or one of a product has values that no training leaves (or infinity): no
     score of it means anything."""
-    weights = {id(t) for node in model.walk() if node.op in PRODUCTS for t in node.inputs}
+    read = PRODUCTS | {"BatchNormalization"}
+    weights = {id(t) for node in model.walk() if node.op in read for t in node.inputs}
     with np.errstate(invalid="ignore", over="ignore"):
         for tensor in model.constants().values():
             values = tensor.values

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from hypothesis import HealthCheck, settings
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
+
+# As `python -W error` does: the command line hides warnings from those who did not ask for them.
+sys.warnoptions.append("error")
 
 settings.register_profile("suite", max_examples=300, deadline=None, derandomize=True, database=None,
                           suppress_health_check=SLOW)  # fmt: skip

@@ -344,3 +344,11 @@ def test_a_single_state_for_many_samples_means_one_at_a_time() -> None:
     parts = list(load_calibration({"x": np.ones((6, 5), F), "state": np.ones((2, 1, 8), F)}, STATEFUL).batches(32))
     assert len(parts) == 6
     assert all(part["x"].shape == (1, 5) and part["state"].shape == (2, 1, 8) for part in parts)
+
+
+@pytest.mark.parametrize("value", [1e300, np.nan, -np.inf])
+def test_values_beyond_the_models_type_are_refused_by_row(value: float) -> None:
+    x = np.zeros((4, 1, 4, 4))
+    x[2, 0, 1, 1] = value
+    with pytest.raises(InputError, match="the first in row 2"):
+        load_calibration({"image": x}, IMAGE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,3 +289,11 @@ def test_one_line_the_status_and_no_file(case: Case, tmp_path: Path) -> None:
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(("asked", "shown"), [([], False), (["-W", "default"], True)])
+def test_warnings_of_libraries_are_for_those_who_ask(asked: list[str], shown: bool) -> None:
+    code = "import warnings, click\nfrom hwpass.shell import ShellGroup\ng = ShellGroup()\n"
+    code += "@g.command()\ndef c(): warnings.warn('divided by nothing', RuntimeWarning)\ng(['c'])"
+    done = subprocess.run([sys.executable, *asked, "-c", code], capture_output=True, text=True, check=True)
+    assert ("divided by nothing" in done.stderr) is shown

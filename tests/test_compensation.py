@@ -166,3 +166,29 @@ def test_layers_whose_rows_were_thinned_are_fitted_on_the_rows_that_stayed() -> 
         found = run_session(open_session(result.model.proto()), {"x": inputs})
         errors.append(sum(float(np.square(found[k] - wanted[k]).sum()) for k in wanted))
     assert errors[1] < 0.99 * errors[0]
+
+
+def _huge(scale: float) -> hwpass.Model:
+    """Two layers, the first of which multiplies by `scale`."""
+    s = Sketch()
+    h = s.op("MatMul", s.input(["N", 4], "x"), s.const(scale * np.eye(4, 6)))
+    s.output(s.linear(s.op("Relu", h), 6, 3))
+    return hwpass.Model.load(s.model())
+
+
+@pytest.mark.parametrize("value", [1e25, 1e38])
+@pytest.mark.parametrize("score", ["activation", "auto"])
+def test_activations_without_a_meaning_are_refused_by_name(score: str, value: float) -> None:
+    """1e25 squared is beyond single precision; 1e38 times a hundred is itself."""
+    x = np.full((8, 4), value, np.float32)
+    with pytest.raises(InputError, match=r"these samples give tensor '\w+' values of (1e\+|inf)"):
+        hwpass.run(_huge(100.0), target="mobile-cpu", macs="0.7x", calib={"x": x}, score=score, compensate="off")
+
+
+def test_a_refit_of_values_that_overflow_leaves_the_weights() -> None:
+    s = Sketch()
+    s.output(s.linear(s.op("Relu", s.linear(s.input(["N", 4], "x"), 4, 6)), 6, 3))
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32) * np.float32(1e30)
+    model = hwpass.Model.load(s.model())
+    result = hwpass.run(model, target="mobile-cpu", macs="0.7x", calib={"x": x}, score="l2", compensate="auto")
+    assert all(np.isfinite(t.values).all() for t in result.model.constants().values())

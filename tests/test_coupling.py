@@ -222,3 +222,24 @@ def test_a_computed_shape_of_unknown_length_gives_no_rank() -> None:
     made = next(node for node in coupling.nodes if node.op == "ConstantOfShape")
     assert made.outputs[0].axes is None
     assert all(np.isfinite(value) for value in Cost(coupling, load_target("server-cpu")).base.values())
+
+
+def test_an_equation_of_other_ranks_freezes_and_says_so() -> None:
+    """ONNX Runtime loads a model whose Einsum has no equation."""
+    s = Sketch()
+    h = s.conv(s.input(["N", 3, 4, 4]), 4, 3)
+    s.output(s.op("Einsum", h, s.weight(4, 5), equation=""))
+    found = coupled(s)
+    assert found.groups == []
+    assert any("terms for 2 inputs" in reason for _, reason in found.frozen)
+
+
+def test_a_window_beyond_its_image_gives_no_extent() -> None:
+    """The window of 6 on an image of 1 with a pad of 1: inference says -2 rows, of which there is no cost."""
+    s = Sketch()
+    h = s.op("Conv", s.input(["N", 3, 1, 4]), s.weight(3, 3, 6, 3), pads=[1, 1, 1, 1])
+    s.output(s.op("ConvTranspose", h, s.weight(3, 5, 2, 2), strides=[2, 2]))
+    found = coupled(s)
+    assert found.groups == []
+    cost = Cost(found, load_target("mobile-cpu"))
+    assert all(np.isfinite(value) and value >= 0 for value in cost.base.values())

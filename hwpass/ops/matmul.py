@@ -156,19 +156,30 @@ class Einsum(Rule):
 
     @staticmethod
     def _labels(node: Node) -> tuple[list[str], str]:
-        """The labels of each input and of the result; those of an ellipsis, right-aligned, are digits."""
+        """The labels of each input and of the result; those of an ellipsis, right-aligned, are digits.
+
+        Raises Freeze where the equation is not one of inputs of these ranks.
+        """
         equation = str(node.attr("equation")).replace(" ", "")
         terms, arrow, target = equation.partition("->")
         inputs, most = [], ""
+        if terms.count(",") + 1 != len(node.inputs):
+            raise Freeze(f"the equation has {terms.count(',') + 1} terms for {len(node.inputs)} inputs")
         for position, labels in enumerate(terms.split(",")):
             hidden = len(node.axes(position)) - len(labels.replace("...", ""))
+            if hidden < 0 or (hidden and "..." not in labels) or hidden > 10:
+                raise Freeze(f"term {labels!r} of the equation is none of {len(node.axes(position))} axes")
             digits = "9876543210"[10 - hidden :] if "..." in labels else ""
             most = max(most, digits, key=len)
             inputs.append(labels.replace("...", digits))
         if not arrow:
             letters = terms.replace(",", "").replace("...", "")
             target = "..." + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-        return inputs, target.replace("...", most)
+        target = target.replace("...", most)
+        unknown = set(target).difference(*inputs)
+        if unknown:
+            raise Freeze(f"the equation's result has {min(unknown)!r}, which no input has")
+        return inputs, target
 
 
 def _factors(axes: dict[str, Axis], labels: list[str]) -> tuple[Factor, ...]:
