@@ -114,23 +114,23 @@ WRITING = [
 
 #: Only the last writing is wrong: what was proved is not what lies on the disk.
 READ_BACK = [
-    Fault("the file alone loses a weight", ir.Model.save, "write_single(self, stream)",
+    Fault("the file alone loses a weight", ir.Model.save, "self.write(draft)",
           "c = next(t for n, t in sorted(self.constants().items()) if t.values.dtype == np.float32)\n"
           "c.values = c.values * (check is None)\n"
-          "write_single(self, stream)", "conv"),
-    Fault("the file alone has a weight that is off by a hundredth", ir.Model.save, "write_single(self, stream)",
+          "self.write(draft)", "conv"),
+    Fault("the file alone has a weight that is off by a hundredth", ir.Model.save, "self.write(draft)",
           "c = next(t for n, t in sorted(self.constants().items()) if t.values.dtype == np.float32)\n"
           "c.values = c.values * np.float32(1 + 0.01 * (check is not None))\n"
-          "write_single(self, stream)", "lstm"),
+          "self.write(draft)", "lstm"),
     Fault("the file alone is cut short", ir.Model.save, "if check is not None:",
           "if check is not None:\n    os.truncate(draft, draft.stat().st_size - 100)\n"
           "if check is not None:", "wide"),
     Fault("the file alone has one bit changed", ir.Model.save, "if check is not None:",
           "if check is not None:\n    d = bytearray(draft.read_bytes())\n    d[-5] ^= 0x40\n"
           "    draft.write_bytes(d)\nif check is not None:", "wide"),
-    Fault("the file alone names its input otherwise", ir.Model.save, "write_single(self, stream)",
-          "self.graph.inputs[0].name += '_' * (check is not None)\nwrite_single(self, stream)", "conv"),
-    Fault("the file alone names its output otherwise", ir.Model.save, "write_single(self, stream)",
-          "self.graph.outputs[0].name += '_' * (check is not None)\nwrite_single(self, stream)",
+    Fault("the file alone names its input otherwise", ir.Model.save, "self.write(draft)",
+          "self.graph.inputs[0].name += '_' * (check is not None)\nself.write(draft)", "conv"),
+    Fault("the file alone names its output otherwise", ir.Model.save, "self.write(draft)",
+          "self.graph.outputs[0].name += '_' * (check is not None)\nself.write(draft)",
           "conv"),
 ]
