@@ -19,7 +19,7 @@ def read_data(path: str | Path, kind: str, limit: int) -> str:
         if str(path) == "-":
             place = "standard input"
             if sys.stdin is None:
-                raise InputError(f"{place}: is closed; name a file with the {kind}")
+                raise InputError(f"{place}: it is closed; name a file with the {kind}")
             data = _bounded(sys.stdin.buffer, limit)
         else:
             if Path(path).is_dir():

@@ -234,6 +234,16 @@ def test_an_equation_of_other_ranks_freezes_and_says_so() -> None:
     assert any("terms for 2 inputs" in reason for _, reason in found.frozen)
 
 
+@pytest.mark.parametrize("equation", ["nc,ck->nk", "nchw,ck->nkz"])
+def test_an_equation_that_cannot_be_is_refused_with_its_model(equation: str) -> None:
+    """A term of too few labels, and a label of the result that no input has."""
+    s = Sketch()
+    h = s.conv(s.input(["N", 3, 4, 4]), 4, 3)
+    s.output(s.op("Einsum", h, s.weight(4, 5), equation=equation))
+    with pytest.raises(InputError, match="Einsum"):
+        coupled(s)
+
+
 def test_a_window_beyond_its_image_gives_no_extent() -> None:
     """The window of 6 on an image of 1 with a pad of 1: inference says -2 rows, of which there is no cost."""
     s = Sketch()

@@ -195,13 +195,13 @@ def _passes(proto: onnx.ModelProto) -> bool:
 
 
 #: Refusals without a witness: contradictions that ONNX Runtime refuses to load (most stand for extents that dynamic
-#: dimensions were guessed at wrongly), the operator nobody described (in the random graphs: TopK), and a case that
-#: coupling rules out beforehand.
+#: dimensions were guessed at wrongly), the operator nobody described (in the random graphs: TopK), a case that coupling
+#: rules out beforehand, and equations that do not fit their inputs, which `tests/test_coupling.py` tries one by one.
 UNREACHED = {
     "no rule describes", "is missing", "the ranks of input and weight differ", "the extent of the output is unknown",
     "operands of different extents", "cannot be seen as", "squeezes an axis", "the shape does not broadcast",
     "a scalar operand", "an uneven slice of two axes", "the image is smaller than the window",
-    "the ranks of its parts",
+    "the ranks of its parts", "terms for", "of the equation is none of", "which no input has",
 }  # fmt: skip
 
 
