@@ -8,7 +8,7 @@ stand alone get a new scale and bias the same way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,13 @@ from hwpass.coupling import Coupling
 from hwpass.errors import InputError
 from hwpass.manager import Context
 from hwpass.ops import Node
-from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, stacked, transposed_rows
-from hwpass.regress import Clipping, fit
+from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, transposed_rows
+from hwpass.regress import Clipping, fit, fit_channels
 from hwpass.rewrite import Surgery
+from hwpass.row_table import RowTable
 from hwpass.segments import Segments
 from hwpass.sessions import release_memory
-from hwpass.tails import follow
+from hwpass.tails import Tail, follow
 
 #: Share of the rows that choose lambda and judge the step; they never enter a fit.
 HELD_OUT = 0.2
@@ -38,6 +39,15 @@ ROW_BYTES = 192 << 20
 #: Samples that go through a few layers at once: as many as their activations leave room for, and no more than that.
 BATCH = 32
 BATCH_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Rows of the outputs that a product should give, and what follows them: clip(y + offset)."""
+
+    rows: RowTable
+    clipping: Clipping
+    offset: RowTable | None
 
 
 class Compensation:
@@ -57,11 +67,15 @@ class Compensation:
     def run(self, calibration: Calibration) -> list[tuple[str, float, float]]:
         """Correct every product in order; per layer its held-out error before and after."""
         size = int(np.clip(BATCH_BYTES // max(peak_bytes(self.coupling.build), 1), 1, BATCH))
-        batches = list(calibration.batches(size, limit=self.samples))
-        # The last rows judge: they come from all over the data, which may be sorted.
-        every = round(1 / HELD_OUT)
-        last = [number % every == every - 1 for number in range(len(batches))]
-        batches = [batches[i] for i in np.argsort(last, kind="stable")]
+
+        def batches() -> Iterator[dict[str, np.ndarray]]:
+            # The last rows judge: they come from all over the data, which may be sorted.
+            every = round(1 / HELD_OUT)
+            for last in (False, True):
+                for number, batch in enumerate(calibration.batches(size, limit=self.samples)):
+                    if (number % every == every - 1) is last:
+                        yield batch
+
         dense_model = self.coupling.build.model
         place = {id(n): i for i, n in enumerate(dense_model.graph.nodes)}
         current = {n.outputs[0].name: (i, n) for i, n in enumerate(self.model.graph.nodes) if n.outputs}
@@ -71,8 +85,8 @@ class Compensation:
         todo = [n for n in todo if n.product is not None or n.op == "BatchNormalization"]
         try:
             with (
-                Segments(dense_model, batches, self.context.threads) as dense,
-                Segments(self.model, batches, self.context.threads) as pruned,
+                Segments(dense_model, batches(), self.context.threads) as dense,
+                Segments(self.model, batches(), self.context.threads) as pruned,
                 # Where values overflow, no fit is better than the weights there are: they stay.
                 np.errstate(over="ignore", invalid="ignore"),
             ):
@@ -111,8 +125,8 @@ class Compensation:
             return
         dense.advance(place + 1, keep=[name])
         axis = 1 if node.op == "Conv" else -1
-        rows = [np.moveaxis(np.asarray(v, np.float64), axis, -1).reshape(-1, v.shape[axis]) for v in dense.value(name)]
-        mean = np.concatenate([r.mean(axis=0, keepdims=True) for r in rows]).mean(axis=0)
+        rows = (np.moveaxis(v, axis, -1).reshape(-1, v.shape[axis]) for v in dense.value(name))
+        mean = np.stack([r.mean(axis=0, dtype=np.float64) for r in rows]).mean(axis=0)
         kept = self._kept(self.coupling.weight_axes(node)[product.weight_out])
         if node.op != "MatMul":
             constant.values = mean[kept].reshape(constant.shape).astype(constant.values.dtype)
@@ -179,33 +193,53 @@ class Compensation:
         where: list[tuple[Ints, ...]],
         rows_of: Callable[[np.ndarray, tuple[Ints, ...]], NDArray[np.float32]],
         mask: NDArray[np.bool_],
-    ) -> tuple[NDArray[np.float32], Clipping]:
+        groups: int = 1,
+    ) -> _Wanted:
         """The original's outputs at the sampled positions, plus what a residual stream lacks, and what follows."""
         name, axis = node.gs.outputs[0].name, 1 if rows_of is image_rows else -1
         outputs = self._original(dense, name, axis)
-        wanted = stacked((rows_of(v, w)[:, mask] for v, w in zip(outputs, where, strict=True)), where)
         tail = follow(target)
-        offset: NDArray[np.float32] | None = None
-        if tail.constant is not None:
-            offset = np.broadcast_to(tail.constant.astype(np.float32).reshape(1, -1), wanted.shape)
+        theirs: Sequence[np.ndarray] | None = None
+        ours: Sequence[np.ndarray] | None = None
         if tail.other is not None:
-            if not (dense.live(tail.other) and pruned.live(tail.other)):
-                return wanted, Clipping()
-            theirs, ours = self._original(dense, tail.other, axis), pruned.value(tail.other)
-            if theirs[0].shape != outputs[0].shape or ours[0].ndim != theirs[0].ndim:
-                return wanted, Clipping()
-            full = stacked((rows_of(v, w)[:, mask] for v, w in zip(theirs, where, strict=True)), where)
-            pairs = zip(_spread(ours, theirs, axis), where, strict=True)
-            now = stacked((rows_of(v, w) for v, w in pairs), where)
-            if now.shape != full.shape:
-                return wanted, Clipping()
-            # In place: these are as large as the rows of the input.
-            full -= now
-            wanted += full
-            if offset is not None:
-                now += offset
-            offset = now
-        return wanted, Clipping(tail.low, tail.high, offset)
+            known = dense.live(tail.other) and pruned.live(tail.other)
+            if known:
+                theirs, ours = self._original(dense, tail.other, axis), pruned.value(tail.other)
+                known = theirs[0].shape == outputs[0].shape and ours[0].ndim == theirs[0].ndim
+                known = known and ours[0].shape[axis] == int(mask.sum())
+            if not known:
+                theirs, tail = None, Tail()
+
+        def by_group(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+            return rows if groups == 1 else rows.reshape(len(rows), groups, -1)
+
+        def full(number: int) -> NDArray[np.float32]:
+            return rows_of(outputs[number], where[number])[:, mask]
+
+        def now(number: int) -> NDArray[np.float32]:
+            assert theirs is not None
+            assert ours is not None
+            return rows_of(_spread(ours[number], theirs[number], axis), where[number])
+
+        def wanted() -> Iterator[NDArray[np.float32]]:
+            for number, places in enumerate(where):
+                rows = full(number)
+                if theirs is not None:
+                    rows = rows + (rows_of(theirs[number], places)[:, mask] - now(number))
+                yield by_group(rows)
+
+        def offset() -> Iterator[NDArray[np.float32]]:
+            for number, places in enumerate(where):
+                rows = np.zeros((len(places[0]), 1), np.float32)
+                if theirs is not None:
+                    rows = now(number)
+                if tail.constant is not None:
+                    rows = rows + tail.constant.astype(np.float32).reshape(1, -1)
+                yield by_group(np.broadcast_to(rows, (len(rows), int(mask.sum()))))
+
+        clipping = Clipping(tail.low, tail.high)
+        shifted = theirs is not None or (clipping.clips and tail.constant is not None)
+        return _Wanted(RowTable(wanted()), clipping, RowTable(offset()) if shifted else None)
 
     def _conv(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
         x, y = pruned.value(target.inputs[0].name), self._original(dense, node.gs.outputs[0].name, 1)
@@ -217,21 +251,15 @@ class Compensation:
         outputs, depth = weight.shape[0] // groups, int(np.prod(weight.shape[1:]))
         where = self._where(y, slice(2, None), depth * (groups if groups > 1 else 1), node.name)
         mask = self._kept(self.coupling.weight_axes(node)[1 if transposed else 0])
-        wanted, clipping = self._wanted(node, target, dense, pruned, where, image_rows, mask)
+        wanted = self._wanted(node, target, dense, pruned, where, image_rows, mask, groups)
         gather = transposed_rows if transposed else conv_rows
+        shape = (-1, groups, depth) if groups > 1 else (-1, depth)
         parts = (gather(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, where, strict=True))
-        rows = stacked(parts, where)
-
-        def by_group(table: NDArray[np.float32]) -> NDArray[np.float32]:
-            # Rows of one group side by side: products over strided ones are several times slower.
-            return np.asarray(table.reshape(len(table), groups, -1).swapaxes(0, 1), order="C")
-
-        rows = by_group(rows)
+        rows = RowTable(part.reshape(shape) for part in parts)
         found = fit(
-            rows, by_group(wanted), weight.astype(np.float64).reshape(groups, outputs, depth).swapaxes(1, 2),
-            _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(rows.shape[1]), has_bias=True,
-            threads=self.context.threads,
-            clipping=replace(clipping, offset=None if clipping.offset is None else by_group(clipping.offset)),
+            rows, wanted.rows, weight.reshape(groups, outputs, depth).swapaxes(1, 2),
+            _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(len(rows)), has_bias=True,
+            clipping=wanted.clipping, offset=wanted.offset, threads=self.context.threads,
         )  # fmt: skip
         if found.after < found.before:
             new = found.weights.swapaxes(1, 2).reshape(weight.shape)
@@ -246,13 +274,15 @@ class Compensation:
         assert before is not None
         mask = self._kept(self.coupling.weight_axes(node)[1])
         where = self._where(x, slice(1, -1), weight.shape[2], node.name)
-        rows = np.concatenate([last_axis_rows(v, w) for v, w in zip(x, where, strict=True)])
-        theirs = np.concatenate([last_axis_rows(v, w) for v, w in zip(original, where, strict=True)])
         ways = len(weight)
+        taken = (last_axis_rows(v, w) for v, w in zip(x, where, strict=True))
+        rows = RowTable(np.repeat(part[:, None], ways, axis=1) for part in taken)
+        theirs = (last_axis_rows(v, w) for v, w in zip(original, where, strict=True))
+        weights = before[:, mask].astype(np.float32)
+        wanted = RowTable(np.einsum("rd,gnd->rgn", part, weights, optimize=True) for part in theirs)
         bias = target.inputs[3] if len(target.inputs) > 3 and isinstance(target.inputs[3], gs.Constant) else None
         found = fit(
-            np.stack([rows] * ways), theirs @ before[:, mask].astype(np.float32).swapaxes(1, 2),
-            weight.astype(np.float64).swapaxes(1, 2), np.zeros(weight.shape[:2]), self._held(len(rows)),
+            rows, wanted, weight.swapaxes(1, 2), np.zeros(weight.shape[:2]), self._held(len(rows)),
             has_bias=bias is not None, threads=self.context.threads,
         )  # fmt: skip
         if found.after < found.before:
@@ -268,21 +298,19 @@ class Compensation:
             return None
         weight = target.inputs[1].values
         turned = target.op == "Gemm" and bool(target.attrs.get("transB", 0))
-        matrix = (weight.T if turned else weight).astype(np.float64)
+        matrix = weight.T if turned else weight
         product = node.product
         assert product is not None
         mask = self._kept(self.coupling.weight_axes(node)[product.weight_out])
         where = self._where(x, slice(1, -1), len(matrix), node.name)
         holder, position = (target, 2) if target.op == "Gemm" else added_bias(target.outputs[0], matrix.shape[1])
-        wanted, clipping = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
-        rows = stacked((last_axis_rows(v, w) for v, w in zip(x, where, strict=True)), where)
+        wanted = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
+        rows = RowTable(last_axis_rows(v, w) for v, w in zip(x, where, strict=True))
         has_bias = holder is not None
         start = _bias(target, matrix.shape[1]) if target.op == "Gemm" else np.zeros(matrix.shape[1])
-        if start is None:
-            return None
-        held = self._held(len(rows))
         found = fit(
-            rows, wanted, matrix, start, held, has_bias=has_bias, clipping=clipping, threads=self.context.threads,
+            rows, wanted.rows, matrix, start, self._held(len(rows)), has_bias=has_bias, clipping=wanted.clipping,
+            offset=wanted.offset, threads=self.context.threads,
         )  # fmt: skip
         if found.after < found.before:
             _store(target, 1, found.weights.T if turned else found.weights, weight.dtype)
@@ -299,37 +327,26 @@ class Compensation:
         scale, bias, mean, variance = (t.values.astype(np.float64) for t in target.inputs[1:5])
         mask = self._kept(node.axes(1)[0])
         where = self._where(x, slice(2, None), len(scale), node.name)
-        wanted = np.concatenate([image_rows(v, w) for v, w in zip(y, where, strict=True)])[:, mask]
-        rows = np.concatenate([image_rows(v, w) for v, w in zip(x, where, strict=True)])
-        normal = (rows - mean) / np.sqrt(variance + float(target.attrs.get("epsilon", 1e-5)))
-        held = self._held(len(rows))
-        train, test = slice(0, len(rows) - held), slice(len(rows) - held, len(rows))
-        mean_x, mean_t = normal[train].mean(axis=0), wanted[train].mean(axis=0)
-        centred = normal[train] - mean_x
-        power = np.square(centred).sum(axis=0)
-        slope = ((centred * (wanted[train] - mean_t)).sum(axis=0) + 1e-2 * power * scale) / (power * 1.01 + 1e-12)
-        offset = mean_t - slope * mean_x
-        total = np.var(wanted[test], axis=0).sum() * held + 1e-30
-        old = np.square(wanted[test] - normal[test] * scale - bias).sum(axis=0)
-        new = np.square(wanted[test] - normal[test] * slope - offset).sum(axis=0)
-        better = new < old
-        if better.any():
+        deviation = np.sqrt(variance + float(target.attrs.get("epsilon", 1e-5)))
+        wanted = RowTable(image_rows(v, w)[:, mask] for v, w in zip(y, where, strict=True))
+        rows = RowTable((image_rows(v, w) - mean) / deviation for v, w in zip(x, where, strict=True))
+        found = fit_channels(rows, wanted, scale, bias, self._held(len(rows)))
+        if found.after < found.before:
             dtype = target.inputs[1].values.dtype
-            _store(target, 1, np.where(better, slope, scale), dtype)
-            _store(target, 2, np.where(better, offset, bias), dtype)
-        return float(old.sum() / total), float(np.minimum(old, new).sum() / total)
+            _store(target, 1, found.weights, dtype)
+            _store(target, 2, found.bias, dtype)
+        return found.before, found.after
 
     @staticmethod
     def _held(rows: int) -> int:
         return max(1, int(rows * HELD_OUT))
 
 
-def _spread(values: Sequence[np.ndarray], like: Sequence[np.ndarray], axis: int) -> Iterator[np.ndarray]:
-    """Values over the whole extents of others, the channel axis excepted: a branch that went left one for all."""
-    for value, other in zip(values, like, strict=True):
-        shape = list(other.shape)
-        shape[axis] = value.shape[axis]
-        yield np.broadcast_to(value, shape)
+def _spread(value: np.ndarray, like: np.ndarray, axis: int) -> np.ndarray:
+    """A value over the whole extents of another, the channel axis excepted: a branch that went left one for all."""
+    shape = list(like.shape)
+    shape[axis] = value.shape[axis]
+    return np.broadcast_to(value, shape)
 
 
 def _bias(node: gs.Node, width: int) -> NDArray[np.float64]:

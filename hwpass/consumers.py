@@ -34,8 +34,8 @@ BATCH = 4
 BATCH_BYTES = 32 << 20
 #: Matrices of more channels are kept in single precision, which is that of what they are made of.
 WIDE = 512
-#: Rows multiplied at once.
-PORTION = 1024
+#: Rows multiplied at once: those of every tensor wait in memory.
+PORTION = 256
 
 #: Noise put on a layer's output, relative to its own root mean square, to see what the network makes of it.
 NOISE = 0.25
@@ -219,8 +219,9 @@ class _Moments:
 
     def __init__(self, channels: int) -> None:
         self.count = 0
-        self.mean = np.zeros(channels)
-        self.square = np.zeros((channels, channels))
+        self.origin = np.zeros(channels, np.float32)
+        self.mean = np.zeros(channels)  # about the origin, like the squares
+        self.square = np.zeros((channels, channels), np.float32 if channels > WIDE else np.float64)
         self.waiting: list[NDArray[np.float32]] = []
 
     @property
@@ -238,6 +239,9 @@ class _Moments:
         if self.waiting:
             rows = np.concatenate(self.waiting)
             self.waiting.clear()
+            if not self.count:  # near the mean, so that single precision loses nothing when that is taken off
+                self.origin = rows.mean(axis=0)
+            rows -= self.origin
             self.count += len(rows)
             self.mean += rows.sum(axis=0, dtype=np.float64)
             self.square += rows.T @ rows
@@ -246,10 +250,11 @@ class _Moments:
         """[c, c], about the mean."""
         self._flush()
         mean = self.mean / self.count
-        found = self.square / self.count
-        found -= np.outer(mean, mean)
+        found = self.square
         self.square = np.zeros((0, 0))
-        return _narrow(found)
+        found /= self.count
+        found -= np.outer(mean, mean).astype(found.dtype)
+        return found
 
 
 def measure(

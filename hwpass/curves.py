@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from hwpass.consumers import Consumer
 from hwpass.coupling import Coupling
@@ -94,23 +95,43 @@ class _Reading:
         self.precision: NDArray[np.floating[Any]] | None = None
 
     def view(self, number: int) -> _View:
-        """The view from a group; after the last of them what it took is forgotten."""
+        """The view from a group; after the last of them the matrices are forgotten, the consumer's own too."""
         reader = self.reader
-        precision = self.precision
+        precision, gram = self.precision, reader.gram
         if precision is None:
             covariance = reader.covariance.astype(np.float64)
+            reader.covariance = np.zeros((0, 0))
             covariance[np.diag_indices(len(covariance))] += RIDGE * np.trace(covariance) / len(self.owner)
-            precision = self.precision = np.linalg.inv(covariance)
+            precision = self.precision = _inverse(covariance)
         if number == self.groups[-1]:
-            self.precision = None
+            self.precision, reader.gram = None, np.zeros((0, 0))
         inside = np.flatnonzero(self.owner == number)
-        index = np.ix_(inside, inside)
         # Downdates of large matrices are bound by memory, and single precision is enough for them.
         kind = np.float32 if len(inside) > LARGE else np.float64
+        if len(inside) < len(self.owner):
+            index = np.ix_(inside, inside)
+            precision, gram = precision[index], gram[index]
         return _View(
-            precision[index].astype(kind), reader.gram[index].astype(kind), self.unit[inside],
-            reader.energy, reader.sensitivity,
+            precision.astype(kind), gram.astype(kind), self.unit[inside], reader.energy, reader.sensitivity,
         )  # fmt: skip
+
+
+def _inverse(matrix: Floats) -> Floats:
+    """Of a symmetric matrix, which is overwritten: the large ones are the most memory that curves take."""
+    diagonal = matrix.diagonal().copy()
+    # Transposed, it is worked on where it lies.
+    found, failed = dpotrf(matrix.T, lower=True, clean=False, overwrite_a=True)
+    if not failed:
+        found, failed = dpotri(found, lower=True, overwrite_c=True)
+    rows = range(1, len(found))
+    if failed:  # rounding made it indefinite: the other triangle is as it was
+        for row in rows:
+            found[row, :row] = found[:row, row]
+        np.fill_diagonal(found, diagonal)
+        return np.linalg.inv(found)
+    for row in rows:
+        found[:row, row] = found[row, :row]
+    return np.asarray(found)
 
 
 def _eliminate(views: list[_View], width: int) -> tuple[Floats, NDArray[np.int64]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as cartesian
 from math import prod
@@ -96,19 +96,6 @@ def transposed_rows(x: np.ndarray, window: Window, where: tuple[Ints, ...]) -> N
         chosen: tuple[Any, ...] = (samples[inside], slice(None), *[i[inside] for i in index])
         rows[inside, :, tap] = x[chosen]
     return rows
-
-
-def stacked(parts: Iterable[NDArray[np.float32]], where: Sequence[tuple[Ints, ...]]) -> NDArray[np.float32]:
-    """Rows of each batch one below the other; `where` are their positions. The parts are not held beside the whole."""
-    count = sum(len(places[0]) for places in where)
-    held = np.zeros((0,), np.float32)
-    used = 0
-    for part in parts:
-        if not used:
-            held = np.empty((count, *part.shape[1:]), np.float32)
-        held[used : used + len(part)] = part
-        used += len(part)
-    return held
 
 
 def image_rows(y: np.ndarray, where: tuple[Ints, ...]) -> NDArray[np.float32]:

@@ -37,7 +37,7 @@ class Segments:
         self._last = self._last_reads()
         for batch in batches:
             for name, value in batch.items():
-                self._values.setdefault(name, []).append(value)
+                self._values.setdefault(name, []).append(self._stored(value))
         self.batches = len(next(iter(self._values.values()))) if self._values else 0
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from hwpass.blas import DEEP, limited
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassManager, PassResult
 from hwpass.regress import fit
+from hwpass.row_table import RowTable
 
 
 def most() -> int:
@@ -57,5 +58,5 @@ def test_a_fit_takes_threads_where_it_is_large(
     monkeypatch.setattr(regress, "cho_factor", watched)
     monkeypatch.setattr(regress, "LAMBDAS", regress.LAMBDAS[:3])
     x = np.random.default_rng(0).standard_normal((16, depth)).astype(np.float32)
-    fit(x, x[:, :1], np.zeros((depth, 1)), np.zeros(1), 4, has_bias=True, threads=threads)
+    fit(RowTable([x]), RowTable([x[:, :1]]), np.zeros((depth, 1)), np.zeros(1), 4, has_bias=True, threads=threads)
     assert set(seen) == {expected}

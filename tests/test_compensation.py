@@ -111,8 +111,8 @@ def test_activations_that_find_no_room_are_one_line(images: np.ndarray, monkeypa
     monkeypatch.setattr(np, "save", partly)
     model = hwpass.Model.load(FIXTURES / "cnn.onnx")
     with (
-        Segments(model, [{"image": images[:32]}]) as running,
         pytest.raises(InputError, match=r"no room in the folder .* 8192 written; make room or set TMPDIR"),
+        Segments(model, [{"image": images[:32]}]) as running,
     ):
         running.advance(3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwpass.curves import LEFT, _eliminate, _View
+from hwpass.curves import LEFT, _eliminate, _inverse, _View
 
 
 def _problem(seed: int, channels: int = 6, outputs: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -65,3 +65,10 @@ def test_consumers_add_by_their_sensitivity() -> None:
     once, _ = _eliminate([_view(covariance, weights, np.arange(6), 3.0)], 6)
     twice, _ = _eliminate([_view(covariance, weights, np.arange(6)), _view(covariance, weights, np.arange(6), 2.0)], 6)
     np.testing.assert_allclose(once, twice, rtol=1e-9)
+
+
+@pytest.mark.parametrize("definite", [True, False])
+def test_the_inverse_of_a_symmetric_matrix_whether_rounding_left_it_definite_or_not(definite: bool) -> None:
+    rows = np.random.default_rng(0).standard_normal((30, 60))
+    matrix = rows @ rows.T if definite else rows[:, :30] + rows[:, :30].T
+    np.testing.assert_allclose(_inverse(matrix.copy()), np.linalg.inv(matrix), rtol=1e-6, atol=1e-9)

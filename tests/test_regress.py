@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from hwpass.regress import Clipping, Fit, fit
+from hwpass.regress import Clipping, Fit
+from hwpass.regress import fit as fit_tables
+from hwpass.row_table import RowTable
+
+
+def fit(
+    x: np.ndarray, target: np.ndarray, *rest: Any, offset: np.ndarray | None = None, **options: Any
+) -> Fit:
+    table = None if offset is None else RowTable([offset])
+    return fit_tables(RowTable([x]), RowTable([target]), *rest, offset=table, **options)
 
 
 def _rows(rng: np.random.Generator, rows: int, inputs: int) -> np.ndarray:
@@ -70,6 +81,6 @@ def test_a_residual_stream_counts_before_the_clip() -> None:
     x = _rows(rng, 500, 3)
     target = (x @ rng.standard_normal((3, 2))).astype(np.float32)
     offset = np.full((500, 2), 100.0, np.float32)
-    lifted = fit(x, target, np.zeros((3, 2)), np.zeros(2), 100, has_bias=True, clipping=Clipping(0.0, np.inf, offset))
+    lifted = fit(x, target, np.zeros((3, 2)), np.zeros(2), 100, has_bias=True, clipping=Clipping(0.0), offset=offset)
     plain = fit(x, target, np.zeros((3, 2)), np.zeros(2), 100, has_bias=True)
     np.testing.assert_allclose(lifted.weights, plain.weights, rtol=1e-3)

@@ -1,0 +1,44 @@
+"""Rows that are put aside come back as they were, in any portion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwpass import row_table
+from hwpass.row_table import RowTable, side_by_side
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    width=st.integers(1, 700),
+    bounds=st.tuples(st.integers(0, 250), st.integers(0, 250)),
+    portion=st.sampled_from([64, 1 << 17, 1 << 20]),
+)
+def test_rows_are_the_parts_one_below_the_other(
+    lengths: list[int], width: int, bounds: tuple[int, int], portion: int
+) -> None:
+    parts = [np.random.default_rng(i).standard_normal((n, width)) for i, n in enumerate(lengths)]
+    whole = np.concatenate(parts).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_table, "PORTION", portion)
+        patch.setattr(row_table, "HELD", portion)
+        table, other = RowTable(iter(parts)), RowTable([whole[:, :1]])
+        start, stop = sorted(min(b, len(whole)) for b in bounds)
+        assert len(table) == len(whole)
+        np.testing.assert_array_equal(table[start:stop], whole[start:stop])
+        found = list(side_by_side(start, stop, table, None, other))
+    assert all(rows[1] is None and len(rows[0]) == len(rows[2]) for rows in found)
+    seen = np.concatenate([whole[:0], *(rows[0] for rows in found)])
+    np.testing.assert_array_equal(seen, whole[start:stop])
+    np.testing.assert_array_equal(np.concatenate([whole[:0, :1], *(r[2] for r in found)]), whole[start:stop, :1])
+
+
+def test_many_rows_lie_in_a_file_and_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_table, "PORTION", 1 << 18)
+    monkeypatch.setattr(row_table, "HELD", 1 << 18)
+    table = RowTable(np.full((64, 2048), i, np.float32) for i in range(16))
+    held = sum(isinstance(portion, row_table.Held) for portion in table._portions)
+    assert (held, len(table._portions)) == (1, 32)
