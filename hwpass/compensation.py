@@ -54,14 +54,20 @@ class Compensation:
     """Both networks in lockstep, and on the way the fit of each product: the weights W', b' that best give the
     original's outputs from the pruned inputs."""
 
-    def __init__(self, coupling: Coupling, surgery: Surgery, context: Context, *, samples: int, rows: int) -> None:
-        """The surgery's model is edited; `samples` and `rows` of a layer's input and output bound what is fitted on."""
+    def __init__(
+        self, coupling: Coupling, surgery: Surgery, context: Context, *, samples: int, rows: int, spare: bool = True
+    ) -> None:
+        """The surgery's model is edited; `samples` and `rows` of a layer's input and output bound what is fitted on.
+
+        `spare` tells that there is room for biases where layers have none.
+        """
         self.coupling = coupling
         self.surgery = surgery
         self.model = surgery.model
         self.context = context
         self.samples = samples
         self.rows = rows
+        self.spare = spare
         self.gains: list[tuple[str, float, float]] = []
 
     def run(self, calibration: Calibration) -> list[tuple[str, float, float]]:
@@ -258,13 +264,14 @@ class Compensation:
         rows = RowTable(part.reshape(shape) for part in parts)
         found = fit(
             rows, wanted.rows, weight.reshape(groups, outputs, depth).swapaxes(1, 2),
-            _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(len(rows)), has_bias=True,
-            clipping=wanted.clipping, offset=wanted.offset, threads=self.context.threads,
+            _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(len(rows)),
+            has_bias=self._biased(target), clipping=wanted.clipping, offset=wanted.offset, threads=self.context.threads,
         )  # fmt: skip
         if found.after < found.before:
             new = found.weights.swapaxes(1, 2).reshape(weight.shape)
             _store(target, 1, new.swapaxes(0, 1) if transposed else new, weight.dtype)
-            _store(target, 2, found.bias.reshape(-1), weight.dtype)
+            if self._biased(target):
+                _store(target, 2, found.bias.reshape(-1), weight.dtype)
         return found.before, found.after
 
     def _recurrent(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
@@ -306,7 +313,7 @@ class Compensation:
         holder, position = (target, 2) if target.op == "Gemm" else added_bias(target.outputs[0], matrix.shape[1])
         wanted = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
         rows = RowTable(last_axis_rows(v, w) for v, w in zip(x, where, strict=True))
-        has_bias = holder is not None
+        has_bias = holder is not None and (holder is not target or self._biased(target))
         start = _bias(target, matrix.shape[1]) if target.op == "Gemm" else np.zeros(matrix.shape[1])
         found = fit(
             rows, wanted.rows, matrix, start, self._held(len(rows)), has_bias=has_bias, clipping=wanted.clipping,
@@ -314,9 +321,9 @@ class Compensation:
         )  # fmt: skip
         if found.after < found.before:
             _store(target, 1, found.weights.T if turned else found.weights, weight.dtype)
-            if holder is target:
+            if has_bias and holder is target:
                 _store(target, 2, found.bias, weight.dtype)
-            elif holder is not None:
+            elif holder is not None and has_bias:
                 old = holder.inputs[position].values
                 _store(holder, position, old + found.bias.reshape(old.shape), old.dtype)
         return found.before, found.after
@@ -336,6 +343,10 @@ class Compensation:
             _store(target, 1, found.weights, dtype)
             _store(target, 2, found.bias, dtype)
         return found.before, found.after
+
+    def _biased(self, target: gs.Node) -> bool:
+        """Whether a Conv or Gemm has a bias, or may get one."""
+        return self.spare or len(target.inputs) > 2
 
     @staticmethod
     def _held(rows: int) -> int:

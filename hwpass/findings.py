@@ -37,6 +37,7 @@ class Pruned:
     curves: list[Floats] | None = None  # per group, [width + 1]
     allocation: Allocation | None = None
     study: Study | None = None
+    budgets: tuple[str, ...] = ()  # the metrics that are bounded
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ class Compensate(Pass):
         if data is None or not pruned.surgery.modified:
             return PassResult(model, False)
         now = replace(pruned.surgery, model=model)
-        worker = Compensation(pruned.coupling, now, context, samples=self.samples, rows=self.rows)
+        # A bias that was not there before takes room that a budget may not leave.
+        spare = not {"size", "memory"} & set(pruned.budgets)
+        worker = Compensation(pruned.coupling, now, context, samples=self.samples, rows=self.rows, spare=spare)
         findings.gains = worker.run(data)
         model.invalidate_shapes()
         return PassResult(model, any(after < before for _, before, after in findings.gains))

@@ -92,6 +92,7 @@ class PruneChannels(Pass):
             allocation, curves = self._allocate(study, budgets, context)
         pruned = operate(study.coupling, self._plan(study, allocation, context), context)
         pruned.cost, pruned.allocation, pruned.curves, pruned.study = study.cost, allocation, curves, study
+        pruned.budgets = tuple(b.metric for b in budgets)
         return outcome(pruned, model)
 
     @staticmethod

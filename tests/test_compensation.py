@@ -192,3 +192,16 @@ def test_a_refit_of_values_that_overflow_leaves_the_weights() -> None:
     model = hwpass.Model.load(s.model())
     result = hwpass.run(model, target="mobile-cpu", macs="0.7x", calib={"x": x}, score="l2", compensate="auto")
     assert all(np.isfinite(t.values).all() for t in result.model.constants().values())
+
+
+def test_a_refit_stays_within_a_budget_of_size() -> None:
+    # Layers without a bias: one for each of many outputs would take what the budget does not leave.
+    rng = np.random.default_rng(0)
+    s = Sketch()
+    x = s.input([1, 6])
+    x = s.op("Relu", s.op("Gemm", x, s.weight(6, 16)))
+    s.output(s.op("Gemm", x, s.weight(16, 128)))
+    data = rng.standard_normal((256, 6)).astype(np.float32)
+    result = hwpass.run(s.model(), "mobile-cpu", size=0.7, align=False, calib={s.model().graph.input[0].name: data})
+    assert result.report.ratio.size <= 0.7
+    assert any(p.changed for p in result.report.passes if p.name == "compensate")
