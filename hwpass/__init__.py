@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from hwpass.version import __version__
 
 # In a checkout, two rooms are links to folders beside this one. Where links come out as text files (Windows, a zip
 # download), they are found there all the same.

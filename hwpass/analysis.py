@@ -11,11 +11,11 @@ import onnx_graphsurgeon as gs
 from onnx import TypeProto, defs, helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
 
-from hwpass.axes import Relations, axis_size, opaque
+from hwpass.axes import axis_size, opaque
 from hwpass.inputs import dimension_name
 from hwpass.ir import Model, bodies
 from hwpass.ops import Node, Tensor, rule_for
-from hwpass.ops.base import Array, Derived, Freeze, Rule, Sign, WrongExtents
+from hwpass.ops.base import Array, Derived, Freeze, Relate, Rule, Sign, WrongExtents
 from hwpass.signs import signed
 
 #: Values of more elements than this are never those of a shape.
@@ -31,7 +31,7 @@ TIED = 1024
 MOST_AXES = 32
 
 
-class Builder(Relations):
+class Builder(Relate):
     """The walk and its results: abstract tensors by name, nodes, and what froze them."""
 
     def __init__(self, model: Model, dims: Mapping[str, int]) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from hwpass import __version__, ranges
+from hwpass import ranges
 from hwpass.errors import BudgetError, UsageError
 from hwpass.outputs import outputs
 from hwpass.shell import ShellGroup, fail, printed, read_plan, source, status_line
+from hwpass.version import __version__
 from hwpass.whole_files import together
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}

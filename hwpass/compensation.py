@@ -115,6 +115,7 @@ class Compensation:
                     if not (dense.live(y) and pruned.live(target.inputs[0].name)):
                         continue
                     found = fitted(node, target, dense, pruned)
+                    release_memory(cycles=False)
                     if found is not None:
                         self.gains.append((node.name, *found))
         finally:
@@ -174,13 +175,13 @@ class Compensation:
 
     def _original(self, dense: Segments, name: str, channels: int) -> Sequence[np.ndarray]:
         """The original's values of a tensor at the positions that the pruned network has: of other axes than that of
-        the channels, too, what was removed is left out. Batches stay on disk where nothing was."""
+        the channels, too, what was removed is left out."""
         values = dense.value(name)
         axes = self.coupling.build.tensors[name].axes or ()
         for place, axis in enumerate(axes):
             kept = self._kept(axis)
             if place != channels % len(axes) and not kept.all():
-                values = [np.compress(kept, value, place) for value in values]
+                values = _Without(values, kept, place)
         return values
 
     def _where(self, values: Sequence[np.ndarray], image: slice, width: int, name: str) -> list[tuple[Ints, ...]]:
@@ -351,6 +352,19 @@ class Compensation:
     @staticmethod
     def _held(rows: int) -> int:
         return max(1, int(rows * HELD_OUT))
+
+
+class _Without(Sequence[np.ndarray]):
+    """Arrays without what was removed along one axis, made as they are asked for."""
+
+    def __init__(self, values: Sequence[np.ndarray], kept: NDArray[np.bool_], place: int) -> None:
+        self.values, self.kept, self.place = values, kept, place
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, number: Any) -> Any:
+        return np.compress(self.kept, self.values[number], self.place)
 
 
 def _spread(value: np.ndarray, like: np.ndarray, axis: int) -> np.ndarray:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from hwpass.analysis import Builder, analyse
-from hwpass.axes import FROZEN, Axis, Ids
+from hwpass.axes import Axis, Ids
 from hwpass.collection import collection_paused
 from hwpass.factoring import decide
 from hwpass.ir import Model
@@ -123,22 +121,6 @@ def couple(model: Model, dims: Mapping[str, int] | None = None) -> Coupling:
         coupling = Coupling(build, component)
         coupling.groups = _groups(coupling)
     return coupling
-
-
-def solve(count: int, left: list[Ids], right: list[Ids]) -> Ids:
-    """Connected components of equalities between ids; that of FROZEN is number 0."""
-    if not left:
-        return np.arange(count, dtype=np.int64)
-    rows, columns = np.concatenate(left), np.concatenate(right)
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count))
-    _, labels = connected_components(graph, directed=False)
-    labels = labels.astype(np.int64)
-    first = labels[FROZEN]
-    if first != 0:
-        zero = labels == 0
-        labels[labels == first] = 0
-        labels[zero] = first
-    return np.asarray(labels)
 
 
 def _groups(coupling: Coupling) -> list[Group]:

@@ -27,7 +27,7 @@ def decide(build: Relations) -> Ids:
     (whole heads, whole groups) unless the outer one is frozen by something else, or has fewer than FEWEST
     indices and less than the inner. A choice that turns out wholly frozen is revised, a bounded number of times.
     """
-    from hwpass.coupling import solve
+    from hwpass.components import solve
 
     component = solve(build.count, build.left, build.right)
     if not build.splits:

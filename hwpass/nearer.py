@@ -7,13 +7,12 @@ whole is one of the choices: a few of them, with all others dense, often cost wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from hwpass.allocate import Allocator
+from hwpass.work import Floats
 
 #: A plan that takes less than this share of its budget is looked at again.
 NEAR = 0.9
@@ -25,6 +24,27 @@ FINE = 64
 OFFERS = 12
 MOVES = 200
 EXCHANGES = 20
+
+
+class Problem(Protocol):
+    """Widths per group, and what plans of them cost and lose; see `hwpass.allocate.Allocator`."""
+
+    options: list[NDArray[np.int64]]
+
+    def costs(self, widths: NDArray[np.int64]) -> dict[str, Floats]:
+        """The limited metrics at widths [P, G]."""
+
+    def excess(self, costs: dict[str, Floats]) -> Floats:
+        """How far each plan is over its worst budget, as a ratio."""
+
+    def losses(self, plans: NDArray[np.int64]) -> Floats:
+        """The loss of plans [P, G]."""
+
+    def objective(self, plans: NDArray[np.int64]) -> Floats:
+        """The loss of plans [P, G], and the price of haste."""
+
+    def total_loss(self, widths: NDArray[np.int64]) -> float:
+        """The loss of one plan."""
 
 
 def finer(options: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -40,14 +60,14 @@ def finer(options: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(np.concatenate([options, between]))
 
 
-def nearer(allocator: Allocator, plans: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+def nearer(allocator: Problem, plans: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     """The best plan that widening and exchanging make of some that meet the budgets."""
     starts = {plan.tobytes(): plan for plan in plans}
     found = [_widened(allocator, plan) for plan in starts.values()]
     return found[int(np.argmin(allocator.objective(np.asarray(found))))]
 
 
-def without_branches(allocator: Allocator, whole: NDArray[np.int64]) -> NDArray[np.int64]:
+def without_branches(allocator: Problem, whole: NDArray[np.int64]) -> NDArray[np.int64]:
     """Of the dense plan as few branches as meet the budgets, those first that lose least for what they save."""
     widths = whole.copy()
     while True:
@@ -62,7 +82,7 @@ def without_branches(allocator: Allocator, whole: NDArray[np.int64]) -> NDArray[
         widths = trials[int(np.argmin(price / saved))]
 
 
-def single_widenings(allocator: Allocator, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+def single_widenings(allocator: Problem, widths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Plans with one group wider, [P, G]."""
     trials = []
     for group, options in enumerate(allocator.options):
@@ -74,11 +94,11 @@ def single_widenings(allocator: Allocator, widths: NDArray[np.int64]) -> NDArray
     return np.asarray(trials, np.int64).reshape(-1, len(widths))
 
 
-def _fits(allocator: Allocator, plans: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _fits(allocator: Problem, plans: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(allocator.excess(allocator.costs(plans)) <= 1)
 
 
-def _widened(allocator: Allocator, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _widened(allocator: Problem, widths: NDArray[np.int64]) -> NDArray[np.int64]:
     """The plan after the widenings and exchanges that pay."""
     exchanges = 0
     for _ in range(MOVES):
@@ -94,7 +114,7 @@ def _widened(allocator: Allocator, widths: NDArray[np.int64]) -> NDArray[np.int6
     return widths
 
 
-def _best(allocator: Allocator, trials: NDArray[np.int64], now: float) -> NDArray[np.int64] | None:
+def _best(allocator: Problem, trials: NDArray[np.int64], now: float) -> NDArray[np.int64] | None:
     """The trial of the least objective that meets the budgets and is better than now."""
     if not len(trials):
         return None
@@ -104,7 +124,7 @@ def _best(allocator: Allocator, trials: NDArray[np.int64], now: float) -> NDArra
 
 
 def _exchanged(
-    allocator: Allocator, widths: NDArray[np.int64], wider: NDArray[np.int64], now: float
+    allocator: Problem, widths: NDArray[np.int64], wider: NDArray[np.int64], now: float
 ) -> NDArray[np.int64]:
     """Plans with one group wider and another narrower or gone, the most promising first few, [P, G]."""
     narrower = []

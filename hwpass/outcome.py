@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hwpass import __version__
 from hwpass.cost import Cost
 from hwpass.coupling import couple
 from hwpass.describe import frozen_by_macs, macs_by_layer
@@ -28,6 +27,7 @@ from hwpass.report import (
     Verdicts,
 )
 from hwpass.report import PassRecord as ReportedPass
+from hwpass.version import __version__
 
 
 def report_of(

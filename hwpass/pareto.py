@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from hwpass import __version__
 from hwpass.api import PREPARE, amends, chosen_score, prune_step, trusted, verify_step
 from hwpass.cost_models import Target
 from hwpass.errors import BudgetError, InputError, UsageError, VerdictError
@@ -26,6 +25,7 @@ from hwpass.passes.prune_channels import MEND
 from hwpass.report import Ratios
 from hwpass.sweep_report import ALONG, NO_FRONT, SweepPoint, SweepReport, marked
 from hwpass.temporary import new_folder
+from hwpass.version import __version__
 from hwpass.whole_files import check_folder, together
 
 POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)

@@ -55,7 +55,7 @@ def test_no_module_is_imported_under_two_names() -> None:
 
 
 def test_version_has_one_home() -> None:
-    assert setup()["metadata"]["version"] == "attr: hwpass.__version__"
+    assert setup()["metadata"]["version"] == "attr: hwpass.version.__version__"
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     newest = re.search(r"^## (\S+)", changes, re.MULTILINE)
     assert newest is not None

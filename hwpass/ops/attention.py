@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from hwpass.axes import Axis, Mismatch, axis_size, with_zero
-from hwpass.ops.base import Extent, Freeze, Node, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Extent, Freeze, Node, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.matmul import contract, is_zero
 
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
 
-
-def heads(build: Builder, axis: Axis, count: int) -> tuple[Axis, Axis]:
+def heads(build: Relate, axis: Axis, count: int) -> tuple[Axis, Axis]:
     """An axis of heads * width as its two factors."""
     if count < 1 or axis_size(axis) % count:
         raise Freeze("the number of heads does not divide the channels")
@@ -25,7 +20,7 @@ def heads(build: Builder, axis: Axis, count: int) -> tuple[Axis, Axis]:
     return outer, inner
 
 
-def shared_heads(build: Builder, queries: Axis, keys: Axis) -> tuple[Axis, Axis]:
+def shared_heads(build: Relate, queries: Axis, keys: Axis) -> tuple[Axis, Axis]:
     """Heads of queries as (heads of keys) x (queries for each), which is what may go: both factors."""
     outer, repeats = heads(build, queries, axis_size(keys))
     if outer and keys:
@@ -34,7 +29,7 @@ def shared_heads(build: Builder, queries: Axis, keys: Axis) -> tuple[Axis, Axis]
 
 
 def attend(
-    node: Node, build: Builder, q: tuple[Axis, Axis], k: tuple[Axis, Axis], v: tuple[Axis, Axis]
+    node: Node, build: Relate, q: tuple[Axis, Axis], k: tuple[Axis, Axis], v: tuple[Axis, Axis]
 ) -> tuple[Axis, Axis]:
     """Relate heads and widths (the two axes of each operand); returns those of the result.
 
@@ -51,7 +46,7 @@ def attend(
     return result, v[1]
 
 
-def masked(build: Builder, mask: tuple[Axis, ...], q_heads: Axis) -> None:
+def masked(build: Relate, mask: tuple[Axis, ...], q_heads: Axis) -> None:
     """Relate a mask or bias [.., heads or 1, queries, keys] of up to four axes to the heads."""
     build.freeze(mask[-2:], "positions of queries and keys")
     build.freeze(mask[:-3], "samples")
@@ -65,7 +60,7 @@ def keep_scale(node: Node, shrink: Shrink, width: Axis) -> None:
         node.gs.attrs["scale"] = float(1.0 / np.sqrt(axis_size(width)))
 
 
-def cached(build: Builder, past: tuple[Axis, ...], kv_heads: Axis, width: Axis, zero: bool) -> tuple[Axis, Axis]:
+def cached(build: Relate, past: tuple[Axis, ...], kv_heads: Axis, width: Axis, zero: bool) -> tuple[Axis, Axis]:
     """Relate a cache [samples, heads, positions, width] to the keys or values that are added to it."""
     build.freeze([past[0], past[2]], "samples and positions of the cache")
     zero_heads, zero_width = is_zero(kv_heads) and is_zero(past[1]), is_zero(width) and is_zero(past[3])
@@ -83,7 +78,7 @@ class Attention(Rule):
     ops = ("Attention",)
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         (batch, length, *q), (batch_k, length_k, *k), (batch_v, length_v, *v) = (
             self._split(node, build, position) for position in range(3)
         )
@@ -115,7 +110,7 @@ class Attention(Rule):
         return outputs
 
     @staticmethod
-    def _split(node: Node, build: Builder, position: int) -> tuple[Axis, Axis, Axis, Axis]:
+    def _split(node: Node, build: Relate, position: int) -> tuple[Axis, Axis, Axis, Axis]:
         """Samples, positions, heads and width of queries, keys or values."""
         axes = node.axes(position)
         if len(axes) == 4:
@@ -138,7 +133,7 @@ class RotaryEmbedding(Rule):
     kind = "elementwise"
     tables = (1, 2, 3)  # the inputs besides the data
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         for position in self.tables:
             if node.has(position):

@@ -6,16 +6,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from hwpass.axes import Axis, Factor, axis_size
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
+from hwpass.axes import Axis, Factor, Relations, axis_size
 
 Array = NDArray[Any]
 
@@ -194,6 +191,19 @@ class WrongExtents(Freeze):
     """The extents at hand do not go together; where dimensions are dynamic, others may."""
 
 
+class Relate(Relations):
+    """What a rule may ask and state while axes are related: equalities of indices, and what froze them."""
+
+    #: The version of the standard operators.
+    opset: int
+    #: Constants by node and input: the abstract tensor of that use.
+    uses: dict[tuple[int, int], Tensor]
+
+    def inferred(self, node: Node) -> list[Tensor]:
+        """The outputs as ONNX's own shape inference sees them, opaque; unknown extents get a stand-in."""
+        raise NotImplementedError
+
+
 class Shrink(Protocol):
     """What a rule may ask and change while a plan is applied."""
 
@@ -235,7 +245,7 @@ class Rule:
     kind: ClassVar[str] = "other"
     parameters: ClassVar[tuple[int, ...]] = ()  # inputs that say what to do, and are no data: they keep their extents
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         """Relate the axes of inputs and outputs; return the outputs. Raise Freeze where that cannot be said."""
         raise Freeze(f"no rule describes {node.op}")
 
@@ -264,10 +274,9 @@ def register(cls: type[Rule]) -> type[Rule]:
 def rules() -> dict[tuple[str, str], Rule]:
     """The rule table: (domain, operator) to rule."""
     if not _COMPLETE:
-        import hwpass.ops as package
-
+        package = importlib.import_module(__package__)
         for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+            importlib.import_module(f"{__package__}.{module.name}")
         _COMPLETE.append(True)
     return _RULES
 

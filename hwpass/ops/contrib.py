@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwpass.axes import Axis, Mismatch, axis_size, opaque, with_zero
-from hwpass.ops.base import Freeze, Node, Product, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Freeze, Node, Product, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.conv import convolve
 from hwpass.ops.elementwise import Unary, broadcast
 from hwpass.ops.matmul import gemm, is_zero, multiply
 from hwpass.ops.normalization import keep_rms, rms
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
 
 MICROSOFT = "com.microsoft"
 
@@ -38,7 +34,7 @@ class FusedConv(Rule):
     domain = MICROSOFT
     kind = "conv"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = convolve(node, build, node.axes(0), node.axes(1))
         if node.has(3):
             axes = tuple(broadcast(node, build, [0, 3], all, [axes, node.axes(3)]))
@@ -57,7 +53,7 @@ class NhwcConv(Rule):
     domain = MICROSOFT
     kind = "conv"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         w = node.axes(1)
         y = convolve(node, build, (x[0], x[-1], *x[1:-1]), (w[0], w[-1], *w[1:-1]))
@@ -79,7 +75,7 @@ class FusedMatMul(Rule):
     domain = MICROSOFT
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if node.attr("transBatchA", 0) or node.attr("transBatchB", 0):
             raise Freeze("batches are transposed inside the product")
         sides = []
@@ -113,7 +109,7 @@ class FusedGemm(Rule):
     domain = MICROSOFT
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = gemm(node, build, node.axes(0), node.axes(1))
         return [Tensor(activated(axes, node), node.tensor(0).dtype)]
 
@@ -126,7 +122,7 @@ class GemmFastGelu(Rule):
     domain = MICROSOFT
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = multiply(node, build, node.axes(0), node.axes(1))
         if node.has(2):
             axes = tuple(broadcast(node, build, [0, 2], all, [axes, node.axes(2)]))
@@ -150,7 +146,7 @@ class BiasedActivation(Rule):
     domain = MICROSOFT
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if node.op == "BiasDropout":
             raise Freeze("random numbers are drawn for the whole tensor")
         positions = [p for p in range(len(node.inputs)) if node.has(p)]
@@ -164,7 +160,7 @@ class SwiGLU(Rule):
     ops = ("SwiGLU",)
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if not node.has(1):
             raise Freeze("gate and value are packed in one axis")
         return [Tensor(tuple(broadcast(node, build, [0, 1], any)), node.tensor(0).dtype)]
@@ -178,7 +174,7 @@ class SkipLayerNormalization(Rule):
     domain = MICROSOFT
     kind = "normalization"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         simplified = node.op == "SkipSimplifiedLayerNormalization"
         bias = 3 if simplified else 4
         summed = broadcast(node, build, [p for p in (0, 1, bias) if node.has(p)], all)
@@ -206,7 +202,7 @@ class EmbedLayerNormalization(Rule):
     domain = MICROSOFT
     kind = "normalization"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         ids, width = node.axes(0), axis_size(node.axes(2)[1])
         for position in range(len(node.inputs)):
             if node.has(position):
@@ -225,7 +221,7 @@ class ContribGroupNorm(Rule):
     domain = MICROSOFT
     kind = "normalization"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         place = len(x) - 1 if node.attr("channels_last", 1) else 1
         groups = int(node.attr("groups"))

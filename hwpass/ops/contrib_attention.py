@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from hwpass.axes import Axis, axis_size, opaque, with_zero
 from hwpass.ops.attention import RotaryEmbedding, attend, cached, heads, keep_scale, masked, shared_heads
-from hwpass.ops.base import Extent, Freeze, Node, Product, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Extent, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.matmul import contract, is_zero
 from hwpass.ops.selection import picked
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
 
 MICROSOFT = "com.microsoft"
 
 
-def cut(build: Builder, axis: Axis, sizes: list[int]) -> list[Axis]:
+def cut(build: Relate, axis: Axis, sizes: list[int]) -> list[Axis]:
     """Consecutive parts of an axis."""
     ends = np.cumsum(sizes)
     return [picked(build, axis, np.arange(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
@@ -37,7 +32,7 @@ class ContribAttention(Rule):
     domain = MICROSOFT
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, w = node.axes(0), node.axes(1)
         if len(w) != 2 or node.attr("do_rotary", 0):
             raise Freeze("a weight in several parts, or rotated heads")
@@ -91,7 +86,7 @@ class MultiHeadAttention(Rule):
     domain = MICROSOFT
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if not (node.has(1) and node.has(2)) or len(node.axes(0)) != 3:
             raise Freeze("queries, keys and values are packed")
         count = int(node.attr("num_heads"))
@@ -129,7 +124,7 @@ class MultiHeadAttention(Rule):
         return outputs[: len(node.gs.outputs)]
 
     @staticmethod
-    def _split(node: Node, build: Builder, position: int, count: int) -> tuple[Axis, Axis, Axis, Axis]:
+    def _split(node: Node, build: Relate, position: int, count: int) -> tuple[Axis, Axis, Axis, Axis]:
         axes = node.axes(position)
         if len(axes) == 4:
             return axes[0], axes[2], axes[1], axes[3]
@@ -150,7 +145,7 @@ class GroupQueryAttention(Rule):
     domain = MICROSOFT
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if not (node.has(1) and node.has(2)):
             raise Freeze("queries, keys and values are packed")
         q, k, v = (node.axes(position) for position in range(3))

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from hwpass.axes import opaque
-from hwpass.ops.base import Freeze, Node, Rule, Tensor, register
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
+from hwpass.ops.base import Freeze, Node, Relate, Rule, Tensor, register
 
 
 @register
@@ -20,7 +15,7 @@ class If(Rule):
     ops = ("If",)
     kind = "free"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         condition = node.value(0)
         if condition is not None:
             # Decided by extents alone: at these, the other branch may not even make sense.
@@ -29,7 +24,7 @@ class If(Rule):
         return [self._merged(pair, build) for pair in zip(*node.bodies, strict=True)]
 
     @staticmethod
-    def _merged(pair: tuple[Tensor, ...], build: Builder) -> Tensor:
+    def _merged(pair: tuple[Tensor, ...], build: Relate) -> Tensor:
         one, other = pair[0], pair[-1]
         if one.axes is None or other.axes is None or one.rank != other.rank:
             return Tensor(None, one.dtype)
@@ -58,5 +53,5 @@ class Boundary(Rule):
         "OptionalHasElement",
     )
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         raise Freeze(f"what passes through {node.op} keeps its width")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
 
 from hwpass.axes import Axis, Factor, Mismatch, axis_size, with_zero
-from hwpass.ops.base import Extent, Freeze, Node, Product, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Extent, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.matmul import contract, is_zero
 from hwpass.ops.window import extents
 
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
 
-
-def _divided(build: Builder, axis: Axis, groups: int) -> tuple[Axis, Axis]:
+def _divided(build: Relate, axis: Axis, groups: int) -> tuple[Axis, Axis]:
     """An axis of groups * width channels as its two parts."""
     try:
         outer, inner = build.regroup(axis, [groups, axis_size(axis) // groups])
@@ -26,7 +22,7 @@ def _divided(build: Builder, axis: Axis, groups: int) -> tuple[Axis, Axis]:
 
 def convolve(
     node: Node,
-    build: Builder,
+    build: Relate,
     x: tuple[Axis, ...],
     w: tuple[Axis, ...],
     positions: tuple[int, int, int] = (0, 1, 2),
@@ -84,7 +80,7 @@ class Conv(Rule):
 
     ops = ("Conv",)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(convolve(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
 
     def shrink(self, node: Node, shrink: Shrink) -> None:
@@ -98,7 +94,7 @@ class ConvTranspose(Rule):
 
     ops = ("ConvTranspose",)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, w = node.axes(0), node.axes(1)
         groups = int(node.attr("group", 1))
         build.freeze(w[2:], "positions of the window")

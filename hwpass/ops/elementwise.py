@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hwpass.axes import Axis, axis_size, with_zero
-from hwpass.ops.base import Array, Freeze, Node, Rule, Tensor, WrongExtents, register
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
+from hwpass.ops.base import Array, Freeze, Node, Relate, Rule, Tensor, WrongExtents, register
 
 
 def broadcast(
     node: Node,
-    build: Builder,
+    build: Relate,
     positions: list[int],
     zero: Callable[[list[bool]], bool],
     operands: list[tuple[Axis, ...]] | None = None,
@@ -91,7 +88,7 @@ class Unary(Rule):
         "Round": np.round,
     }
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
         if node.op == "Acosh" or (node.op in self.not_finite and not x.sign.solid):
             # log 0 and 1/0 of a removed channel would meet the zero weights of its consumers as NaN.
@@ -113,7 +110,7 @@ class Clip(Rule):
     ops = ("Clip",)
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
         low, high = self._bound(node, 1, "min", -np.inf), self._bound(node, 2, "max", np.inf)
         keeps = low is not None and high is not None and low <= 0 <= high
@@ -143,7 +140,7 @@ class PRelu(Rule):
     ops = ("PRelu",)
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(tuple(broadcast(node, build, [0, 1], lambda z: z[0])), node.tensor(0).dtype)]
 
 
@@ -186,7 +183,7 @@ class Nary(Rule):
         """Whether f is zero when these operands are."""
         return all(flags)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if node.op == "Mod":
             # 0 mod 0 is undefined: a removed divisor may not reach the twin.
             build.freeze(node.axes(1), "Mod by a removed entry is undefined")
@@ -237,7 +234,7 @@ class Div(Rule):
     ops = ("Div", "Pow")
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         right = node.tensor(1)
         if (node.index, 1) in build.uses:
             # A removed entry of the right operand becomes 1: a / 1 and a ** 1 keep zero at zero.
@@ -271,7 +268,7 @@ class Where(Rule):
     ops = ("Where",)
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = broadcast(node, build, [0, 1, 2], lambda z: z[1] and z[2])
         return [Tensor(tuple(axes), node.tensor(1).dtype)]
 
@@ -288,7 +285,7 @@ class Cast(Rule):
     ops = ("Cast", "CastLike")
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         from onnx import helper
 
         target = node.attr("to")
@@ -315,7 +312,7 @@ class Through(Rule):
     ops = ("Identity", "Dropout")
     kind = "free"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
         if node.op == "Dropout" and self._trains(node):
             raise Freeze("random numbers are drawn for the whole tensor")

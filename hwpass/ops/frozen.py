@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from hwpass.ops.base import Freeze, Node, Rule, Tensor, register
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
+from hwpass.ops.base import Freeze, Node, Relate, Rule, Tensor, register
 
 _RANDOM = "random numbers are drawn for the whole tensor"
 _WINDOW = "the samples of a window, whose shape is its length's"
@@ -62,5 +59,5 @@ class Frozen(Rule):
     }
     ops = tuple(sorted(reasons))
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         raise Freeze(self.reasons[node.op])

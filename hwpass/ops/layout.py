@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwpass.axes import Axis, Mismatch, axis_size, opaque
-from hwpass.ops.base import Array, Freeze, Node, Rule, Shrink, Tensor, WrongExtents, register
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
+from hwpass.ops.base import Array, Freeze, Node, Relate, Rule, Shrink, Tensor, WrongExtents, register
 
 
-def regrouped(node: Node, build: Builder, shape: list[int]) -> Tensor:
+def regrouped(node: Node, build: Relate, shape: list[int]) -> Tensor:
     """The input's factors cut into axes of `shape`; frozen where the boundaries do not fit."""
     x = node.tensor(0)
     if int(np.prod(x.shape, dtype=np.int64)) != int(np.prod(shape, dtype=np.int64)):
@@ -37,7 +33,7 @@ class Reshape(Rule):
     kind = "free"
     parameters = (1,)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
         target = node.integers(1, "shape")
         assert target is not None
@@ -72,7 +68,7 @@ class Flatten(Rule):
     ops = ("Flatten",)
     kind = "free"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         shape = node.tensor(0).shape
         axis = int(node.attr("axis", 1))
         axis += len(shape) if axis < 0 else 0
@@ -86,7 +82,7 @@ class Transpose(Rule):
     ops = ("Transpose",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         order = node.attr("perm") or list(reversed(range(len(x))))
         source = node.tensor(0)
@@ -106,7 +102,7 @@ class Squeeze(Rule):
     kind = "free"
     parameters = (1,)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         given = node.integers(1, "axes")
         dropped = {a % len(x) for a in given} if given is not None else {i for i, a in enumerate(x) if not a}
@@ -129,7 +125,7 @@ class Unsqueeze(Rule):
     kind = "free"
     parameters = (1,)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = list(node.axes(0))
         given = node.integers(1, "axes")
         assert given is not None
@@ -154,7 +150,7 @@ class Expand(Rule):
     kind = "movement"
     parameters = (1,)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = list(node.axes(0))
         target = node.integers(1)
         assert target is not None
@@ -194,7 +190,7 @@ class PixelShuffle(Rule):
     ops = ("DepthToSpace", "SpaceToDepth")
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         batch, channels, height, width = node.axes(0)
         block = int(node.attr("blocksize"))
         try:
@@ -226,7 +222,7 @@ class Shape(Rule):
     ops = ("Shape", "Size")
     kind = "free"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         shape = node.tensor(0).shape
         data = self.value(node, [None], [shape])
         assert data is not None
@@ -246,7 +242,7 @@ class ConstantOfShape(Rule):
     kind = "movement"
     parameters = (0,)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         shape = node.integers(0)
         assert shape is not None
         fill = self._fill(node)
@@ -278,7 +274,7 @@ class Range(Rule):
     ops = ("Range",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         start, limit, delta = (node.value(p) for p in range(3))
         if start is None or limit is None or delta is None:
             return [Tensor((opaque(build.unknown_size()),), node.tensor(0).dtype)]

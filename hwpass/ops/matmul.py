@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hwpass.axes import Axis, Factor, with_zero
-from hwpass.ops.base import Extent, Freeze, Node, Product, Rule, Tensor, register
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
+from hwpass.ops.base import Extent, Freeze, Node, Product, Relate, Rule, Tensor, register
 
 
 def is_zero(axis: Axis) -> bool:
@@ -16,7 +11,7 @@ def is_zero(axis: Axis) -> bool:
     return all(f.zero for f in axis if f.ids is not None)
 
 
-def contract(build: Builder, one: Axis, other: Axis, reason: str) -> Axis:
+def contract(build: Relate, one: Axis, other: Axis, reason: str) -> Axis:
     """Equate two contracted axes. A removed term must be zero in the twin, in one of the operands at least."""
     joined, _ = build.unify(one, other, reason)
     if not (is_zero(one) or is_zero(other)):
@@ -26,7 +21,7 @@ def contract(build: Builder, one: Axis, other: Axis, reason: str) -> Axis:
 
 def multiply(
     node: Node,
-    build: Builder,
+    build: Relate,
     a: tuple[Axis, ...],
     b: tuple[Axis, ...],
     positions: tuple[int, int] = (0, 1),
@@ -73,13 +68,13 @@ class MatMul(Rule):
     ops = ("MatMul",)
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(multiply(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
 
 
 def gemm(
     node: Node,
-    build: Builder,
+    build: Relate,
     a: tuple[Axis, ...],
     b: tuple[Axis, ...],
     positions: tuple[int, int, int] = (0, 1, 2),
@@ -117,7 +112,7 @@ class Gemm(Rule):
     ops = ("Gemm",)
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(gemm(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
 
 
@@ -128,7 +123,7 @@ class Einsum(Rule):
     ops = ("Einsum",)
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         inputs, target = self._labels(node)
         axes: dict[str, Axis] = {}
         zero: dict[str, bool] = {}

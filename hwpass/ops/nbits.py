@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwpass.axes import Axis, Mismatch, axis_size, with_zero
-from hwpass.ops.base import Array, Derived, Extent, Node, Product, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Array, Derived, Extent, Node, Product, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.matmul import is_zero
 from hwpass.ops.quantized import not_zero
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
 
 
 def unpacked(packed: Array, bits: int, scales: Array) -> Array:
@@ -35,7 +31,7 @@ class MatMulNBits(Rule):
     domain = "com.microsoft"
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a, b = node.axes(0), node.axes(1)
         bits, block = int(node.attr("bits", 4)), int(node.attr("block_size"))
         build.freeze(b[2:], "positions inside a block of one scale")
@@ -65,7 +61,7 @@ class MatMulNBits(Rule):
         return [Tensor((*batch, rows), node.tensor(0).dtype)]
 
     @staticmethod
-    def _blocks(node: Node, build: Builder, k: Axis, blocks: Axis, block: int) -> tuple[Axis, Axis]:
+    def _blocks(node: Node, build: Relate, k: Axis, blocks: Axis, block: int) -> tuple[Axis, Axis]:
         """Tie the blocks of the input to those of the weight."""
         size = axis_size(k)
         try:
@@ -81,7 +77,7 @@ class MatMulNBits(Rule):
 
     @staticmethod
     def _per_block(
-        node: Node, build: Builder, position: int, b: tuple[Axis, ...], blocks: Axis | None, reason: str
+        node: Node, build: Relate, position: int, b: tuple[Axis, ...], blocks: Axis | None, reason: str
     ) -> None:
         """Tie parameters [N, blocks] (flattened, in older models) to the weight; without `blocks`, by rows alone."""
         own = node.axes(position)

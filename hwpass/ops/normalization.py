@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hwpass.axes import Axis, Factor, Mismatch, axis_size, opaque, with_zero
-from hwpass.ops.base import Array, Freeze, Node, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Array, Freeze, Node, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.matmul import is_zero
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
-
 
 #: RMS normalisation before the standard had one: a layer normalisation that takes its input to be centred.
 MEANLESS = "SimplifiedLayerNormalization"
@@ -31,7 +27,7 @@ class BatchNormalization(Rule):
     ops = ("BatchNormalization",)
     kind = "normalization"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         channels = x[1] if len(x) > 1 else ()
         zero = _kept_zero(node)
@@ -56,7 +52,7 @@ class InstanceNormalization(Rule):
     ops = ("InstanceNormalization",)
     kind = "normalization"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         build.freeze(x[2:], "normalised together")
         channels = x[1]
@@ -74,7 +70,7 @@ class GroupNormalization(Rule):
     ops = ("GroupNormalization",)
     kind = "normalization"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         build.freeze(x[2:], "normalised together")
         groups = int(node.attr("num_groups"))
@@ -104,7 +100,7 @@ class LayerNormalization(Rule):
     ops = ("LayerNormalization",)
     kind = "normalization"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         start = int(node.attr("axis", -1)) % len(x)
         build.freeze(x[start:], f"{node.op} mixes all of its channels")
@@ -116,7 +112,7 @@ class LayerNormalization(Rule):
         return [Tensor(axes, node.tensor(0).dtype), *rest]
 
 
-def rms(node: Node, build: Builder, x: tuple[Axis, ...], start: int, scale: int) -> None:
+def rms(node: Node, build: Relate, x: tuple[Axis, ...], start: int, scale: int) -> None:
     """Couple x g / sqrt(mean(x^2) + epsilon) over the axes from `start` on, g being input `scale`; see `keep_rms`."""
     g, normed = node.axes(scale), x[start:]
     if not float(node.attr("epsilon", 1e-5)):
@@ -152,7 +148,7 @@ class RMSNormalization(Rule):
     ops = ("RMSNormalization", MEANLESS)
     kind = "normalization"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         start = int(node.attr("axis", -1)) % len(x)
         rms(node, build, x, start, 1)
@@ -173,7 +169,7 @@ class Mixing(Rule):
     ops = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "LRN", "CumSum", "MeanVarianceNormalization")
     kind = "softmax"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         rank = len(x)
         if node.op == "LRN":
@@ -225,7 +221,7 @@ class Reduce(Rule):
     )
     kind = "reduce"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         rank = len(x)
         if node.op.startswith("Arg"):
@@ -283,7 +279,7 @@ class Pool(Rule):
     ops = ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
     kind = "pool"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         build.freeze(x[2:], "positions of the image")
         if node.op.startswith("Global"):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from hwpass.axes import Axis, with_zero
-from hwpass.ops.base import Freeze, Node, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Freeze, Node, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.conv import convolve
 from hwpass.ops.elementwise import broadcast
 from hwpass.ops.matmul import gemm, is_zero, multiply
@@ -17,13 +17,10 @@ from hwpass.ops.recurrent import Recurrent
 from hwpass.ops.selection import Concat
 from hwpass.ops.window import extents
 
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
-
 INT32, FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 
 
-def operand(node: Node, build: Builder, position: int, scale: int | None, point: int, axis: int) -> tuple[Axis, ...]:
+def operand(node: Node, build: Relate, position: int, scale: int | None, point: int, axis: int) -> tuple[Axis, ...]:
     """The real axes of a quantised operand, tied to its parameters; a constant one is known by its numbers."""
     rank = len(node.axes(position))
     axis %= max(rank, 1)
@@ -59,7 +56,7 @@ class QLinearConv(_Grouped):
     ops = ("QLinearConv",)
     kind = "conv"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = channels_first(real_axes(node, build, 0, 2), node)
         w = operand(node, build, 3, 4, 5, 0)
         axes = convolve(node, build, x, w, (0, 3, 8))
@@ -80,7 +77,7 @@ class ConvInteger(_Grouped):
     ops = ("ConvInteger",)
     kind = "conv"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = real_axes(node, build, 0, 2)
         w = operand(node, build, 1, None, 3, 0)
         return [Tensor(convolve(node, build, x, w, (0, 1, -1)), INT32)]
@@ -93,7 +90,7 @@ class QLinearMatMul(Rule):
     ops = ("QLinearMatMul",)
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = operand(node, build, 0, 1, 2, -2)
         b = operand(node, build, 3, 4, 5, -1)
         axes = multiply(node, build, a, b, (0, 3))
@@ -107,7 +104,7 @@ class MatMulInteger(Rule):
     ops = ("MatMulInteger",)
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = operand(node, build, 0, None, 2, -2)
         b = operand(node, build, 1, None, 3, -1)
         return [Tensor(multiply(node, build, a, b), INT32)]
@@ -121,7 +118,7 @@ class QGemm(Rule):
     domain = "com.microsoft"
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = real_axes(node, build, 0, 2)
         columns = 0 if node.attr("transB", 0) else 1
         b = operand(node, build, 3, 4, 5, columns)
@@ -134,7 +131,7 @@ class QGemm(Rule):
 class _ToFloat(Rule):
     """What both products of integers into floats share: a bias along the columns."""
 
-    def biased(self, node: Node, build: Builder, axes: tuple[Axis, ...], bias: int) -> Tensor:
+    def biased(self, node: Node, build: Relate, axes: tuple[Axis, ...], bias: int) -> Tensor:
         """The result with its bias, of type float32."""
         if not node.has(bias):
             return Tensor(axes, FLOAT32)
@@ -152,7 +149,7 @@ class MatMulIntegerToFloat(_ToFloat):
     domain = "com.microsoft"
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = operand(node, build, 0, 2, 4, -2)
         b = operand(node, build, 1, 3, 5, -1)
         return [self.biased(node, build, multiply(node, build, a, b), 6)]
@@ -166,7 +163,7 @@ class DynamicQuantizeMatMul(_ToFloat):
     domain = "com.microsoft"
     kind = "matmul"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = node.axes(0)
         build.freeze([axis for axis in a if not is_zero(axis)], "the range of the tensor sees every channel")
         b = operand(node, build, 1, 2, 3, -1)
@@ -184,7 +181,7 @@ class DynamicQuantizeLSTM(Recurrent):
     usual: ClassVar[dict[str, tuple[set[str], ...]]] = {"DynamicQuantizeLSTM": Recurrent.usual["LSTM"]}
     places: ClassVar[tuple[int, int]] = (2, 1)
 
-    def weights(self, node: Node, build: Builder) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+    def weights(self, node: Node, build: Relate) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
         if any(len(node.axes(scale)) != 1 for scale in (8, 10)):
             raise Freeze("scales of single gates of a quantised recurrence")
         build.freeze([axis for axis in node.axes(0) if not is_zero(axis)], "the range of the tensor sees every channel")
@@ -201,7 +198,7 @@ class QLinearBinary(Rule):
     kind = "elementwise"
     zero: ClassVar[dict[str, Callable[[list[bool]], bool]]] = {"QLinearAdd": all, "QLinearMul": any}
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         operands = [real_axes(node, build, 0, 2), real_axes(node, build, 3, 5)]
         axes = broadcast(node, build, [0, 3], self.zero[node.op], operands)
         return [quantised(tuple(axes), node, 7, node.tensor(0).dtype)]
@@ -215,7 +212,7 @@ class QLinearWhere(Rule):
     domain = "com.microsoft"
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         operands = [node.axes(0), real_axes(node, build, 1, 3), real_axes(node, build, 4, 6)]
         axes = broadcast(node, build, [0, 1, 4], lambda z: z[1] and z[2], operands)
         return [quantised(tuple(axes), node, 8, node.tensor(1).dtype)]
@@ -229,7 +226,7 @@ class QLinearUnary(Rule):
     domain = "com.microsoft"
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = real_axes(node, build, 0, 2)
         keeps = node.op == "QLinearLeakyRelu"
         return [quantised(axes if keeps else not_zero(axes), node, 4, node.tensor(0).dtype)]
@@ -243,7 +240,7 @@ class QLinearMixing(Rule):
     domain = "com.microsoft"
     kind = "softmax"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = real_axes(node, build, 0, 2)
         rank = len(axes)
         if node.op == "QLinearSoftmax":
@@ -271,7 +268,7 @@ class QLinearPool(Rule):
     domain = "com.microsoft"
     kind = "pool"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = channels_first(real_axes(node, build, 0, 2), node)
         build.freeze(x[2:], "positions of the image")
         image = tuple(() for _ in x[2:]) if "Global" in node.op else extents(node, x[2:], node.attr("kernel_shape"))
@@ -287,7 +284,7 @@ class QLinearConcat(Rule):
     domain = "com.microsoft"
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         parts = [real_axes(node, build, p, p + 2) for p in range(2, len(node.inputs), 3)]
         axes = Concat.joined(build, parts, int(node.attr("axis", 1)) % len(parts[0]))
         return [quantised(axes, node, 1, node.tensor(1).dtype)]

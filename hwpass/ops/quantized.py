@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hwpass.axes import Axis, Mismatch, axis_size, with_zero
-from hwpass.ops.base import Array, Derived, Node, Real, Rule, Tensor, register
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
+from hwpass.ops.base import Array, Derived, Node, Real, Relate, Rule, Tensor, register
 
 
 def numbers(values: Array, scale: Array, point: Array) -> Array:
@@ -41,7 +38,7 @@ def spread(values: Array, axis: int, shape: tuple[int, ...]) -> Array:
     ]
 
 
-def real_axes(node: Node, build: Builder, position: int, point: int, axis: int = 0) -> tuple[Axis, ...]:
+def real_axes(node: Node, build: Relate, position: int, point: int, axis: int = 0) -> tuple[Axis, ...]:
     """The axes of a quantised input, with flags that speak of the numbers that it stands for.
 
     A constant's removed entries are filled with the zero point in the twin, and so mean zero.
@@ -82,7 +79,7 @@ def dequantised(node: Node, position: int, scale: int, point: int, axis: int = 0
 
 
 def parameters(
-    node: Node, build: Builder, axes: tuple[Axis, ...], scale: int, point: int, axis: int, block: int = 0
+    node: Node, build: Relate, axes: tuple[Axis, ...], scale: int, point: int, axis: int, block: int = 0
 ) -> tuple[Axis, ...]:
     """Tie scale and zero point (input numbers) to the tensor that they scale: per tensor, per index, or per block.
 
@@ -108,7 +105,7 @@ def parameters(
     return tuple(with_zero(a, all(f.zero for f in b if f.ids is not None)) for a, b in zip(result, axes, strict=True))
 
 
-def _blocks(node: Node, build: Builder, result: list[Axis], own: tuple[Axis, ...], axis: int, block: int) -> None:
+def _blocks(node: Node, build: Relate, result: list[Axis], own: tuple[Axis, ...], axis: int, block: int) -> None:
     """One scale per block of consecutive indices along an axis: whole blocks may go."""
     size = axis_size(result[axis])
     for place, scales in enumerate(own):
@@ -149,7 +146,7 @@ class QuantizeLinear(Rule):
     ops = ("QuantizeLinear",)
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = node.axes(0)
         axes = parameters(node, build, axes, 1, 2, _axis(node, len(axes)), int(node.attr("block_size", 0)))
         given = node.tensor(2).dtype if node.has(2) else None
@@ -170,7 +167,7 @@ class DequantizeLinear(Rule):
     ops = ("DequantizeLinear",)
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         source, rank = node.tensor(0), len(node.axes(0))
         axis = _axis(node, rank)
         axes = real_axes(node, build, 0, 2, axis)
@@ -198,7 +195,7 @@ class DynamicQuantizeLinear(Rule):
     ops = ("DynamicQuantizeLinear",)
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = node.axes(0)
         build.freeze(
             [a for a in axes if not all(f.zero for f in a if f.ids is not None)],

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from hwpass.axes import Axis, axis_size, opaque, with_zero
-from hwpass.ops.base import Extent, Freeze, Node, Product, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Extent, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.matmul import is_zero
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
 
 
 @register
@@ -31,7 +28,7 @@ class Recurrent(Rule):
         "RNN": ({"Tanh", "Relu"},),
     }
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         self._check(node)
         x = node.axes(0)
         w, r = self.weights(node, build)
@@ -73,7 +70,7 @@ class Recurrent(Rule):
         last = (ways, batch, hidden) if time_first else (batch, ways, hidden)
         return [Tensor(y, dtype), Tensor(last, dtype), Tensor(last, dtype)][: len(node.gs.outputs)]
 
-    def weights(self, node: Node, build: Builder) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+    def weights(self, node: Node, build: Relate) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
         """The axes of W and R: directions, gates * hidden, and what they contract."""
         return node.axes(1), node.axes(2)
 
@@ -87,7 +84,7 @@ class Recurrent(Rule):
                 raise Freeze(f"the activation {name} may not keep a removed unit at zero")
 
     @staticmethod
-    def _unit(node: Node, build: Builder, axis: Axis, parts: int) -> Axis:
+    def _unit(node: Node, build: Relate, axis: Axis, parts: int) -> Axis:
         """The hidden factor of an axis of parts * hidden."""
         if parts == 1:
             return axis

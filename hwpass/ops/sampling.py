@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from hwpass.axes import axis_size, opaque, with_zero
-from hwpass.ops.base import Freeze, Node, Rule, Shrink, Tensor, register
+from hwpass.ops.base import Freeze, Node, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.conv import convolve
 from hwpass.ops.elementwise import broadcast
 from hwpass.ops.matmul import is_zero
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
 
 
 @register
@@ -23,7 +18,7 @@ class GridSample(Rule):
     ops = ("GridSample",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, grid = node.axes(0), node.axes(1)
         build.freeze([x[0], *x[2:], *grid], "coordinates of a grid")
         return [Tensor((x[0], x[1], *grid[1:-1]), node.tensor(0).dtype)]
@@ -36,7 +31,7 @@ class RoiAlign(Rule):
     ops = ("RoiAlign",)
     kind = "pool"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         build.freeze([x[0], *x[2:], *node.axes(1), *node.axes(2)], "regions pick positions of the image")
         rows, columns = (opaque(int(node.attr(name, 1))) for name in ("output_height", "output_width"))
@@ -51,7 +46,7 @@ class DeformConv(Rule):
     ops = ("DeformConv",)
     kind = "conv"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         for position in (2, 4):
             if node.has(position):
                 build.freeze(node.axes(position), "displacements of the window")
@@ -73,7 +68,7 @@ class TopK(Rule):
     kind = "reduce"
     parameters = (1,)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         place = int(node.attr("axis", -1)) % len(x)
         build.freeze([x[place]], "TopK orders this axis")
@@ -91,7 +86,7 @@ class Trilu(Rule):
     ops = ("Trilu",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         build.freeze(x[-2:], "rows and columns of a triangle")
         return [Tensor(x, node.tensor(0).dtype)]
@@ -111,7 +106,7 @@ class ReverseSequence(Rule):
     ops = ("ReverseSequence",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         build.freeze([*x[:2], *node.axes(1)], "samples and steps")
         return [Tensor(x, node.tensor(0).dtype)]
@@ -125,7 +120,7 @@ class CumProd(Rule):
     kind = "softmax"
     parameters = (1,)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, axis = node.axes(0), node.integers(1)
         if axis is None:
             raise Freeze("the axis is computed from the data")
@@ -142,7 +137,7 @@ class BitShift(Rule):
     ops = ("BitShift",)
     kind = "elementwise"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(tuple(broadcast(node, build, [0, 1], lambda z: z[0])), node.tensor(0).dtype)]
 
 
@@ -154,7 +149,7 @@ class OneHot(Rule):
     kind = "movement"
     parameters = (1, 2)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         indices, depth = node.axes(0), node.value(1)
         size = build.unknown_size() if depth is None else int(np.reshape(depth, -1)[0])
         place = int(node.attr("axis", -1)) % (len(indices) + 1)
@@ -171,7 +166,7 @@ class GatherND(Rule):
     ops = ("GatherND",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, indices = node.axes(0), node.axes(1)
         depth = int(node.attr("batch_dims", 0)) + axis_size(indices[-1])
         build.freeze([*x[:depth], *indices], "looked up by computed indices")
@@ -186,7 +181,7 @@ class ScatterND(Rule):
     ops = ("ScatterND",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, indices, updates = node.axes(0), node.axes(1), node.axes(2)
         depth, count = axis_size(indices[-1]), len(indices) - 1
         build.freeze([*x[:depth], *indices, *updates[:count]], "written at computed indices")
@@ -206,7 +201,7 @@ class TensorScatter(Rule):
     ops = ("TensorScatter",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, update = node.axes(0), node.axes(1)
         place = int(node.attr("axis", -2)) % len(x)
         build.freeze([x[0], update[0], x[place], update[place]], "positions of the cache")

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwpass.axes import FROZEN, Axis, Ids, axis_size, opaque, with_zero
-from hwpass.ops.base import Array, Freeze, Node, Rule, Shrink, Tensor, register
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Builder
-
+from hwpass.ops.base import Array, Freeze, Node, Relate, Rule, Shrink, Tensor, register
 
 #: Where a backward slice ends that goes through the first index; also as an int32.
 BEFORE_FIRST = -(2**31) + 1
 
 
-def picked(build: Builder, axis: Axis, indices: Ids) -> Axis:
+def picked(build: Relate, axis: Axis, indices: Ids) -> Axis:
     """The axis of the given indices of `axis`."""
     found = build.flat(axis)
     if found is None:
@@ -40,7 +35,7 @@ class Concat(Rule):
     ops = ("Concat",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         parts = [node.axes(p) for p in range(len(node.inputs))]
         if len({len(part) for part in parts}) > 1:
             raise Freeze("the ranks of its parts cannot be seen")
@@ -48,7 +43,7 @@ class Concat(Rule):
         return [Tensor(self.joined(build, parts, place), node.tensor(0).dtype)]
 
     @classmethod
-    def joined(cls, build: Builder, parts: list[tuple[Axis, ...]], place: int) -> tuple[Axis, ...]:
+    def joined(cls, build: Relate, parts: list[tuple[Axis, ...]], place: int) -> tuple[Axis, ...]:
         """The axes of tensors joined along axis `place`."""
         axes: list[Axis] = []
         for i in range(len(parts[0])):
@@ -64,7 +59,7 @@ class Concat(Rule):
         return tuple(axes)
 
     @staticmethod
-    def _joined(build: Builder, parts: list[Axis]) -> Axis:
+    def _joined(build: Relate, parts: list[Axis]) -> Axis:
         found = [build.flat(part) for part in parts]
         if all(f is None for f in found):
             return opaque(sum(axis_size(part) for part in parts))
@@ -87,7 +82,7 @@ class Split(Rule):
     kind = "movement"
     parameters = (1,)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         place = int(node.attr("axis", 0)) % len(x)
         total, count = axis_size(x[place]), len(node.gs.outputs)
@@ -129,7 +124,7 @@ class Slice(Rule):
     kind = "movement"
     parameters = (1, 2, 3, 4)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = list(node.axes(0))
         try:
             ranges = self._ranges(node, len(x))
@@ -244,7 +239,7 @@ class Gather(Rule):
     ops = ("Gather",)
     kind = "movement"
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, index = node.axes(0), node.tensor(1)
         place = int(node.attr("axis", 0)) % len(x)
         live = any(f.ids is not None for f in x[place])
@@ -290,7 +285,7 @@ class Pad(Rule):
     kind = "movement"
     parameters = (1, 3)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         pads = node.integers(1, "pads")
         assert pads is not None
@@ -344,7 +339,7 @@ class Tile(Rule):
     kind = "movement"
     parameters = (1,)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         repeats = node.integers(1)
         assert repeats is not None
         axes = tuple((*opaque(r), *axis) for r, axis in zip(repeats, node.axes(0), strict=True))
@@ -366,7 +361,7 @@ class Resize(Rule):
     kind = "movement"
     parameters = (1, 2, 3)
 
-    def couple(self, node: Node, build: Builder) -> list[Tensor]:
+    def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
         for position in (2, 3):
             if node.has(position) and any(node.axes(position)) and node.value(position) is None:
