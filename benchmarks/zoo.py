@@ -22,6 +22,8 @@ from typing import Any
 
 from common import fresh, memory_bound, save_zoo, show, zoo_module
 
+from hwpass.explain import frozen_layers
+
 #: The share of the MACs that counts as reached: 0.5x, and what rounding to the target's channels costs.
 REACHED = 0.55
 
@@ -79,7 +81,7 @@ def reasons(coupling: Any) -> list[tuple[float, str]]:
     macs = {k.nodes[0].name: float(m) for k, m in zip(cost.kernels.kernels, work.macs[0], strict=True)}
     total = sum(macs.values()) or 1.0
     held: Counter[str] = Counter()
-    for node, reason in coupling.frozen:
+    for node, reason in frozen_layers(coupling):
         held[reason] += macs.get(node, 0.0) / total
     return [(round(share, 4), reason) for reason, share in held.most_common(5)]
 

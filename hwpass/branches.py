@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hwpass.classes import ELEMENTWISE
 from hwpass.coupling import Coupling
-from hwpass.kernels import ELEMENTWISE
 from hwpass.ops import Node
 
 #: What may be computed from a branch's constant before it meets live data: position by position, or over all of them.
@@ -34,8 +35,17 @@ class Branch:
     joins: frozenset[tuple[int, int]]  # node and input where a constant meets live data
 
 
+_FOUND: WeakKeyDictionary[Coupling, list[Branch | None]] = WeakKeyDictionary()
+
+
 def branches(coupling: Coupling) -> list[Branch | None]:
     """Per group what goes when none of its channels stays; None where that cannot be done."""
+    if coupling not in _FOUND:
+        _FOUND[coupling] = _branches(coupling)
+    return _FOUND[coupling]
+
+
+def _branches(coupling: Coupling) -> list[Branch | None]:
     walk = _Walk(coupling)
     found: list[Branch | None] = []
     taken: dict[int, int] = {}

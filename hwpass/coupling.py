@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +14,6 @@ from hwpass.collection import collection_paused
 from hwpass.factoring import decide
 from hwpass.ir import Model
 from hwpass.ops import Node
-
-if TYPE_CHECKING:
-    from hwpass.branches import Branch
 
 __all__ = ["Builder", "Coupling", "Group", "couple"]
 
@@ -53,29 +48,6 @@ class Coupling:
         """The analysed nodes in graph order."""
         return self.build.nodes
 
-    @cached_property
-    def branches(self) -> list[Branch | None]:
-        """Per group what goes when none of its channels stays; None where that cannot be."""
-        from hwpass.branches import branches
-
-        return branches(self)
-
-    @cached_property
-    def frozen(self) -> list[tuple[str, str]]:
-        """Layers no output channel of which may go, with the first reason found."""
-        live = np.zeros(int(self.component.max()) + 1, bool)
-        for group in self.groups:
-            live[group.components] = True
-        found = []
-        for node in self.nodes:
-            if node.frozen:
-                found.append((node.name, node.frozen))
-            elif node.product is not None:
-                axis = self.weight_axes(node)[node.product.weight_out]
-                if axis and not any(live[self.component[f.ids]].any() for f in axis if f.ids is not None):
-                    found.append((node.name, self.reason(axis)))
-        return found
-
     def weight_axes(self, node: Node) -> tuple[Axis, ...]:
         """The axes of the weight of a node with a product."""
         assert node.product is not None
@@ -89,17 +61,6 @@ class Coupling:
             # The live factor decides; the others are frozen, so the larger component is the live one's.
             found = np.maximum(found[:, None], ids[None, :]).reshape(-1)
         return found
-
-    def reason(self, axis: Axis) -> str:
-        """Why the axis is frozen: the end of a shortest chain of equalities."""
-        from hwpass.explain import chain
-
-        for factor in axis:
-            if factor.ids is not None:
-                steps = chain(self, int(factor.ids[0]))
-                if steps:
-                    return steps[-1][1]
-        return "its channels belong to no layer that could be thinned"
 
     def kept(self, keep: NDArray[np.bool_], axis: Axis) -> NDArray[np.bool_]:
         """Which indices of an axis survive when component c survives iff keep[c]."""

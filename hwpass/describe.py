@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from hwpass.coupling import Coupling, couple
+from hwpass.explain import frozen_layers
 from hwpass.files import Source
 from hwpass.formatting import human_count
 from hwpass.ir import Model
@@ -107,7 +108,7 @@ def groups_report(coupling: Coupling) -> GroupsReport:
 def frozen_by_macs(coupling: Coupling, macs: Mapping[str, int] | None = None) -> list[tuple[str, str]]:
     """The frozen layers and their reasons, those that take most multiply-accumulates first."""
     macs = macs_by_layer(Kernels(coupling, ())) if macs is None else macs
-    return sorted(coupling.frozen, key=lambda item: -macs.get(item[0], 0))
+    return sorted(frozen_layers(coupling), key=lambda item: -macs.get(item[0], 0))
 
 
 def macs_by_layer(kernels: Kernels) -> dict[str, int]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
-from hwpass.axes import FROZEN, Ids
-
-if TYPE_CHECKING:
-    from hwpass.coupling import Coupling
+from hwpass.axes import FROZEN, Axis, Ids
+from hwpass.coupling import Coupling
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,3 +64,38 @@ def chain(coupling: Coupling, start: int, goal: int = FROZEN) -> list[tuple[str,
         steps.append((build.nodes[node].name if node >= 0 else "the model", reason))
         at = following
     return list(dict.fromkeys(steps))
+
+
+def reason(coupling: Coupling, axis: Axis) -> str:
+    """Why an axis is frozen: the end of a shortest chain of equalities."""
+    for factor in axis:
+        if factor.ids is not None:
+            steps = chain(coupling, int(factor.ids[0]))
+            if steps:
+                return steps[-1][1]
+    return "its channels belong to no layer that could be thinned"
+
+
+_LAYERS: WeakKeyDictionary[Coupling, list[tuple[str, str]]] = WeakKeyDictionary()
+
+
+def frozen_layers(coupling: Coupling) -> list[tuple[str, str]]:
+    """Layers no output channel of which may go, with the first reason found."""
+    if coupling not in _LAYERS:
+        _LAYERS[coupling] = _frozen_layers(coupling)
+    return _LAYERS[coupling]
+
+
+def _frozen_layers(coupling: Coupling) -> list[tuple[str, str]]:
+    live = np.zeros(int(coupling.component.max()) + 1, bool)
+    for group in coupling.groups:
+        live[group.components] = True
+    found = []
+    for node in coupling.nodes:
+        if node.frozen:
+            found.append((node.name, node.frozen))
+        elif node.product is not None:
+            axis = coupling.weight_axes(node)[node.product.weight_out]
+            if axis and not any(live[coupling.component[f.ids]].any() for f in axis if f.ids is not None):
+                found.append((node.name, reason(coupling, axis)))
+    return found

@@ -11,18 +11,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from hwpass.axes import Factor
+from hwpass.classes import CLASSES
 from hwpass.coupling import Coupling
 from hwpass.ops import Node, Tensor
 from hwpass.ops.base import Extent
 from hwpass.work import Floats, Work
-
-#: What the class words of a target's fusion chains stand for.
-ACTIVATIONS = frozenset(
-    "Relu LeakyRelu PRelu Elu Selu Celu Clip Sigmoid HardSigmoid HardSwish Tanh Gelu Mish Swish Softplus Erf".split()
-)
-ELEMENTWISE = ACTIVATIONS | frozenset("Add Sub Mul Div Max Min Pow Sqrt Exp Neg Abs".split())
-NORMALIZATIONS = frozenset("BatchNormalization InstanceNormalization LayerNormalization GroupNormalization".split())
-CLASSES = {"activation": ACTIVATIONS, "elementwise": ELEMENTWISE, "normalization": NORMALIZATIONS}
 
 
 @dataclass(eq=False)

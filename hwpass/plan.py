@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 from pydantic import ValidationInfo as Info
 
+from hwpass.branches import branches
 from hwpass.coupling import Coupling
 from hwpass.data_files import read_data, shown, shown_path
 from hwpass.errors import InputError
@@ -177,7 +178,7 @@ class Plan(BaseModel):
         """The mask over components. Raises InputError where the plan does not fit the model's groups."""
         keep = np.ones(int(coupling.component.max()) + 1, bool)
         known = {g.name: g for g in coupling.groups}
-        branches = {g.name: b for g, b in zip(coupling.groups, coupling.branches, strict=True)}
+        gone = {g.name: b for g, b in zip(coupling.groups, branches(coupling), strict=True)}
         for planned in self.groups:
             name, group = shown(planned.name), known.get(planned.name)
             if group is None:
@@ -187,7 +188,7 @@ class Plan(BaseModel):
             # A plan's lists may have been changed in Python since they were checked.
             if planned.kept and not 0 <= min(planned.kept) <= max(planned.kept) < group.width:
                 raise InputError(f"the plan keeps channels of group {name} outside 0 to {group.width - 1}")
-            if not planned.kept and branches[planned.name] is None:
+            if not planned.kept and gone[planned.name] is None:
                 raise InputError(f"the plan leaves group {name} without a channel, which its readers cannot do")
             mask = np.zeros(group.width, bool)
             mask[planned.kept] = True

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hwpass.branches import Branch
+from hwpass.branches import Branch, branches
 from hwpass.coupling import Coupling
 from hwpass.kernels import Kernel, fuse, fused
 from hwpass.ops import Node
@@ -24,7 +24,7 @@ class Remainders:
 
     def __init__(self, coupling: Coupling, fusion: Sequence[Sequence[str]]) -> None:
         outputs = [t.name for t in coupling.build.model.graph.outputs]
-        without = [None if b is None else b.gone | b.constant | b.folded for b in coupling.branches]
+        without = [None if b is None else b.gone | b.constant | b.folded for b in branches(coupling)]
         self.kernels: list[Kernel] = []
         whole, partly = [], []
         for kernel in fused(coupling, fusion):
@@ -44,7 +44,7 @@ class Remainders:
         self._whole = np.asarray(whole, bool).reshape(shape).T.astype(np.float64)  # [G, kernels of the model]
         self._partly = np.asarray(partly, bool).reshape(shape).T.astype(np.float64)
         # Constants of zeros take the place of products that have no bias.
-        self._bare = [[] if b is None else _bare(coupling.nodes, b) for b in coupling.branches]
+        self._bare = [[] if b is None else _bare(coupling.nodes, b) for b in branches(coupling)]
 
     def runs(self, widths: Floats) -> NDArray[np.bool_] | None:
         """Which kernels plans of widths [P, G] have, [P, K]; None for all where no branch can go."""

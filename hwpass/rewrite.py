@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hwpass.analysis import small_value
 from hwpass.axes import Axis
-from hwpass.branches import merged
+from hwpass.branches import branches, merged
 from hwpass.coupling import Coupling
 from hwpass.ir import Model
 from hwpass.ops import Node, Rule, Tensor, rule_for
@@ -86,7 +86,7 @@ class _Cutter:
         self.constants: dict[int, str] = {}
         emptied = [
             branch
-            for group, branch in zip(coupling.groups, coupling.branches, strict=True)
+            for group, branch in zip(coupling.groups, branches(coupling), strict=True)
             if branch is not None and not keep[group.components].any()
         ]
         self.branch = merged(emptied)

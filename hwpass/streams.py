@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hwpass.axes import Axis, Ids
 from hwpass.constants import padded
 from hwpass.coupling import Coupling
+from hwpass.explain import reason
 from hwpass.ops import Node
 from hwpass.ops.base import Freeze
 
@@ -125,7 +126,7 @@ class _Finder:
         """The stream that a norm reads. Raises Unfit."""
         axis = self.coupling.components_of(norm.axes(0)[-1])
         if not axis.all():
-            raise Unfit(self.coupling.reason(norm.axes(0)[-1]))
+            raise Unfit(reason(self.coupling, norm.axes(0)[-1]))
         _, first = np.unique(axis, return_index=True)
         stream = Stream(axis[np.sort(first)])
         todo: deque[tuple[gs.Tensor, Floats | None]] = deque([(norm.gs.inputs[0], None)])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hwpass import scores
 from hwpass.allocate import Allocation, Allocator, choices, steps
 from hwpass.analysis import dynamic_dimensions
+from hwpass.branches import branches
 from hwpass.calibration import Calibration
 from hwpass.consumers import consumers, macs_of
 from hwpass.cost import Cost
@@ -130,7 +131,7 @@ class Study:
         nodes = self.coupling.nodes
         return [
             branch is not None and not any(nodes[i].name in stay for i in branch.gone | branch.constant)
-            for branch in self.coupling.branches
+            for branch in branches(self.coupling)
         ]
 
     def uniform(self, share: float) -> Allocation:

@@ -16,6 +16,7 @@ from hwpass.cost import METRICS
 from hwpass.coupling import Coupling
 from hwpass.data_files import shown
 from hwpass.errors import BudgetError, InputError, UsageError
+from hwpass.explain import frozen_layers
 from hwpass.findings import Pruned
 from hwpass.halfway import Choice, Chooser
 from hwpass.ir import Model
@@ -109,7 +110,7 @@ class PruneChannels(Pass):
         # Nothing is also what a model has whose layers could not be sized.
         over = [m for m, limit in limits.items() if base[m] > limit * (1 + 1e-9) or not base[m]]
         if over and (not coupling.groups or all(study.fixed)):
-            reason = next((f"{n}: {r}" for n, r in coupling.frozen), "it has no layer with weights")
+            reason = next((f"{n}: {r}" for n, r in frozen_layers(coupling)), "it has no layer with weights")
             raise BudgetError(f"nothing in this model can be pruned ({reason}); see `hwpass groups`")
         if budgets and not over:
             context.warn("the dense model meets the budget already: nothing was removed")
@@ -166,7 +167,7 @@ def _refuse(text: str, context: Context) -> None:
 
 def _frozen(coupling: Coupling) -> str:
     """Why layers are frozen, the commonest reason first."""
-    reasons = Counter(reason for _, reason in coupling.frozen).most_common(2)
+    reasons = Counter(reason for _, reason in frozen_layers(coupling)).most_common(2)
     return " (frozen: " + "; ".join(f"{count} x {reason}" for reason, count in reasons) + ")" if reasons else ""
 
 

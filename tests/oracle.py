@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from hwpass.branches import branches
 from hwpass.coupling import Coupling, couple
 from hwpass.ir import Model
 from hwpass.rewrite import Surgery, prune
@@ -69,7 +70,7 @@ def random_keep(coupling: Coupling, seed: int, share: float = 0.6) -> NDArray[np
     """A random choice of channels, at least one and as a rule not all of every group; at times a branch goes whole."""
     rng = np.random.default_rng(seed)
     keep = np.ones(int(coupling.component.max()) + 1, bool)
-    for group, branch in zip(coupling.groups, coupling.branches, strict=True):
+    for group, branch in zip(coupling.groups, branches(coupling), strict=True):
         alive = rng.random(group.width) < share
         alive[rng.integers(group.width)] = True
         if branch is not None and rng.random() < 0.3:

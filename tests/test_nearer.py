@@ -18,6 +18,7 @@ from sketch import Sketch
 import hwpass
 from hwpass import scores
 from hwpass.allocate import Allocation, Allocator
+from hwpass.branches import branches
 from hwpass.cli import main
 from hwpass.cost import METRICS, Cost
 from hwpass.cost_models import load_target
@@ -70,7 +71,7 @@ def problem(coupling: Coupling, name: str, limits: dict[str, float]) -> tuple[Al
     curves = scores.loss_curves(coupling, scores.importance(coupling, "l2"))
     return Allocator(
         coupling, cost, curves, {m: share * cost.base[m] for m, share in limits.items()}, align=target(name).align,
-        removable=[b is not None for b in coupling.branches], between=True,
+        removable=[b is not None for b in branches(coupling)], between=True,
     ), curves  # fmt: skip
 
 

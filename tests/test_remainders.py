@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sketch import Sketch
 
+from hwpass.branches import branches
 from hwpass.cost import METRICS, Cost
 from hwpass.cost_models import load_target
 from hwpass.coupling import Coupling, couple
@@ -51,7 +52,7 @@ def test_a_plan_without_branches_costs_what_its_model_costs(ending: str, name: s
     coupling = gated() if ending == "gate" else stream(ending)
     target = load_target(name)
     cost = Cost(coupling, target)
-    free = [g for g, branch in enumerate(coupling.branches) if branch is not None]
+    free = [g for g, branch in enumerate(branches(coupling)) if branch is not None]
     assert len(free) >= 2
     for count in (1, len(free)):
         for groups in combinations(free, count):

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from hwpass.coupling import Coupling, couple
 from hwpass.errors import InputError
+from hwpass.explain import frozen_layers
 from hwpass.ir import Model
 from hwpass.rewrite import prune
 from hwpass.twin import dense_twin
@@ -110,7 +111,7 @@ def _types(case: Case) -> list[str]:
 
 
 def _frozen(name: str, case: Case, coupling: Coupling) -> Finding:
-    reasons = [reason for _, reason in coupling.frozen]
+    reasons = [reason for _, reason in frozen_layers(coupling)]
     own = next((node for node in coupling.nodes if node.gs.name == "operator"), None)
     if own is not None and own.frozen:
         return Finding(name, case.operator, "frozen", 0, own.frozen)

@@ -10,6 +10,7 @@ from oracle import check
 from sketch import Sketch
 
 from hwpass.coupling import couple
+from hwpass.explain import frozen_layers
 from hwpass.ir import Model
 
 
@@ -66,7 +67,7 @@ def test_what_goes_through_a_container_keeps_its_width(op: str) -> None:
     frozen = [node for node in outcome.coupling.nodes if node.op == op]
     assert frozen
     assert {node.frozen for node in frozen} == {f"what passes through {op} keeps its width"}
-    assert dict(outcome.coupling.frozen)[layer].startswith("what passes through ")
+    assert dict(frozen_layers(outcome.coupling))[layer].startswith("what passes through ")
 
 
 @pytest.mark.parametrize(("op", "reason"), [
