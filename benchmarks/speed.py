@@ -27,9 +27,10 @@ COUPLED = ("tv_resnet50", "tv_densenet121")
 def worker(kind: str, path: str) -> dict[str, float]:
     """One measurement in this process."""
     import hwpass
+    from hwpass.context import Context
     from hwpass.cost_models import load_target
     from hwpass.coupling import couple
-    from hwpass.manager import Context, PassManager
+    from hwpass.manager import PassManager
 
     if kind == "run":
         start = time.perf_counter()

@@ -14,10 +14,10 @@ from latency_search import Pruned, Refusal
 
 import hwpass
 from hwpass import compensation
-from hwpass.api import PREPARE, amends, prune_step, verify_step
 from hwpass.job import Attempt, Job
 from hwpass.manager import PassManager
 from hwpass.segments import Segments
+from hwpass.steps import PREPARE, amends, prune_step, verify_step
 
 #: Budgets tried first, as shares to remove; the search refines between them.
 GRID = (0.1, 0.25, 0.4, 0.5, 0.6, 0.67, 0.73, 0.78)

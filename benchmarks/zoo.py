@@ -36,10 +36,10 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
     import onnxruntime
 
     import hwpass
-    from hwpass.api import PREPARE
     from hwpass.coupling import couple
     from hwpass.manager import PassManager
     from hwpass.ops.base import rules
+    from hwpass.steps import PREPARE
 
     row: dict[str, Any] = {"name": name}
     with tempfile.TemporaryDirectory() as folder:

@@ -15,10 +15,11 @@ if not os.path.isdir(os.path.join(__path__[0], "passes")) and os.path.isdir(os.p
 
 if TYPE_CHECKING:
     from hwpass.api import load, run
+    from hwpass.context import Context
     from hwpass.errors import BudgetError, HwpassError, InputError, UsageError, VerdictError
     from hwpass.ir import Model
     from hwpass.job import Result
-    from hwpass.manager import Context, Pass, PassManager, PassResult
+    from hwpass.manager import Pass, PassManager, PassResult
     from hwpass.pareto import sweep
     from hwpass.plan import Plan
 
@@ -29,7 +30,7 @@ _HOMES = {
     "sweep": "pareto",
     "Model": "ir",
     "Plan": "plan",
-    "Context": "manager",
+    "Context": "context",
     "Pass": "manager",
     "PassManager": "manager",
     "PassResult": "manager",

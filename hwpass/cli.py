@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from hwpass import ranges
 from hwpass.errors import BudgetError, UsageError
 from hwpass.outputs import outputs
-from hwpass.shell import ShellGroup, fail, printed, read_plan, source, status_line
+from hwpass.shell import ShellGroup, fail, printed, source, status_line
 from hwpass.version import __version__
 from hwpass.whole_files import together
 
@@ -123,8 +123,7 @@ SCORING = _stack(
 def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
         plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
-    from hwpass import api, report
-    from hwpass.terminal_report import close
+    from hwpass import api, html_report, terminal_report
 
     for name in ("latency", "energy", "memory", "size", "macs", "channels"):
         given = options[name]
@@ -142,12 +141,13 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
         out.write(
             output=result,
             plan=None if plan is None else plan.to_json,
-            report=lambda: report.html(result.report),
+            report=lambda: html_report.page(result.report),
             json=result.report.to_json,
         )
         with out.printed() as console:
-            report.render(result.report, console)
-            close(result.report, console, None if dry_run else output, (plan_path, report_path, json_path), dry_run)
+            terminal_report.show(result.report, console)
+            others = (plan_path, report_path, json_path)
+            terminal_report.close(result.report, console, None if dry_run else output, others, dry_run)
     if result.unmet:
         fail(BudgetError(result.unmet + " (the best effort was kept)"))
 
@@ -243,7 +243,8 @@ def targets(name: str | None) -> None:
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the groups as JSON; - is standard output.")
 def groups(model: str, why: str | None, allow_external: bool, json_path: str | None) -> None:
     """What of MODEL is coupled, what is frozen, and why."""
-    from hwpass.describe import coupled, groups_json, render_groups
+    from hwpass.describe import groups_json, render_groups
+    from hwpass.inspection import coupled
     from hwpass.why import render_why
 
     with outputs({"MODEL": model}, json=json_path) as out:
@@ -273,14 +274,16 @@ def groups(model: str, why: str | None, allow_external: bool, json_path: str | N
 def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int,
           threads: int, unproved: bool, **options: Any) -> None:  # fmt: skip
     """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
-    from hwpass import api, report
+    from hwpass import api, terminal_report
+    from hwpass.manager import preparation, read_plan
+    from hwpass.steps import amends
 
     inputs = {"PLAN": plan, "MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
     _one_stream(plan, model)
     with outputs(inputs, output=output, json=json_path) as out:
         given = read_plan(plan)
-        rest = api.amends(options["compensate"], options["calib"]) + _verify_text(options)
-        pipeline = ",".join(filter(None, (given.prepare, "apply-plan", rest)))
+        rest = amends(options["compensate"], options["calib"]) + _verify_text(options)
+        pipeline = ",".join((*map(str, preparation(given)), "apply-plan", rest))
         with status_line() as progress:
             result = api.execute(
                 source(model)[0],
@@ -296,7 +299,7 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
             )
         out.write(output=result, json=result.report.to_json)
         with out.printed() as console:
-            report.render(result.report, console)
+            terminal_report.show(result.report, console)
 
 
 @main.command(context_settings=CONTEXT)
@@ -312,6 +315,7 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
 def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, unproved: bool,
            **options: Any) -> None:  # fmt: skip
     """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
+    from hwpass.manager import read_plan
     from hwpass.recheck import render_verdicts, verify_models
 
     _one_stream(*filter(None, (plan_path, original, pruned)))
@@ -372,7 +376,7 @@ def list_passes() -> None:
 
 
 def _verify_text(options: dict[str, Any]) -> str:
-    from hwpass.api import verify_step
+    from hwpass.steps import verify_step
 
     return verify_step(options["rtol"], options["atol"], options["fidelity"], options["metric"], options["max_drop"])
 

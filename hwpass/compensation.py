@@ -20,7 +20,6 @@ from hwpass.calibration import Calibration
 from hwpass.constants import added_bias
 from hwpass.coupling import Coupling
 from hwpass.errors import InputError
-from hwpass.manager import Context
 from hwpass.ops import Node
 from hwpass.patches import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, transposed_rows
 from hwpass.regress import Clipping, fit, fit_channels
@@ -28,6 +27,7 @@ from hwpass.rewrite import Surgery
 from hwpass.row_table import RowTable
 from hwpass.segments import Segments
 from hwpass.sessions import release_memory
+from hwpass.settings import Settings
 from hwpass.tails import Tail, follow
 
 #: Share of the rows that choose lambda and judge the step; they never enter a fit.
@@ -55,7 +55,7 @@ class Compensation:
     original's outputs from the pruned inputs."""
 
     def __init__(
-        self, coupling: Coupling, surgery: Surgery, context: Context, *, samples: int, rows: int, spare: bool = True
+        self, coupling: Coupling, surgery: Surgery, context: Settings, *, samples: int, rows: int, spare: bool = True
     ) -> None:
         """The surgery's model is edited; `samples` and `rows` of a layer's input and output bound what is fitted on.
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
-from hwpass.coupling import Coupling, couple
+from hwpass.coupling import Coupling
 from hwpass.explain import frozen_layers
-from hwpass.files import Source
 from hwpass.formatting import human_count
-from hwpass.ir import Model
 from hwpass.kernels import Kernels
 from hwpass.naming import Printable, short, short_path, shortened
 from hwpass.tables import print_line, print_table
 
-__all__ = ["GroupsReport", "coupled", "groups_json", "groups_report", "render_groups"]
+__all__ = ["GroupsReport", "groups_json", "groups_report", "render_groups"]
 
 
 class _Part(BaseModel):
@@ -59,25 +57,6 @@ class GroupsReport(_Part):
     reach: Reach
     groups: list[GroupEntry]
     frozen: list[FrozenEntry]
-
-
-def coupled(
-    source: Source | Model,
-    progress: Callable[[str], None] = lambda text: None,
-    prepare: str | None = None,
-    *,
-    allow_external: bool = False,
-) -> Coupling:
-    """Load a model, prepare it as a run would (or by other passes), and solve which channels go together."""
-    from hwpass.api import PREPARE
-    from hwpass.manager import Context, PassManager
-
-    progress("loading")
-    model = source if isinstance(source, Model) else Model.load(source, allow_external=allow_external)
-    passes = PassManager.parse(PREPARE if prepare is None else prepare)
-    prepared = passes.run(model, Context(progress=progress))
-    progress("coupling channels")
-    return couple(prepared)
 
 
 def groups_report(coupling: Coupling) -> GroupsReport:

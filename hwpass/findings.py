@@ -4,50 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from hwpass.allocate import Allocation
-    from hwpass.cost import Cost
-    from hwpass.coupling import Coupling
-    from hwpass.fidelity import Fidelity
-    from hwpass.ir import Model
-    from hwpass.plan import Plan
-    from hwpass.proof import Proof
-    from hwpass.report import Trial
-    from hwpass.rewrite import Surgery
-    from hwpass.study import Study
-    from hwpass.work import Floats
-
-Effect = Literal["none", "exact", "cut", "refit", "any"]
-"""What a pass does: it changes nothing; it rewrites the graph and no value that the model computes; it removes
-channels; it changes weights and keeps the structure; or anything, so that nothing can be proved of it."""
-
-
-@dataclass
-class Pruned:
-    """One removal of channels: the plan, what it was made from, and why those widths."""
-
-    plan: Plan
-    coupling: Coupling
-    surgery: Surgery
-    cost: Cost | None = None
-    curves: list[Floats] | None = None  # per group, [width + 1]
-    allocation: Allocation | None = None
-    study: Study | None = None
-    budgets: tuple[str, ...] = ()  # the metrics that are bounded
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A model on the way, and how it came from the one before."""
-
-    effect: Effect
-    passes: tuple[str, ...]
-    model: Model
-    pruned: Pruned | None = None
+from hwpass.fidelity import Fidelity
+from hwpass.ir import Model
+from hwpass.proof import Proof
+from hwpass.stages import Effect, Pruned, Stage
 
 
 @dataclass(frozen=True)
@@ -58,6 +20,17 @@ class MetricFound:
     before: float
     after: float
     max_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A latency budget that the search for the largest allowed drop tried."""
+
+    asked: str
+    latency: float  # predicted, over the dense model's
+    metric: float
+    drop: float  # the original's metric minus this one's
+    passed: bool
 
 
 @dataclass

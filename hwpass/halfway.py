@@ -25,9 +25,9 @@ from hwpass.compensation import BATCH, Compensation
 from hwpass.consumers import macs_of
 from hwpass.inputs import is_float
 from hwpass.ir import Model
-from hwpass.manager import Context
 from hwpass.rewrite import Surgery
 from hwpass.sessions import StoredModel, release_memory, run_session
+from hwpass.settings import Settings
 from hwpass.study import Study
 from hwpass.twin import dense_twin
 from hwpass.work import Floats
@@ -64,7 +64,7 @@ class Chooser:
 
     study: Study
     cut: Callable[[Allocation], Surgery]
-    context: Context
+    context: Settings
 
     def choose(self, limits: dict[str, float], rounds: int = 0) -> Choice:
         """Widths within limits (in the units of METRICS), with curves taken `rounds` times.
@@ -140,7 +140,7 @@ class Chooser:
             errors.append(distance(wanted, outputs(model, judges, self.context.threads)))
         return choices[int(np.argmin(errors))]
 
-    def _quiet(self, what: str) -> Context:
+    def _quiet(self, what: str) -> Settings:
         """The context for work whose own progress would confuse."""
         return replace(self.context, progress=lambda text: self.context.progress(f"{what}: {text}"))
 

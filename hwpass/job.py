@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwpass.calibration import load_calibration
+from hwpass.context import Context
 from hwpass.cost import METRICS
 from hwpass.cost_models import Target, load_target
 from hwpass.digest import content_digest
@@ -16,7 +17,7 @@ from hwpass.errors import VerdictError
 from hwpass.files import Source
 from hwpass.inputs import input_specs
 from hwpass.ir import Model
-from hwpass.manager import Context, Pass, PassManager, PassRecord
+from hwpass.manager import Pass, PassManager, PassRecord
 from hwpass.outcome import report_of
 from hwpass.plan import Plan
 from hwpass.report import ModelInfo, Report

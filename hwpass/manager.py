@@ -7,66 +7,20 @@ import importlib
 import pkgutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from pathlib import Path
+from typing import ClassVar, TypeVar
 
 from hwpass import pipeline_text
 from hwpass.blas import limited
-from hwpass.calibration import Calibration
-from hwpass.cost_models import Target
-from hwpass.errors import VerdictError
-from hwpass.findings import Effect, Findings, Pruned, Stage
+from hwpass.context import Context
+from hwpass.data_files import shown_path
+from hwpass.errors import InputError, UsageError, VerdictError
 from hwpass.ir import Model
-from hwpass.sessions import ModelLike
-
-if TYPE_CHECKING:
-    from hwpass.plan import Plan
-    from hwpass.study import Study
-
-
-@dataclass
-class Shared:
-    """What may serve more than one run: each user asks whether it is still about the same model and data."""
-
-    study: Study | None = None
-    metrics: list[tuple[str, ModelLike, float]] = field(default_factory=list)  # of originals, by name
-
-
-@dataclass
-class Context:
-    """What passes share: the request, and what earlier passes of the run found out.
-
-    `original` is what the verdicts compare with; without one it is the model as it was given. `findings` are those of
-    the latest run: `PassManager.run` makes them anew.
-    """
-
-    target: Target | None = None
-    original: ModelLike | None = None
-    calibration: Calibration | None = None
-    threads: int = 1
-    seed: int = 0
-    force: bool = False
-    plan: Plan | None = None  # what apply-plan applies
-    progress: Callable[[str], None] = lambda text: None
-    warnings: list[str] = field(default_factory=list)
-    findings: Findings = field(default_factory=Findings)
-    shared: Shared = field(default_factory=Shared)
-    _bound: str | None = None  # the digest of the model that `original` belongs to
-
-    def bind(self, model: Model) -> None:
-        """Begin a run on a model: findings and warnings of an earlier one are gone, and so is its original."""
-        if self.original is None or self._bound not in (None, model.sha256):
-            self.original = model.source if model.source is not None else model.proto()
-        self._bound = model.sha256
-        self.findings = Findings()
-        self.warnings = []
-
-    def warn(self, text: str) -> None:
-        """Add a warning to the report, once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+from hwpass.plan import Plan
+from hwpass.stages import Effect, Pruned, Stage
 
 
 @dataclass(frozen=True)
@@ -137,13 +91,36 @@ def register(cls: _P) -> _P:
 
 def passes() -> dict[str, type[Pass]]:
     """Every pass by name: those of `hwpass.passes`, and those of installed packages (entry points `hwpass.passes`)."""
-    import hwpass.passes as package
-
+    package = importlib.import_module("hwpass.passes")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     for entry in entry_points(group="hwpass.passes"):
         entry.load()
     return dict(sorted(_PASSES.items()))
+
+
+def preparation(plan: Plan, origin: str = "plan") -> list[Pass]:
+    """The passes of a plan's `prepare`. Raises InputError for any that is not a preparation pass, before it is made:
+    a plan is data, and runs nothing of its own."""
+    where = f"{origin}: prepare"
+    try:
+        if plan.prepare.rstrip().endswith(","):
+            raise UsageError("pipeline: it ends in a comma, expected the name of a pass")
+        known = passes()
+        for step in pipeline_text.steps(plan.prepare):
+            if step.name in known and not known[step.name].preparation:
+                allowed = ", ".join(name for name, cls in known.items() if cls.preparation)
+                raise InputError(f"{where}: {step.name} is no preparation pass; a plan may name {allowed}")
+        return pipeline_text.parse(plan.prepare, known)
+    except UsageError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan in a file, its preparation passes looked up too; `-` is standard input. Raises InputError."""
+    plan = Plan.read(path)
+    preparation(plan, shown_path(str(path)))
+    return plan
 
 
 class PassManager:
@@ -161,7 +138,7 @@ class PassManager:
     @classmethod
     def parse(cls, text: str, *, check: bool = True) -> PassManager:
         """A pipeline from text: `name,name{option=value,option=value}`. Raises UsageError that names the word."""
-        return cls(pipeline_text.parse(text), check=check)
+        return cls(pipeline_text.parse(text, passes()), check=check)
 
     def __str__(self) -> str:
         return ",".join(str(step) for step in self.steps)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from hwpass import interrupts
 from hwpass.errors import InputError, UsageError
 from hwpass.sessions import ModelLike, open_session, release_memory, run_session
 from hwpass.whole_files import apart
-
-if TYPE_CHECKING:
-    from hwpass.manager import Context
 
 Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Runs the model: arrays by input name in, arrays by output name out."""
@@ -116,15 +113,15 @@ def evaluate_metric(metric: TaskMetric, model: ModelLike, threads: int = 1) -> f
     return number
 
 
-def metric_before(spec: str, context: Context) -> float:
-    """The metric of the original model, measured once for all runs on it. Raises `UsageError`."""
-    original = context.original
-    assert original is not None
-    for name, model, value in context.shared.metrics:
+def metric_before(
+    spec: str, original: ModelLike, known: list[tuple[str, ModelLike, float]], threads: int = 1
+) -> float:
+    """The metric of an original model, measured unless it is `known`; then it is. Raises `UsageError`."""
+    for name, model, value in known:
         if name == spec and model is original:
             return value
-    value = evaluate_metric(task_metric(spec), original, context.threads)
-    context.shared.metrics.append((spec, original, value))
+    value = evaluate_metric(task_metric(spec), original, threads)
+    known.append((spec, original, value))
     return value
 
 

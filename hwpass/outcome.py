@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hwpass.context import Context
 from hwpass.cost import Cost
 from hwpass.coupling import couple
 from hwpass.describe import frozen_by_macs, macs_by_layer
-from hwpass.findings import Pruned
 from hwpass.ir import Model
-from hwpass.manager import Context, PassRecord
+from hwpass.manager import PassRecord
 from hwpass.proof import Proof
 from hwpass.report import (
     Costs,
@@ -27,6 +27,7 @@ from hwpass.report import (
     Verdicts,
 )
 from hwpass.report import PassRecord as ReportedPass
+from hwpass.stages import Pruned
 from hwpass.version import __version__
 
 

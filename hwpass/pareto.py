@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from hwpass.api import PREPARE, amends, chosen_score, prune_step, trusted, verify_step
+from hwpass.api import trusted
 from hwpass.cost_models import Target
 from hwpass.errors import BudgetError, InputError, UsageError, VerdictError
 from hwpass.files import Source
 from hwpass.ir import Model
 from hwpass.job import Job
 from hwpass.manager import PassManager
-from hwpass.metric import metric_before, task_metric
+from hwpass.metric import task_metric
 from hwpass.outcome import costs_from, verdicts_of
 from hwpass.passes.prune_channels import MEND
 from hwpass.report import Ratios
+from hwpass.steps import PREPARE, amends, chosen_score, prune_step, verify_step
 from hwpass.sweep_report import ALONG, NO_FRONT, SweepPoint, SweepReport, marked
 from hwpass.temporary import new_folder
 from hwpass.version import __version__
@@ -83,7 +84,7 @@ def sweep(
         job = Job(source, target=target, calib=calib, seed=seed, threads=threads, progress=progress)
         if metric is not None:
             job.context.progress("running the metric on the original model")
-        before = None if metric is None else metric_before(metric, job.context)
+        before = None if metric is None else job.context.metric_before(metric)
         job.prepare(preparation)
         tell = job.context.progress
         work = _Sweep(job, amend, verify, folder, before)

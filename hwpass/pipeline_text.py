@@ -11,13 +11,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from hwpass.data_files import shown
 from hwpass.errors import HwpassError, UsageError
-
-if TYPE_CHECKING:
-    from hwpass.manager import Pass
 
 #: Characters of the longest pipeline that is read, and its most passes.
 LONGEST = 1 << 16
@@ -57,27 +54,15 @@ class Step:
     place: int
 
 
-def parse(text: str) -> list[Pass]:
-    """The passes of a pipeline. Raises UsageError that names the character, the pass or the option."""
-    return [_made(step, text) for step in steps(text)]
+P = TypeVar("P")
 
 
-def preparation_passes(text: str, where: str) -> list[Pass]:
-    """The passes of a plan's `prepare`. Raises InputError for any that is not a preparation pass, before it is made."""
-    from hwpass.errors import InputError
-    from hwpass.manager import passes
+def parse(text: str, known: Mapping[str, type[P]]) -> list[P]:
+    """The passes of a pipeline, of those that are known by name: dataclasses whose fields are their options.
 
-    try:
-        if text.rstrip().endswith(","):
-            raise UsageError("pipeline: it ends in a comma, expected the name of a pass")
-        found, known = steps(text), passes()
-        for step in found:
-            if step.name in known and not known[step.name].preparation:
-                allowed = ", ".join(name for name, cls in known.items() if cls.preparation)
-                raise InputError(f"{where}: {step.name} is no preparation pass; a plan may name {allowed}")
-        return [_made(step, text) for step in found]
-    except UsageError as error:
-        raise InputError(f"{where}: {error}") from None
+    Raises UsageError that names the character, the pass or the option.
+    """
+    return [_made(step, known) for step in steps(text)]
 
 
 def steps(text: str) -> list[Step]:
@@ -192,17 +177,14 @@ class _Reader:
             self.refuse("a text in double quotes", place)
 
 
-def _made(step: Step, text: str) -> Pass:
-    from hwpass.manager import passes
-
-    known = passes()
+def _made(step: Step, known: Mapping[str, type[P]]) -> P:
     if step.name not in known:
         raise UsageError(
             f"pipeline: there is no pass {shown(step.name)!r} (at character {step.place + 1}); see `hwpass passes`"
         )
     cls = known[step.name]
     types = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in step.options.items():
         if key not in fields:

@@ -139,10 +139,8 @@ class Plan(BaseModel):
 
     @classmethod
     def from_json(cls, text: str, origin: str = "plan") -> Plan:
-        """Read a plan. Raises InputError, one line that names the field; also when `prepare` names a pass that is
-        not one of preparation: a plan is data, and runs nothing of its own."""
-        from hwpass.pipeline_text import preparation_passes
-
+        """Read a plan. Raises InputError, one line that names the field. What `prepare` may name is looked at where
+        passes are known, see `hwpass.manager.preparation`."""
         origin = shown_path(origin)
         if len(text) > LARGEST:
             raise InputError(f"{origin}: not a plan: larger than {LARGEST >> 20} MiB, which none is")
@@ -162,7 +160,6 @@ class Plan(BaseModel):
             raise InputError(f"{origin}: not a plan: the file: {error}") from None
         except ValueError as error:
             raise InputError(f"{origin}: not a plan: the file: {shown(str(error), 200)}") from None
-        preparation_passes(plan.prepare, f"{origin}: prepare")
         return plan
 
     @classmethod

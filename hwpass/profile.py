@@ -11,10 +11,10 @@ from rich.console import Console
 
 from hwpass.cost import Cost
 from hwpass.cost_models import Target, load_target
-from hwpass.describe import coupled
 from hwpass.external import TrustedPath
 from hwpass.files import Source
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
+from hwpass.inspection import coupled
 from hwpass.ir import Model
 from hwpass.naming import Printable, short_path, shortened
 from hwpass.tables import ROWS, print_line, print_table

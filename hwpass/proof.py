@@ -26,13 +26,13 @@ import numpy as np
 
 from hwpass.comparison import VARIATION, Difference, compare_outputs, tolerance_of
 from hwpass.errors import InputError, VerdictError
-from hwpass.findings import Pruned, Stage
 from hwpass.interface import Interface
 from hwpass.ir import Model
 from hwpass.masking import left_of, masked, removed_components
-from hwpass.passes.lower_norms import centred_like
+from hwpass.norm_forms import centred_like
 from hwpass.proof_sides import AsGiven, InMemory, Side, nudged, nudged_feeds
 from hwpass.sessions import Feed, one_line, open_session, run_session
+from hwpass.stages import Pruned, Stage
 from hwpass.states import State
 from hwpass.stepwise import Reindex, depends, in_front, stepwise
 from hwpass.twin import dense_twin

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from hwpass.inputs import input_specs
 from hwpass.ir import Model
-from hwpass.manager import Context
 from hwpass.proof_inputs import proof_inputs
 from hwpass.proof_sides import AsGiven
 from hwpass.sessions import Feed, open_session, release_memory, run_session
+from hwpass.settings import Settings
 
 
-def proof_feeds(model: Model, context: Context, given: AsGiven) -> list[Feed]:
+def proof_feeds(model: Model, context: Settings, given: AsGiven) -> list[Feed]:
     """Feeds that run in the given model, which knows its outputs on them afterwards.
 
     `model` is the given one as it was loaded, or one made of it with the same inputs. Raises InputError when nothing

@@ -11,20 +11,20 @@ from rich.console import Console
 
 from hwpass.calibration import load_calibration
 from hwpass.comparison import tolerance_of
+from hwpass.context import Context
 from hwpass.coupling import Coupling
-from hwpass.describe import coupled
 from hwpass.digest import content_digest
 from hwpass.errors import InputError, VerdictError
 from hwpass.files import Source
-from hwpass.findings import Pruned, Stage
 from hwpass.inputs import input_specs, is_float
+from hwpass.inspection import coupled
 from hwpass.ir import Model
 from hwpass.job import CONTENT, PLAN
-from hwpass.manager import Context, PassManager
+from hwpass.manager import PassManager, preparation
 from hwpass.masking import left_of, removed_components
 from hwpass.naming import short_path
+from hwpass.norm_forms import centred_like, raised
 from hwpass.outcome import verdicts_of
-from hwpass.passes.lower_norms import centred_like, raised
 from hwpass.passes.verify import Verify
 from hwpass.plan import Plan
 from hwpass.proof import Proof, Prover
@@ -32,6 +32,7 @@ from hwpass.proof_feeds import proof_feeds
 from hwpass.proof_sides import AsGiven, InMemory
 from hwpass.report import Verdicts
 from hwpass.rewrite import Surgery, prune
+from hwpass.stages import Pruned, Stage
 from hwpass.tables import print_line
 from hwpass.terminal_report import verdict_line
 from hwpass.twin import dense_twin
@@ -104,7 +105,7 @@ def _proof(first: Model, second: Model, plan: Plan | None, step: Verify, context
         return Proof((), ("without the plan nothing says what was removed; give --plan",))
     if plan.model_sha256 != first.sha256:
         context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was used")
-    coupling = coupled(first, context.progress, plan.prepare)
+    coupling = coupled(first, context.progress, preparation(plan))
     surgery = prune(coupling, plan.keep(coupling))
     pruned = Pruned(plan, coupling, surgery)
     stages = [Stage("exact", (), coupling.build.model), Stage("cut", (), surgery.model, pruned)]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from rich.console import Console
 
+from hwpass.findings import Trial
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
 from hwpass.naming import Printable
 from hwpass.states import State, state_of
@@ -35,12 +35,10 @@ __all__ = [
     "Verdicts",
     "abbreviated",
     "frozen_by_reason",
-    "html",
     "human_bytes",
     "human_count",
     "human_energy",
     "human_seconds",
-    "render",
 ]
 
 
@@ -242,16 +240,6 @@ class Frozen(_Part):
     reason: str
 
 
-class Trial(_Part):
-    """A latency budget that the search for --max-drop tried."""
-
-    asked: str
-    latency: float = Field(description="predicted, over the dense model's")
-    metric: float
-    drop: float = Field(description="the original's metric minus this one's")
-    passed: bool
-
-
 class PassRecord(_Part):
     """One pass of the pipeline."""
 
@@ -351,20 +339,6 @@ def frozen_by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, list[str]]]:
     for item in frozen:
         nodes.setdefault(item.reason, []).append(item.node)
     return sorted(nodes.items(), key=lambda entry: -len(entry[1]))
-
-
-def render(report: Report, console: Console) -> None:
-    """Print the report as tables of one line per row; names from the model are never taken for markup."""
-    from hwpass.terminal_report import show  # it imports this module
-
-    show(report, console)
-
-
-def html(report: Report) -> str:
-    """The report as one HTML file that needs nothing else."""
-    from hwpass.html_report import page  # it imports this module
-
-    return page(report)
 
 
 def _over(value: float | None, base: float | None) -> float | None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from hwpass.errors import BudgetError
+from hwpass.findings import Trial
 from hwpass.job import Attempt, Job
 from hwpass.manager import PassManager
-from hwpass.metric import evaluate_metric, metric_before, task_metric
-from hwpass.report import Trial
+from hwpass.metric import evaluate_metric, task_metric
 
 #: Shares of the dense latency tried first, as long as the drop allows; then the bracket is halved.
 COARSE = (0.5, 0.35)
@@ -36,7 +36,7 @@ def search(
     """
     context = job.context
     context.progress("running the metric on the original model")
-    score, before = task_metric(metric), metric_before(metric, context)
+    score, before = task_metric(metric), context.metric_before(metric)
     trials: list[Trial] = []
     best: tuple[Trial, Attempt] | None = None
     nearest: tuple[Trial, Attempt] | None = None

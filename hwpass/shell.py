@@ -18,7 +18,7 @@ from hwpass import interrupts
 from hwpass.errors import HwpassError, InputError, words_of_the_shell
 
 if TYPE_CHECKING:
-    from hwpass.plan import Plan
+    pass
 
 #: Set to anything, unexpected errors keep their traceback.
 DEBUG = "HWPASS_DEBUG"
@@ -207,13 +207,6 @@ def _standard_input() -> bytes:
     if not data:
         raise InputError("standard input: the file is empty")
     return data
-
-
-def read_plan(path: str) -> Plan:
-    """The plan in a file or on standard input. Raises InputError."""
-    from hwpass.plan import Plan
-
-    return Plan.read(path)
 
 
 def note(text: str) -> None:

@@ -20,8 +20,8 @@ from hwpass.coupling import Coupling, couple
 from hwpass.curves import curves_and_order
 from hwpass.errors import UsageError
 from hwpass.ir import Model
-from hwpass.manager import Context
 from hwpass.sessions import release_memory
+from hwpass.settings import Settings
 from hwpass.statistics import mean_squares
 from hwpass.synthesis import Synthetic, synthesise
 from hwpass.work import Floats
@@ -54,7 +54,7 @@ class Study:
     widest: list[int] | None = None  # per group, where curves were taken with some channels gone
 
     @classmethod
-    def of(cls, model: Model, target: Target, context: Context, options: StudyOptions) -> Study:
+    def of(cls, model: Model, target: Target, context: Settings, options: StudyOptions) -> Study:
         """Study a model: couple, gather statistics, score. Raises UsageError for options that do not fit."""
         context.progress("coupling channels")
         coupling = couple(model, sample_dims(model, context))
@@ -76,7 +76,7 @@ class Study:
             fixed=fixed,
         )
 
-    def holds(self, model: Model, context: Context, options: StudyOptions) -> bool:
+    def holds(self, model: Model, context: Settings, options: StudyOptions) -> bool:
         """Whether it is about this model (the same operators on the same arrays), these data and these options."""
         same = self.options == options and self.target is context.target and self.seed == context.seed
         return same and self.calibration is context.calibration and _contents(model) == _contents(self.model)
@@ -101,7 +101,7 @@ class Study:
         """Whether loss curves were taken from activations."""
         return self.options.score in ("gram", "auto") and self.data is not None
 
-    def retaken(self, model: Model, keep: NDArray[np.bool_], data: Calibration, context: Context) -> Study | None:
+    def retaken(self, model: Model, keep: NDArray[np.bool_], data: Calibration, context: Settings) -> Study | None:
         """The same channels with curves from another model, of the same graph, with zeros where channels are gone.
 
         `keep` is the mask over components of what is left. Losses include what it took to get there. None where
@@ -145,7 +145,7 @@ class Study:
         costs = {m: float(v[0]) for m, v in self.cost(chosen[None, :].astype(np.float64)).items()}
         return Allocation(chosen, True, costs)
 
-    def allocator(self, limits: dict[str, float], context: Context) -> Allocator:
+    def allocator(self, limits: dict[str, float], context: Settings) -> Allocator:
         """The problem of the least loss within limits, in the units of METRICS."""
         return Allocator(
             self.coupling,
@@ -162,7 +162,7 @@ class Study:
         )
 
 
-def sample_dims(model: Model, context: Context) -> dict[str, int]:
+def sample_dims(model: Model, context: Settings) -> dict[str, int]:
     """The sizes of dynamic axes in the user's own data, one sample at a time; empty without data."""
     if context.calibration is None:
         return {}
@@ -182,7 +182,7 @@ def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
     return [any(fnmatchcase(layer, glob) for layer in g.layers for glob in keep) for g in coupling.groups]
 
 
-def _synthetic(coupling: Coupling, context: Context) -> Synthetic | None:
+def _synthetic(coupling: Coupling, context: Settings) -> Synthetic | None:
     """Inputs in place of calibration data; None where there is nothing to prune, or none were found that run."""
     if not coupling.groups:
         return None
@@ -201,7 +201,7 @@ def _curves(
     coupling: Coupling,
     score: str,
     data: Calibration | None,
-    context: Context,
+    context: Settings,
     gone: NDArray[np.bool_] | None = None,
 ) -> tuple[list[Floats], scores.Importance]:
     """Per group a loss curve and an importance per channel; `gone` marks components that are zero already."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hwpass.context import Context
 from hwpass.coupling import couple
 from hwpass.errors import UsageError
 from hwpass.ir import Model
-from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.manager import Pass, PassResult, register
 from hwpass.passes.prune_channels import check_finite, operate, outcome
 from hwpass.plan import Plan
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from hwpass.compensation import Compensation
+from hwpass.context import Context
 from hwpass.errors import UsageError
 from hwpass.ir import Model
-from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.manager import Pass, PassResult, register
 
 
 @register

@@ -9,10 +9,11 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort  # type: ignore[import-untyped]
 
 from hwpass.collection import collection_paused
+from hwpass.context import Context
 from hwpass.errors import UsageError
 from hwpass.folding import Folding
 from hwpass.ir import Model, quiet
-from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.manager import Pass, PassResult, register
 
 #: Constants of at least this many bytes are compared; smaller ones are not worth it.
 MERGED = 4096

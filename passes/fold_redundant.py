@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwpass.context import Context
 from hwpass.coupling import couple
 from hwpass.edits import ConstantEdits
 from hwpass.ir import Model
-from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.manager import Pass, PassResult, register
 from hwpass.ops.base import Array
 from hwpass.redundancy import Reader, Redundancy, bias_place, redundancy
 from hwpass.streaming import release_pages

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hwpass.context import Context
 from hwpass.ir import Model
-from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.manager import Pass, PassResult, register
 
 #: The output axis of the weight, by operator.
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}

@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from hwpass import scores
 from hwpass.allocate import Allocation
 from hwpass.budget import Budget, parse_budgets
+from hwpass.context import Context
 from hwpass.cost import METRICS
 from hwpass.coupling import Coupling
 from hwpass.data_files import shown
 from hwpass.errors import BudgetError, InputError, UsageError
 from hwpass.explain import frozen_layers
-from hwpass.findings import Pruned
 from hwpass.halfway import Choice, Chooser
 from hwpass.ir import Model
-from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.manager import Pass, PassResult, register
 from hwpass.overshoot import overshoot
 from hwpass.plan import Plan, PlannedWeight
 from hwpass.rewrite import Surgery, prune
+from hwpass.stages import Pruned
 from hwpass.streaming import release_pages
 from hwpass.study import Study, StudyOptions
 from hwpass.work import Floats

@@ -11,10 +11,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hwpass.constants import added_bias
+from hwpass.context import Context
 from hwpass.coupling import couple
 from hwpass.edits import ConstantEdits
 from hwpass.ir import Model
-from hwpass.manager import Context, Pass, PassResult, register
+from hwpass.manager import Pass, PassResult, register
 from hwpass.ops.normalization import MEANLESS
 from hwpass.streams import Stream, Use, streams
 from hwpass.study import sample_dims

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, field
 
 from hwpass.comparison import DEFAULT_ATOL
+from hwpass.context import Context
 from hwpass.errors import UsageError, VerdictError
 from hwpass.fidelity import fidelity, fidelity_of, parse_fidelity
 from hwpass.findings import MetricFound
 from hwpass.ir import Model
-from hwpass.manager import Context, Pass, PassResult, register
-from hwpass.metric import metric_before, parse_metric
+from hwpass.manager import Pass, PassResult, register
+from hwpass.metric import parse_metric
 from hwpass.proof import Prover, ReadBack
 from hwpass.proof_feeds import proof_feeds
 from hwpass.proof_sides import AsGiven, InMemory
@@ -94,7 +95,7 @@ class Verify(Pass):
         bound = self.max_drop if self.max_drop >= 0 else None
         if metric is not None:
             context.progress("running the metric")
-            before = metric_before(self.metric, context)
+            before = context.metric_before(self.metric)
             after = evaluate_metric(metric, model.proto(), context.threads)
             findings.metric = MetricFound(self.metric, before, after, bound)
         if outcome.state == "failed":

@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_info
 
 from hwpass import regress
 from hwpass.blas import DEEP, limited
+from hwpass.context import Context
 from hwpass.ir import Model
-from hwpass.manager import Context, Pass, PassManager, PassResult
+from hwpass.manager import Pass, PassManager, PassResult
 from hwpass.regress import fit
 from hwpass.row_table import RowTable
 

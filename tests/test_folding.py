@@ -12,9 +12,10 @@ from onnx import TensorProto, helper
 from oracle import feeds_of, run
 from sketch import Sketch
 
+from hwpass.context import Context
 from hwpass.errors import InputError
 from hwpass.ir import Model
-from hwpass.manager import Context, PassManager
+from hwpass.manager import PassManager
 
 HUGE = 1 << 30
 

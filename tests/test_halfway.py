@@ -15,12 +15,12 @@ import hwpass
 from hwpass import halfway
 from hwpass.allocate import Allocation
 from hwpass.calibration import load_calibration
+from hwpass.context import Context
 from hwpass.cost_models import load_target
 from hwpass.errors import UsageError
 from hwpass.halfway import Chooser, distance, others, outputs, sparse
 from hwpass.inputs import InputSpec
 from hwpass.ir import Model
-from hwpass.manager import Context
 from hwpass.passes.prune_channels import PruneChannels
 from hwpass.rewrite import Surgery
 from hwpass.study import Study, StudyOptions

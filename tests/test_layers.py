@@ -9,9 +9,10 @@ from sketch import Sketch
 
 import hwpass
 from hwpass.calibration import load_calibration
+from hwpass.context import Context
 from hwpass.cost_models import load_target
 from hwpass.inputs import input_specs
-from hwpass.manager import Context, PassManager
+from hwpass.manager import PassManager
 from hwpass.patches import Window, transposed_rows
 from hwpass.sessions import open_session, run_session
 

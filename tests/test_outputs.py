@@ -186,12 +186,12 @@ def test_all_outputs_appear_or_none(here: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_report_that_cannot_be_made_leaves_no_model(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwpass import report
+    from hwpass import html_report
 
     def broken(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "html", broken)
+    monkeypatch.setattr(html_report, "page", broken)
     call(RUN + "-o out.onnx --report r.html", 3)
     assert not Path("out.onnx").exists()
     assert not list(here.glob(".hwpass*"))

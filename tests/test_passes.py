@@ -13,12 +13,13 @@ from oracle import difference, feeds_of, run
 from sketch import Sketch
 
 from hwpass.api import execute
+from hwpass.context import Context
 from hwpass.cost import Cost
 from hwpass.cost_models import load_target
 from hwpass.coupling import couple
 from hwpass.errors import BudgetError, InputError, UsageError
 from hwpass.ir import Model
-from hwpass.manager import Context, PassManager, passes
+from hwpass.manager import PassManager, passes
 from hwpass.plan import Plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sketch import Sketch
 
-from hwpass.api import PREPARE
 from hwpass.coupling import Coupling, couple
 from hwpass.errors import InputError
 from hwpass.index_ranges import from_ranges, to_ranges
 from hwpass.ir import Model
+from hwpass.manager import PassManager, preparation
 from hwpass.plan import Plan, PlannedWeight
+from hwpass.steps import PREPARE
 
 
 def coupled() -> Coupling:
@@ -172,7 +173,7 @@ def test_a_plan_runs_nothing_but_preparation(
     (tmp_path / "side_effect.py").write_text("raise SystemExit('run')")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"p\.json: prepare: ") as caught:
-        Plan.from_json(whole(prepare=prepare), "p.json")
+        preparation(Plan.from_json(whole(prepare=prepare)), "p.json")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "side_effect" not in sys.modules
@@ -180,7 +181,7 @@ def test_a_plan_runs_nothing_but_preparation(
 
 def test_every_usual_preparation_may_stand_in_a_plan() -> None:
     for text in (PREPARE, "", "fold{limit=4}"):
-        assert Plan.from_json(whole(prepare=text)).prepare == text
+        assert preparation(Plan.from_json(whole(prepare=text))) == list(PassManager.parse(text).steps)
 
 
 @pytest.mark.parametrize(

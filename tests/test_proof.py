@@ -17,13 +17,13 @@ import hwpass
 from hwpass import Context, Pass, PassManager, PassResult, VerdictError
 from hwpass.comparison import compare_arrays, compare_outputs, spread
 from hwpass.cost_models import load_target
-from hwpass.findings import Effect
 from hwpass.interface import Interface
 from hwpass.ir import Model
 from hwpass.job import Job
 from hwpass.proof import Prover
 from hwpass.proof_sides import AsGiven, InMemory
 from hwpass.sessions import open_session
+from hwpass.stages import Effect
 
 
 def layers(width: int = 32, seed: int = 0) -> Sketch:

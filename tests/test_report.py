@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from hwpass.findings import MetricFound
+from hwpass.html_report import page as html
 from hwpass.report import (
     Costs,
     ExactnessVerdict,
@@ -27,14 +28,12 @@ from hwpass.report import (
     Report,
     Verdicts,
     abbreviated,
-    html,
     human_bytes,
     human_count,
     human_energy,
     human_seconds,
-    render,
 )
-from hwpass.terminal_report import closing
+from hwpass.terminal_report import closing, show
 
 BEFORE = Costs(
     latency_ms=15.5,
@@ -82,7 +81,7 @@ def report(**changes: object) -> Report:
 
 def text(item: Report, width: int = 120) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    render(item, console)
+    show(item, console)
     stream = console.file
     assert isinstance(stream, io.StringIO)
     return stream.getvalue()
@@ -166,7 +165,7 @@ def test_the_terminal_shows_costs_verdicts_groups_frozen_and_warnings() -> None:
 def shown_states(item: Report) -> tuple[str, str]:
     """The terminal with its colours, and the page."""
     console = Console(file=io.StringIO(), width=200, color_system="standard", force_terminal=True)
-    render(item, console)
+    show(item, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue(), html(item)
 
@@ -248,7 +247,7 @@ def test_a_bare_report_is_shown() -> None:
 
 def test_html_is_self_contained_and_escaped() -> None:
     evil = '<script>alert(1)</script>&"'
-    page = html(
+    text = html(
         report(
             model=ModelInfo(path=evil, sha256="0" * 64, nodes=1, opset=17),
             target=evil,
@@ -260,12 +259,12 @@ def test_html_is_self_contained_and_escaped() -> None:
             verdicts=Verdicts(fidelity=FidelityVerdict(passed=True, state="passed", outputs={evil: {evil: 1.0}})),
         )
     )
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert not re.search(r"https?://|src=|@import|url\(", page)
-    assert page.startswith("<!DOCTYPE html>")
-    assert page.count("<table") == page.count("</table>") == 5
-    assert 'aria-label="4 to 2"' in page
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert not re.search(r"https?://|src=|@import|url\(", text)
+    assert text.startswith("<!DOCTYPE html>")
+    assert text.count("<table") == text.count("</table>") == 5
+    assert 'aria-label="4 to 2"' in text
 
 
 def test_figures_for_people() -> None:

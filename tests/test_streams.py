@@ -16,9 +16,10 @@ from oracle import ROUNDING, TOLERANCE, _sensitivity, difference, feeds_of, run
 from sketch import Sketch
 
 import hwpass
+from hwpass.context import Context
 from hwpass.coupling import couple
 from hwpass.ir import Model
-from hwpass.manager import Context, PassManager
+from hwpass.manager import PassManager
 from hwpass.recheck import verify_models
 from hwpass.streams import streams
 

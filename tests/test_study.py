@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwpass.context import Context
 from hwpass.errors import BudgetError
 from hwpass.ir import Model
 from hwpass.job import Attempt, Job
-from hwpass.manager import Context, PassManager
+from hwpass.manager import PassManager
 from hwpass.plan import Plan
 from hwpass.study import Study, StudyOptions
 

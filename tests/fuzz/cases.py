@@ -17,11 +17,11 @@ from graphs import build
 from sketch import Sketch
 from witnesses import WITNESSES, models
 
-from hwpass.api import PREPARE
 from hwpass.coupling import couple
 from hwpass.ir import Model
 from hwpass.manager import PassManager, passes
 from hwpass.plan import Plan
+from hwpass.steps import PREPARE
 
 from .mutation import WORDS, mutated_bytes, mutated_json, mutated_model, mutated_text
 

@@ -1,0 +1,48 @@
+"""What the passes of a run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hwpass.findings import Findings
+from hwpass.ir import Model
+from hwpass.metric import metric_before
+from hwpass.plan import Plan
+from hwpass.sessions import ModelLike
+from hwpass.settings import Settings
+from hwpass.study import Study
+
+
+@dataclass
+class Shared:
+    """What may serve more than one run: each user asks whether it is still about the same model and data."""
+
+    study: Study | None = None
+    metrics: list[tuple[str, ModelLike, float]] = field(default_factory=list)  # of originals, by name
+
+
+@dataclass
+class Context(Settings):
+    """What passes share: the request, and what earlier passes of the run found out.
+
+    Without an original, the verdicts compare with the model as it was given. `findings` are those of the latest run:
+    `PassManager.run` makes them anew.
+    """
+
+    plan: Plan | None = None  # what apply-plan applies
+    findings: Findings = field(default_factory=Findings)
+    shared: Shared = field(default_factory=Shared)
+    _bound: str | None = None  # the digest of the model that `original` belongs to
+
+    def bind(self, model: Model) -> None:
+        """Begin a run on a model: findings and warnings of an earlier one are gone, and so is its original."""
+        if self.original is None or self._bound not in (None, model.sha256):
+            self.original = model.source if model.source is not None else model.proto()
+        self._bound = model.sha256
+        self.findings = Findings()
+        self.warnings = []
+
+    def metric_before(self, spec: str) -> float:
+        """The metric of the original, measured once for all runs on it. Raises UsageError."""
+        assert self.original is not None
+        return metric_before(spec, self.original, self.shared.metrics, self.threads)
