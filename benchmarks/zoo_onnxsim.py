@@ -77,8 +77,9 @@ def run(session: Any, model: Any, interface: list[Any]) -> str:
     """Run on random inputs; what is wrong with the outputs, if anything."""
     import numpy as np
 
+    from hwpass.dimensions import dimension_values
     from hwpass.errors import InputError
-    from hwpass.inputs import dimension_values, input_specs, make_inputs
+    from hwpass.inputs import input_specs, make_inputs
     from hwpass.sessions import run_session
 
     sizes = dimension_values(model, session=session)[0]

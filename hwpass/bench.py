@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from hwpass.dimensions import typical_dimensions
 from hwpass.errors import InputError, UsageError
 from hwpass.external import TrustedPath
-from hwpass.inputs import InputSpec, input_specs, make_inputs, typical_dimensions
+from hwpass.inputs import InputSpec, input_specs, make_inputs
 from hwpass.sessions import StoredModel, one_line
 from hwpass.temporary import TemporaryFolder
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from hwpass.array_files import Held, Rows, Spooled, as_batch, input_names, rows_from_path, unknown_input, whole
+from hwpass.dimensions import axis_roles
 from hwpass.errors import InputError
-from hwpass.inputs import InputSpec, axis_roles, is_float
+from hwpass.inputs import InputSpec, is_float
 
 CHECK_BYTES = 16 << 20
 """How much of a file is looked at at a time when its values are checked."""

@@ -52,15 +52,23 @@ class Tap(NamedTuple):
 
 @dataclass(eq=False)
 class Consumer:
-    """A product that reads channels: `gram` is M[i, j] = sum of W[i] W[j] over outputs and taps, [c, c]."""
+    """A product that reads channels."""
 
     node: Node
     tensor: str
     components: NDArray[np.int64]  # of the input's channel axis, [c]
-    gram: Floats
+    left: NDArray[np.intp]  # which of the axis' channels these are, [c]
     covariance: Floats  # of the input's channels, [c, c], about their mean: a bias takes the mean
     energy: float  # variance of the output: trace(M C)
     sensitivity: float = 1.0  # relative change of the model's outputs for a relative change of this output
+
+    def gram(self) -> Floats:
+        """M[i, j] = sum of W[i] W[j] over outputs and taps, [c, c]: made when asked for, as large as a covariance."""
+        product = self.node.product
+        assert product is not None
+        found = weight_gram(self.node, axis_size(self.node.axes(product.data)[product.data_axis]))
+        assert found is not None
+        return _narrow(found[np.ix_(self.left, self.left)])
 
 
 def consumers(
@@ -98,7 +106,7 @@ def consumers(
                 taps[name] = Tap(product.data_axis, left)
     step = batch_size(coupling, [*taps])
     covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress, step)
-    found = []
+    found, gram = [], None
     for node, name, components, left in readers:
         gram = weight_gram(node, len(components))
         if gram is None:
@@ -109,8 +117,8 @@ def consumers(
             cov = np.eye(len(components))
         energy = float(np.einsum("ij,ji->", gram, cov))
         if energy > 0:
-            found.append(Consumer(node, name, components, gram, cov, energy))
-    del covariances
+            found.append(Consumer(node, name, components, left, cov, energy))
+    del covariances, gram
     macs = sum(macs_of(node) for node in coupling.nodes)
     heard = [reader for reader in found if outer.makes(reader.node.gs.outputs[0])]
     measured = measure(coupling.build.model, heard, macs, calibration, threads, seed, progress, step)

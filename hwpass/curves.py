@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,28 +91,30 @@ class _Reading:
         self.owner = np.asarray([g for g, _ in found])
         self.unit = np.asarray([u for _, u in found])
         self.groups = np.unique(self.owner[self.owner >= 0]).tolist()
-        self.precision: NDArray[np.floating[Any]] | None = None
+        self.precision: Floats | None = None
 
     def view(self, number: int) -> _View:
         """The view from a group; after the last of them the matrices are forgotten, the consumer's own too."""
         reader = self.reader
-        precision, gram = self.precision, reader.gram
+        precision = self.precision
         if precision is None:
             covariance = reader.covariance.astype(np.float64)
             reader.covariance = np.zeros((0, 0))
             covariance[np.diag_indices(len(covariance))] += RIDGE * np.trace(covariance) / len(self.owner)
             precision = self.precision = _inverse(covariance)
         if number == self.groups[-1]:
-            self.precision, reader.gram = None, np.zeros((0, 0))
+            self.precision = None
         inside = np.flatnonzero(self.owner == number)
         # Downdates of large matrices are bound by memory, and single precision is enough for them.
         kind = np.float32 if len(inside) > LARGE else np.float64
         if len(inside) < len(self.owner):
-            index = np.ix_(inside, inside)
-            precision, gram = precision[index], gram[index]
-        return _View(
-            precision.astype(kind), gram.astype(kind), self.unit[inside], reader.energy, reader.sensitivity,
-        )  # fmt: skip
+            precision = precision[np.ix_(inside, inside)]
+        kept: Floats = precision.astype(kind)
+        del precision  # a large matrix less while the next one is made
+        gram = reader.gram()
+        if len(inside) < len(self.owner):
+            gram = gram[np.ix_(inside, inside)]
+        return _View(kept, gram.astype(kind), self.unit[inside], reader.energy, reader.sensitivity)
 
 
 def _inverse(matrix: Floats) -> Floats:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from hwpass.fidelity import Fidelity
 from hwpass.ir import Model
@@ -24,12 +27,12 @@ class MetricFound:
 
 @dataclass(frozen=True)
 class Trial:
-    """A latency budget that the search for the largest allowed drop tried."""
+    """A latency budget that the search for --max-drop tried."""
 
     asked: str
-    latency: float  # predicted, over the dense model's
+    latency: Annotated[float, Field(description="predicted, over the dense model's")]
     metric: float
-    drop: float  # the original's metric minus this one's
+    drop: Annotated[float, Field(description="the original's metric minus this one's")]
     passed: bool
 
 

@@ -189,7 +189,7 @@ class Model:
         names: what it raises leaves nothing behind. Raises InputError when the folder does not exist or cannot be
         written to, or the disk is full.
         """
-        sources = {self.path, *mapped_files(self)} - {"", "model"}
+        sources = {self.path, *mapped_files(self.constants().values())} - {"", "model"}
         check_apart([path, f"{path}.data"], sources)
         with whole(path) as draft:
             self.write(draft)
@@ -200,7 +200,7 @@ class Model:
         """Write the model as `save` does, in a folder of one's own where no reader looks while it is made."""
         if self.size_bytes() <= PROTO_LIMIT:
             with open(path, "wb") as stream:
-                write_single(self, stream)
+                write_single(self.written(), large_constants(self.constants()), stream)
         else:
             _write_external(self, path.parent, path.name, path.name + ".data")
 
@@ -268,7 +268,7 @@ def constant_bytes(tensor: gs.Constant) -> int:
 def _write_external(model: Model, scratch: Path, name: str, data: str) -> Path:
     """Write the proto and its weights as two files, streaming the weights one by one."""
     # Weights of bodies stay in the proto: not every runtime looks for them elsewhere.
-    constants = large_constants(model)
+    constants = large_constants(model.constants())
     proto = model.written()
     with open(scratch / data, "wb") as stream:
         for tensor in proto.graph.initializer:

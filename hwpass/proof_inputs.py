@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwpass.activations import Sizing
+from hwpass.dimensions import search_sizes, unusable
 from hwpass.domains import Domain
 from hwpass.errors import InputError
-from hwpass.inputs import MAX_TOKEN, InputSpec, is_float, search_sizes, unusable
+from hwpass.inputs import MAX_TOKEN, InputSpec, is_float
 from hwpass.ir import Model
 from hwpass.sessions import Feed, ModelLike, open_session, release_memory, run_session
 

@@ -107,7 +107,7 @@ class InMemory:
         with TemporaryFolder() as folder:
             model = self.build()
             path = written(model, folder) if self.written else model.store(folder)
-            release_pages(model)
+            release_pages(model.constants().values())
             del model
             release_memory()
             self.interface, found = _run(path, feeds, self.threads)

@@ -27,24 +27,18 @@ from onnx import TensorProto, numpy_helper
 from hwpass.empty_axes import free_empty_axes, has_empty_axes, runs_empty
 from hwpass.errors import InputError
 from hwpass.external import Home, TrustedPath, external, mapped
-from hwpass.inputs import InputSpec, dimension_values, input_specs, make_inputs, typical_dimensions
 from hwpass.temporary import TemporaryFolder
 from hwpass.value_kinds import tensors_of
 
 __all__ = [
     "Feed",
-    "InputSpec",
     "ModelLike",
     "StoredModel",
-    "dimension_values",
-    "input_specs",
     "load_problem",
-    "make_inputs",
     "one_line",
     "open_session",
     "release_memory",
     "run_session",
-    "typical_dimensions",
     "weight_bytes",
 ]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Iterable, Mapping
+from typing import BinaryIO
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -12,24 +13,19 @@ from onnx import ModelProto, TensorProto
 
 from hwpass.exporting import LARGE, large
 
-if TYPE_CHECKING:
-    from hwpass.ir import Model
-
 __all__ = ["LARGE", "contiguous", "large_constants", "release_pages", "write_single"]
 
 # Tags of length-delimited fields in onnx.proto: field number << 3 | 2.
 GRAPH, INITIALIZER, RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
 
 
-def large_constants(model: Model) -> dict[str, gs.Constant]:
+def large_constants(constants: Mapping[str, gs.Constant]) -> dict[str, gs.Constant]:
     """The constants that are written apart: whole bytes per element, and many of them."""
-    return {name: tensor for name, tensor in model.constants().items() if large(tensor)}
+    return {name: tensor for name, tensor in constants.items() if large(tensor)}
 
 
-def write_single(model: Model, stream: BinaryIO) -> None:
-    """Write the model with its weights inside, and the shapes of its inner tensors."""
-    constants = large_constants(model)
-    proto = model.written()
+def write_single(proto: ModelProto, constants: Mapping[str, gs.Constant], stream: BinaryIO) -> None:
+    """Write a model whose large constants have no data of their own with that data inside. The proto is used up."""
     apart = [t for t in proto.graph.initializer if t.name in constants and not t.HasField("raw_data")]
     rest = [t for t in proto.graph.initializer if not (t.name in constants and not t.HasField("raw_data"))]
     headers = {t.name: _header(t, constants[t.name].values) for t in apart}
@@ -59,15 +55,15 @@ def _header(tensor: TensorProto, values: np.ndarray) -> bytes:
     return bytes(tensor.SerializeToString(deterministic=True) + RAW_DATA + _VarintBytes(values.nbytes))
 
 
-def mapped_files(model: Model) -> set[str]:
+def mapped_files(constants: Iterable[gs.Constant]) -> set[str]:
     """The files that weights are mapped from."""
-    names = (getattr(tensor._values, "filename", None) for tensor in model.constants().values())
+    names = (getattr(tensor._values, "filename", None) for tensor in constants)
     return {str(name) for name in names if name is not None}
 
 
-def release_pages(model: Model) -> None:
+def release_pages(constants: Iterable[gs.Constant]) -> None:
     """Let the system take back the pages of memory-mapped weights; they are read again when needed."""
-    for tensor in model.constants().values():
+    for tensor in constants:
         mapping = getattr(tensor._values, "_mmap", None)
         if mapping is not None and hasattr(mapping, "madvise"):
             mapping.madvise(mmap.MADV_DONTNEED)

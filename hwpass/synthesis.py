@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from hwpass.activations import Sizing
 from hwpass.array_files import Spool
 from hwpass.calibration import Calibration, load_calibration
+from hwpass.dimensions import typical_dimensions
 from hwpass.errors import InputError
-from hwpass.inputs import MAX_TOKEN, InputSpec, input_specs, make_inputs, typical_dimensions
+from hwpass.inputs import MAX_TOKEN, InputSpec, input_specs, make_inputs
 from hwpass.ir import Model
 from hwpass.leaves import dead_leaves, pink_noise
 from hwpass.proof_inputs import Draw

@@ -37,7 +37,7 @@ class FoldRedundant(Pass):
         edits = ConstantEdits(coupling)
         _redirect_all(edits, redundancy(coupling))
         modified = edits.apply()
-        release_pages(model)
+        release_pages(model.constants().values())
         return PassResult(model, modified)
 
 

@@ -176,7 +176,7 @@ def operate(coupling: Coupling, plan: Plan, context: Context) -> Pruned:
     """Apply a plan to the model that was coupled."""
     context.progress("rewriting")
     surgery = prune(coupling, plan.keep(coupling))
-    release_pages(coupling.build.model)
+    release_pages(coupling.build.model.constants().values())
     nodes = coupling.nodes
     weights = [
         PlannedWeight(

@@ -70,7 +70,7 @@ class Verify(Pass):
         if original is None:
             raise UsageError("verify needs the original model in the context")
         context.progress("checking the graph")
-        release_pages(model)
+        release_pages(model.constants().values())
         with TemporaryFolder() as folder:
             require_valid(model.store(folder), original if not isinstance(original, bytes) else None)
         context.progress("running the original model")

@@ -9,10 +9,10 @@ from sketch import Sketch
 import hwpass
 from hwpass.activations import FREE, Sizing, peak_bytes
 from hwpass.analysis import analyse
+from hwpass.dimensions import typical_dimensions
 from hwpass.inputs import input_specs
 from hwpass.ir import Model
 from hwpass.proof_inputs import proof_inputs
-from hwpass.sessions import typical_dimensions
 
 
 def test_the_peak_by_hand() -> None:

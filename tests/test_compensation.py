@@ -74,7 +74,7 @@ def test_consumers_have_positive_energies_and_the_same_bytes_twice(images: np.nd
         assert one.sensitivity > 0
         assert one.sensitivity == other.sensitivity
         np.testing.assert_array_equal(one.covariance, other.covariance)
-        np.testing.assert_allclose(one.gram, one.gram.T)
+        np.testing.assert_allclose(one.gram(), one.gram().T)
 
 
 def test_weight_gram_of_a_dense_convolution() -> None:

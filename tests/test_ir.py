@@ -247,7 +247,7 @@ def disk_full(*args: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def half_written(model: Model, stream: BinaryIO) -> None:
+def half_written(proto: object, constants: object, stream: BinaryIO) -> None:
     stream.write(b"half")
     disk_full()
 

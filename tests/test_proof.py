@@ -314,8 +314,8 @@ def test_a_file_is_run_before_it_gets_its_name(tmp_path: Path, monkeypatch: pyte
     target = tmp_path / "out.onnx"
     target.write_bytes(b"what was there")
 
-    def wrong(model: Model, stream: object) -> None:
-        proto = model.proto()
+    def wrong(proto: onnx.ModelProto, constants: object, stream: object) -> None:
+        proto = result.model.proto()
         tensor = max(proto.graph.initializer, key=lambda t: len(t.raw_data))
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), tensor.name))
         stream.write(proto.SerializeToString())  # type: ignore[attr-defined]
@@ -324,7 +324,7 @@ def test_a_file_is_run_before_it_gets_its_name(tmp_path: Path, monkeypatch: pyte
         patched.setattr("hwpass.ir.write_single", wrong)
         with pytest.raises(VerdictError, match="not the model that was proved"):
             result.save(target)
-        patched.setattr("hwpass.ir.write_single", lambda model, stream: stream.write(b"\0" * 9))
+        patched.setattr("hwpass.ir.write_single", lambda proto, constants, stream: stream.write(b"\0" * 9))
         with pytest.raises(VerdictError, match="does not run"):
             result.save(target)
     assert target.read_bytes() == b"what was there"

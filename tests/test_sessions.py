@@ -15,17 +15,10 @@ from onnx import helper
 import hwpass
 from hwpass import sessions
 from hwpass.coupling import couple
+from hwpass.dimensions import dimension_values, typical_dimensions
 from hwpass.errors import InputError
-from hwpass.sessions import (
-    StoredModel,
-    dimension_values,
-    input_specs,
-    make_inputs,
-    one_line,
-    open_session,
-    run_session,
-    typical_dimensions,
-)
+from hwpass.inputs import input_specs, make_inputs
+from hwpass.sessions import StoredModel, one_line, open_session, run_session
 
 Shape = Sequence[int | str | None]
 
