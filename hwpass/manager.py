@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
-from hwpass import pipeline_text
+from hwpass import pipeline_text, plugins
 from hwpass.blas import limited
 from hwpass.calibration import Calibration
 from hwpass.cost_models import Target
@@ -20,6 +21,7 @@ from hwpass.errors import VerdictError
 from hwpass.findings import Effect, Findings, Pruned, Stage
 from hwpass.ir import Model
 from hwpass.sessions import ModelLike
+from hwpass.threads import check_threads
 
 if TYPE_CHECKING:
     from hwpass.plan import Plan
@@ -54,6 +56,9 @@ class Context:
     findings: Findings = field(default_factory=Findings)
     shared: Shared = field(default_factory=Shared)
     _bound: str | None = None  # the digest of the model that `original` belongs to
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
 
     def bind(self, model: Model) -> None:
         """Begin a run on a model: findings and warnings of an earlier one are gone, and so is its original."""
@@ -123,12 +128,22 @@ class Pass(ABC):
         return self.name + ("{" + ",".join(given) + "}" if given else "")
 
 
+#: The entry points that add passes.
+GROUP = "hwpass.passes"
+
 _PASSES: dict[str, type[Pass]] = {}
 _P = TypeVar("_P", bound=type[Pass])
 
 
 def register(cls: _P) -> _P:
-    """Class decorator: enter a pass into the registry under its name."""
+    """Class decorator: enter a pass into the registry under its name.
+
+    Raises TypeError for what is no pass, ValueError for a name that is taken or cannot be written in a pipeline.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Pass)):
+        raise TypeError(f"{getattr(cls, '__name__', cls)} is no subclass of hwpass.Pass")
+    if not pipeline_text.is_name(cls.name):
+        raise ValueError(f"{cls.__name__}.name {cls.name!r} is no name for a pass: write letters, digits, - and _")
     if cls.name in _PASSES:
         raise ValueError(f"two passes named {cls.name}")
     _PASSES[cls.name] = cls
@@ -136,14 +151,44 @@ def register(cls: _P) -> _P:
 
 
 def passes() -> dict[str, type[Pass]]:
-    """Every pass by name: those of `hwpass.passes`, and those of installed packages (entry points `hwpass.passes`)."""
+    """Every pass by name: those of `hwpass.passes`, and those of installed packages (entry points `hwpass.passes`).
+
+    An entry point that is broken is left out, with one warning that names it, see `hwpass.plugins`.
+    """
     import hwpass.passes as package
 
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    for entry in entry_points(group="hwpass.passes"):
-        entry.load()
+    plugins.load(GROUP, _check_plugin, _registries)
     return dict(sorted(_PASSES.items()))
+
+
+def _registries() -> tuple[dict[Any, Any], ...]:
+    """What a module of somebody else's may enter something into, with all of our own in it before."""
+    from hwpass.cost_models.base import model_classes
+    from hwpass.ops import rules
+
+    return _PASSES, rules(), model_classes()
+
+
+def _check_plugin(found: object) -> None:
+    """Raise for what an entry point names, unless it is a pass, or a module that has entered one."""
+    if isinstance(found, ModuleType):
+        package = found.__name__.partition(".")[0]
+        added = [cls for cls in _PASSES.values() if cls.__module__.partition(".")[0] == package]
+        if not added:
+            raise plugins.Refused(f"module {found.__name__} registers no pass")
+    elif isinstance(found, type) and issubclass(found, Pass):
+        added = [found]
+        if found not in _PASSES.values():
+            register(found)
+    else:
+        kind = found.__name__ if isinstance(found, type) else type(found).__name__
+        raise plugins.Refused(f"{kind} is neither a subclass of hwpass.Pass nor a module that registers one")
+    for cls in added:
+        if inspect.isabstract(cls):
+            raise plugins.Refused(f"pass {cls.name} has no method run")
+        get_type_hints(cls)  # its options are read by them
 
 
 class PassManager:
