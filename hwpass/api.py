@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hwpass.budget import parse_budgets
+from hwpass.cost import METRICS
 from hwpass.cost_models import Target
-from hwpass.errors import UsageError
+from hwpass.data_files import shown
+from hwpass.errors import UsageError, option, words_of_a_pipeline
 from hwpass.files import Source
 from hwpass.ir import Model
 from hwpass.job import Job, Result
 from hwpass.manager import PassManager
+from hwpass.metric import no_metric
+from hwpass.pipeline_text import texts, written
 from hwpass.plan import Plan
 from hwpass.search import search
 
@@ -37,7 +43,7 @@ def trusted(source: Source | Model, allow_external: bool) -> Source | Model:
 
 def run(
     source: Source | Model,
-    target: str | Target,
+    target: str | Path | Target,
     *,
     latency: str | float | None = None,
     energy: str | float | None = None,
@@ -50,12 +56,12 @@ def run(
     max_drop: float | None = None,
     score: str = "auto",
     compensate: str = "auto",
-    keep: Iterable[str] = (),
+    keep: str | Iterable[str] = (),
     min_channels: int = 1,
     align: int | None = None,
     rtol: float | None = None,
     atol: float = 1e-9,
-    fidelity: Iterable[str] = (),
+    fidelity: str | Iterable[str] = (),
     pipeline: str | None = None,
     seed: int = 0,
     threads: int = 1,
@@ -68,31 +74,37 @@ def run(
 
     A budget is a share of the dense model (`0.6`, `"0.6x"`) or absolute (`"12ms"`, `"5mJ"`, `"2MiB"`, `"300M"`).
     Without one, `metric` and `max_drop` are enough: the fastest model whose metric falls by at most that is searched.
+    Layers that one of `keep` names stay whole: names, or globs as in `hwpass.globs`.
     `rtol` is the tolerance of the proof (1e-4, more for outputs of 16 bits); `unproved` accepts a result that a
     pipeline of your own leaves without a proof.
     External data is read from the model's own folder only, unless `allow_external` is given.
     Raises UsageError, InputError, BudgetError (unless `force`) or VerdictError; each message is one line.
     """
     budgets = {"latency": latency, "energy": energy, "memory": memory, "size": size, "macs": macs, "channels": channels}
-    given = {key: _text(value) for key, value in budgets.items() if value is not None}
+    given = {key: as_text(key, value) for key, value in budgets.items() if value is not None}
+    parse_budgets(given)
     setting: dict[str, Any] = {"target": target, "calib": calib, "seed": seed, "threads": threads, "force": force,
                                "progress": progress}  # fmt: skip
     if pipeline is not None:
         setting["allow_external"] = allow_external
         if given:
-            raise UsageError("--pipeline says what runs: put budgets into it, as in prune-channels{latency=0.6x}")
+            raise UsageError(
+                f"{option('pipeline')} says what runs: put budgets into it, as in prune-channels{{latency=0.6x}}"
+            )
+        with words_of_a_pipeline():
+            PassManager.parse(pipeline)
         return execute(source, pipeline, unproved=unproved, **setting)
     score = chosen_score(score, compensate, calib)
-    prune = partial(prune_step, score=score, keep=tuple(keep), min_channels=min_channels, align=align)
-    checks = partial(verify_step, rtol, atol, tuple(fidelity), metric)
+    prune = partial(prune_step, score=score, keep=keep, min_channels=min_channels, align=align)
+    checks = partial(verify_step, rtol, atol, fidelity, metric)
     fixes = amends(compensate, calib, score)
     if given:
         text = f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}"
         return execute(source, text, unproved=unproved, allow_external=allow_external, **setting)
     if metric is None or max_drop is None:
         raise UsageError(
-            "give a budget: --latency, --energy, --memory, --size, --macs or --channels; or --metric with --max-drop,"
-            " which searches for it"
+            f"give a budget: {', '.join(map(option, METRICS))} or {option('channels')}; or {option('metric')} with"
+            f" {option('max_drop')}, which searches for it"
         )
     preparation = PassManager.parse(PREPARE)
     for text in (prune({"latency": "1x"}), fixes, checks(max_drop)):
@@ -107,7 +119,7 @@ def execute(
     source: Source | Model,
     pipeline: str,
     *,
-    target: str | Target | None = None,
+    target: str | Path | Target | None = None,
     calib: Any = None,
     seed: int = 0,
     threads: int = 1,
@@ -135,7 +147,7 @@ def amends(compensate: str, calib: Any, score: str = "") -> str:
     """The pipeline text of what follows pruning, but for the verdicts: compensation, which wants the user's inputs or
     those that an auto score makes up, and norms in standard operators."""
     if compensate not in ("auto", "off"):
-        raise UsageError(f"--compensate {compensate}: choose auto or off")
+        raise UsageError(f"{option('compensate', shown(compensate))}: choose auto or off")
     wanted = compensate == "auto" and (calib is not None or score == "auto")
     return ("compensate," if wanted else "") + "lower-norms,"
 
@@ -144,42 +156,42 @@ def prune_step(
     budgets: Mapping[str, str],
     *,
     score: str = "auto",
-    keep: Iterable[str] = (),
+    keep: str | Iterable[str] = (),
     min_channels: int = 1,
     align: int | None = None,
 ) -> str:
     """The pipeline text of pruning within budgets."""
     return "prune-channels" + _options({
-        **budgets, "score": score, "keep": "|".join(keep), "min_channels": str(min_channels), "align": str(align or 0),
+        **budgets, "score": score, "keep": texts("keep", keep), "min_channels": min_channels, "align": align or 0,
     })  # fmt: skip
 
 
 def verify_step(
     rtol: float | None = None,
     atol: float = 1e-9,
-    fidelity: Iterable[str] = (),
+    fidelity: str | Iterable[str] = (),
     metric: str | None = None,
     max_drop: float | None = None,
 ) -> str:
     """The pipeline text of the verdicts. Raises UsageError for a drop that nothing can have."""
     if max_drop is not None and metric is None:
-        raise UsageError("--max-drop bounds the drop of a metric: give one with --metric package.module:function")
+        raise no_metric()
     if max_drop is not None and not max_drop >= 0:
-        raise UsageError(f"--max-drop {max_drop}: a drop is at least 0")
+        raise UsageError(f"{option('max_drop', max_drop)}: a drop is at least 0")
     return "verify" + _options({
-        "rtol": "" if rtol is None else f"{rtol!r}", "atol": f"{atol!r}", "fidelity": "|".join(fidelity),
-        "metric": metric or "",
-        "max_drop": "" if max_drop is None else f"{max_drop!r}",
+        "rtol": rtol, "atol": atol, "fidelity": texts("fidelity", fidelity), "metric": metric, "max_drop": max_drop,
     })  # fmt: skip
 
 
-def _text(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:g}x"
+def as_text(metric: str, value: str | float) -> str:
+    """A budget as it is written in a pipeline: numbers are shares of the dense model. Raises UsageError."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UsageError(f"{option(metric)}: a {type(value).__name__} is no budget; write 0.6 or '0.6x'")
+    return f"{float(value):g}x"
 
 
-def _options(values: Mapping[str, str]) -> str:
-    texts = [f"{key.replace('_', '-')}={value}" for key, value in values.items() if value]
-    for text in texts:
-        if any(c in text for c in ",{}"):
-            raise UsageError(f"{text}: commas and braces cannot stand in an option")
-    return "{" + ",".join(texts) + "}"
+def _options(values: Mapping[str, Any]) -> str:
+    given = [f"{key.replace('_', '-')}={written(value)}" for key, value in values.items() if value not in (None, ())]
+    return "{" + ",".join(given) + "}"

@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from hwpass.errors import InputError, UsageError
+from hwpass.errors import InputError, UsageError, option
 from hwpass.external import TrustedPath
 from hwpass.inputs import InputSpec, input_specs, make_inputs, typical_dimensions
 from hwpass.sessions import StoredModel, one_line
 from hwpass.temporary import TemporaryFolder
+from hwpass.threads import check_threads
 
 WORKER = Path(__file__).with_name("bench_worker.py")
 
@@ -74,9 +75,13 @@ def bench(
     if not models:
         raise UsageError("bench: no models; name at least one")
     if sessions < 1 or runs < 1:
-        raise UsageError("bench: at least one session and one run are needed")
+        name, count = ("sessions", sessions) if sessions < 1 else ("runs", runs)
+        raise UsageError(f"bench: {option(name, count)}: at least one is needed")
+    check_threads(threads)
     if cpu_time and threads != 1:
-        raise UsageError("bench: processor time is that of one thread; leave out --threads or --cpu-time")
+        raise UsageError(
+            f"bench: processor time is that of one thread; leave out {option('threads')} or {option('cpu_time')}"
+        )
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryFolder())
         names = _names(models)

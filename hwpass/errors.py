@@ -1,6 +1,7 @@
 """The one tree of errors. Each carries the exit status that the command line ends with.
 
-Messages speak of parameters in the words of whoever asked: `option` writes them.
+Messages speak of parameters in the words of whoever asked: `option` and `in_words` write them, and a test allows no
+other text to spell an option.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 _SHELL: ContextVar[bool] = ContextVar("shell", default=False)
+_PIPELINE: ContextVar[bool] = ContextVar("pipeline", default=False)
 
 
 class HwpassError(Exception):
@@ -46,6 +48,8 @@ class VerdictError(HwpassError):
 def option(name: str, value: Any = None) -> str:
     """A parameter as the reader writes it: a word of Python, and on the command line an option.
 
+    The options of a pass that stands in a pipeline of the reader's own are written as they are there.
+
     >>> option("max_drop"), option("latency", "0.6x"), option("force", True), option("max_drop", 0.1)
     ('max_drop', "latency='0.6x'", 'force=True', 'max_drop=0.1')
     >>> with words_of_the_shell():
@@ -54,7 +58,12 @@ def option(name: str, value: Any = None) -> str:
     """
     if not _SHELL.get():
         return name if value is None else f"{name}={value!r}"
-    word = f"--{name.replace('_', '-')}"
+    word = name.replace("_", "-")
+    if isinstance(value, float):
+        value = str(value).removesuffix(".0")
+    if _PIPELINE.get():
+        return word if value is None else f"{word}={value}"
+    word = f"--{word}"
     return word if value is None or value is True else f"{word} {value}"
 
 
@@ -66,6 +75,16 @@ def words_of_the_shell() -> Iterator[None]:
         yield
     finally:
         _SHELL.reset(token)
+
+
+@contextmanager
+def words_of_a_pipeline() -> Iterator[None]:
+    """Have messages speak of the options of passes as a pipeline's text does, since the reader wrote one."""
+    token = _PIPELINE.set(True)
+    try:
+        yield
+    finally:
+        _PIPELINE.reset(token)
 
 
 def in_words(for_shell: str, for_python: str) -> str:

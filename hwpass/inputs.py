@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx
 
-from hwpass.errors import InputError
+from hwpass.errors import InputError, option
 
 if TYPE_CHECKING:
     import onnxruntime as ort  # type: ignore[import-untyped]
@@ -393,4 +393,4 @@ def unusable(specs: Sequence[InputSpec], failure: str, tried: Sequence[str]) -> 
     shape = ", ".join(map(str, spec.shape))
     what = f"; tried: {'; '.join(tried)}" if tried else ""
     which = f"input {spec.name!r} [{shape}]"
-    return f"{which}: no size that was tried runs ({failure}){what}; pass calibration data (--calib)"
+    return f"{which}: no size that was tried runs ({failure}){what}; give calibration data with {option('calib')}"

@@ -12,7 +12,7 @@ from hwpass.calibration import load_calibration
 from hwpass.cost import METRICS
 from hwpass.cost_models import Target, load_target
 from hwpass.digest import content_digest
-from hwpass.errors import VerdictError
+from hwpass.errors import VerdictError, option
 from hwpass.files import Source
 from hwpass.inputs import input_specs
 from hwpass.ir import Model
@@ -20,6 +20,7 @@ from hwpass.manager import Context, Pass, PassManager, PassRecord
 from hwpass.outcome import report_of
 from hwpass.plan import Plan
 from hwpass.report import ModelInfo, Report
+from hwpass.threads import check_threads
 
 #: Where a written model says what it computes, see `hwpass.digest`, and by which plan, see `Plan.digest`.
 CONTENT, PLAN = "hwpass.content_sha256", "hwpass.plan_sha256"
@@ -66,7 +67,7 @@ class Job:
         self,
         source: Source | Model,
         *,
-        target: str | Target | None = None,
+        target: str | Path | Target | None = None,
         calib: Any = None,
         seed: int = 0,
         threads: int = 1,
@@ -76,7 +77,8 @@ class Job:
         """Load the target, the model and the data. Raises UsageError or InputError."""
         self.start = time.perf_counter()
         progress = progress or (lambda text: None)
-        chosen = load_target(target) if isinstance(target, str) else target
+        check_threads(threads)
+        chosen = None if target is None else load_target(target)
         progress("loading")
         model = source if isinstance(source, Model) else Model.load(source)
         context = Context(target=chosen, threads=threads, seed=seed, force=force, progress=progress)
@@ -121,7 +123,7 @@ class Job:
         if proof is None or proof.state != "passed":
             why = str(proof) if proof is not None else f"not proved: {_unproved(attempt.steps)}"
             if not unproved:
-                raise VerdictError(f"{why}; nothing was written (--unproved accepts that)")
+                raise VerdictError(f"{why}; nothing was written ({option('unproved', True)} accepts that)")
             context.warn(why)
         context.progress("reporting")
         budget, records = asked(attempt.steps), list(attempt.records)

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from hwpass.comparison import VARIATION, Difference, compare_outputs, tolerance_of
-from hwpass.errors import InputError, VerdictError
+from hwpass.errors import InputError, VerdictError, option
 from hwpass.findings import Pruned, Stage
 from hwpass.interface import Interface
 from hwpass.ir import Model
@@ -280,7 +280,7 @@ class Prover:
         ]  # fmt: skip
         if blind:
             note = f"output {blind[0]!r} and all that was seen in front of it are the same for every input tried"
-            return replace(leg, state="not judged", note=f"{note}; give real inputs with --calib")
+            return replace(leg, state="not judged", note=f"{note}; give real inputs with {option('calib')}")
         if wrong and not self._amplified(candidate, feeds, verdict, wrong):
             return replace(leg, state="failed", max_abs=verdict.max_abs, max_rel=verdict.max_rel, note=verdict.reason)
         count = len(set[str]().union(*(step.compared for step in steps)))

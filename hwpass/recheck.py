@@ -14,7 +14,7 @@ from hwpass.comparison import tolerance_of
 from hwpass.coupling import Coupling
 from hwpass.describe import coupled
 from hwpass.digest import content_digest
-from hwpass.errors import InputError, VerdictError
+from hwpass.errors import InputError, VerdictError, option
 from hwpass.files import Source
 from hwpass.findings import Pruned, Stage
 from hwpass.inputs import input_specs, is_float
@@ -34,6 +34,7 @@ from hwpass.report import Verdicts
 from hwpass.rewrite import Surgery, prune
 from hwpass.tables import print_line
 from hwpass.terminal_report import verdict_line
+from hwpass.threads import check_threads
 from hwpass.twin import dense_twin
 
 
@@ -65,6 +66,7 @@ def verify_models(
     wrote. Without a plan, exactness is judged only where both give the same. Raises InputError for models or plans that
     cannot be used, VerdictError when a verdict fails, or with a plan when it is not proved and `unproved` is not given.
     """
+    check_threads(threads)
     progress("loading")
     first, second = (Model.load(source, allow_external=allow_external) for source in (original, pruned))
     _check_interfaces(first, second)
@@ -79,7 +81,7 @@ def verify_models(
         if proof.state == "failed":
             raise VerdictError(f"exactness failed: {proof}")
         if proof.state != "passed" and plan is not None and not unproved:
-            raise VerdictError(f"{proof} (--unproved accepts that)")
+            raise VerdictError(f"{proof} ({option('unproved', True)} accepts that)")
         replace(step, exact=False).run(second, context)
     except VerdictError as error:
         # The pass speaks for a run, which would have written a file.
@@ -101,7 +103,7 @@ def _proof(first: Model, second: Model, plan: Plan | None, step: Verify, context
         leg = prover.compare("values", given, final, second, lambda name, value: value, closely=False)
         if leg.state == "passed":
             return Proof((leg,), (), tuple(prover.warnings), tolerance_of("float32", rtol))
-        return Proof((), ("without the plan nothing says what was removed; give --plan",))
+        return Proof((), (f"without the plan nothing says what was removed; give {option('plan')}",))
     if plan.model_sha256 != first.sha256:
         context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was used")
     coupling = coupled(first, context.progress, plan.prepare)

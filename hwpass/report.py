@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from rich.console import Console
 
+from hwpass.errors import option
 from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
 from hwpass.naming import Printable
 from hwpass.states import State, state_of
@@ -173,7 +174,7 @@ class MetricVerdict(_Judged):
         """The verdict on a metric."""
         drop, max_drop = found.before - found.after, found.max_drop
         passed = None if max_drop is None else drop <= max_drop + 1e-12
-        note = "no largest drop is set; judge it with --max-drop"
+        note = f"no largest drop is set; judge it with {option('max_drop')}"
         if passed is not None:
             note = f"the drop of {drop:.3g} is {'within' if passed else 'more than'} the {max_drop:g} allowed"
         return cls.model_validate({"passed": passed, "note": note, "name": found.name, "before": found.before,
@@ -243,7 +244,7 @@ class Frozen(_Part):
 
 
 class Trial(_Part):
-    """A latency budget that the search for --max-drop tried."""
+    """A latency budget that the search for the fastest model within a drop tried."""
 
     asked: str
     latency: float = Field(description="predicted, over the dense model's")
@@ -270,7 +271,7 @@ class Report(_Part):
     model: ModelInfo
     target: str | None = None
     budget: dict[str, str] = Field(
-        default_factory=dict, description="as given (or found within --max-drop), for example latency: 0.6x"
+        default_factory=dict, description="as given (or found by the search within a drop), for example latency: 0.6x"
     )
     before: Costs
     after: Costs
@@ -281,7 +282,9 @@ class Report(_Part):
     passes: list[PassRecord] = Field(default_factory=list)
     seconds: float = 0.0
     warnings: list[str] = Field(default_factory=list)
-    trials: list[Trial] = Field(default_factory=list, description="what --max-drop tried, in order; else empty")
+    trials: list[Trial] = Field(
+        default_factory=list, description="what the search within a drop tried, in order; else empty"
+    )
 
     def to_json(self) -> str:
         """JSON in the order of the schema, with mappings sorted: the same report gives the same text."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,9 @@ from hwpass.cost import Cost
 from hwpass.cost_models import Target
 from hwpass.coupling import Coupling, couple
 from hwpass.curves import curves_and_order
-from hwpass.errors import UsageError
+from hwpass.data_files import shown
+from hwpass.errors import UsageError, option
+from hwpass.globs import matches
 from hwpass.ir import Model
 from hwpass.manager import Context
 from hwpass.sessions import release_memory
@@ -176,9 +177,9 @@ def sample_dims(model: Model, context: Context) -> dict[str, int]:
 def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
     names = [node.name for node in coupling.nodes]
     for glob in keep:
-        if not any(fnmatchcase(name, glob) for name in names):
-            raise UsageError(f"--keep {glob}: no layer has such a name; see `hwpass groups MODEL`")
-    return [any(fnmatchcase(layer, glob) for layer in g.layers for glob in keep) for g in coupling.groups]
+        if not any(matches(glob, name) for name in names):
+            raise UsageError(f"{option('keep', shown(glob))}: no layer has such a name; see `hwpass groups MODEL`")
+    return [any(matches(glob, layer) for layer in g.layers for glob in keep) for g in coupling.groups]
 
 
 def _synthetic(coupling: Coupling, context: Context) -> Synthetic | None:
@@ -208,7 +209,7 @@ def _curves(
         score = "l2" if data is None else "gram"
     if score == "gram":
         if data is None:
-            raise UsageError("--score gram looks at activations: give inputs with --calib FILE.npz or a folder")
+            raise scores.without_data(score)
         readers = consumers(
             coupling, data, threads=context.threads, seed=context.seed, progress=context.progress,
             gone=gone,

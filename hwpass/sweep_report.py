@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
+from hwpass.errors import in_words, option
 from hwpass.formatting import human_bytes, human_count, human_seconds
 from hwpass.naming import Printable, short_path
 from hwpass.report import Costs, ExactnessVerdict, FidelityVerdict, ModelInfo, Ratios, figure, milliseconds
@@ -22,11 +23,6 @@ ALONG = {"latency": "latency", "energy": "energy", "memory": "peak_memory", "siz
 
 Status = Literal["dense", "pruned", "unreachable", "failed"]
 
-#: Why no point is marked where nothing judges quality.
-NO_FRONT = (
-    "no point is marked as the front: agreement on random inputs says little about quality; give --metric, or inputs"
-    " with --calib"
-)
 
 
 class _Part(BaseModel):
@@ -109,6 +105,14 @@ class SweepReport(_Part):
         return text.getvalue()
 
 
+def no_front() -> str:
+    """Why no point is marked where nothing judges quality."""
+    return (
+        "no point is marked as the front: agreement on random inputs says little about quality;"
+        f" give {option('metric')}, or inputs with {option('calib')}"
+    )
+
+
 def _boolean(passed: bool | None) -> str:
     return "" if passed is None else str(passed).lower()
 
@@ -139,7 +143,8 @@ def render_sweep(report: SweepReport, console: Console) -> None:
     quality = ("metric", "drop") if scored else (f"rel_l2{apart}", f"top1{apart}")
     headings = ("asked", "latency", "ratio", "MACs", "size", *quality, "exact", "front")
     rows = [_row(point, scored) for point in report.points if point.costs is not None]
-    print_table(console, headings, rows, "r" * (len(headings) - 2) + "ll", "--json or --csv")
+    more = in_words("--json or --csv", "to_json or to_csv")
+    print_table(console, headings, rows, "r" * (len(headings) - 2) + "ll", more)
     if report.front_note is not None:
         print_line(console, report.front_note)
     alarming = [point.asked for point in report.points if point.fidelity is not None and point.fidelity.alarming]
