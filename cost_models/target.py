@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hwpass.data_files import read_data, shown, shown_path
 from hwpass.errors import InputError, UsageError
+from hwpass.formatting import brief
 
 #: No figure is larger, and no rate smaller than its inverse: beyond that, predictions overflow or divide by nothing.
 HUGE = 1e15
@@ -100,6 +101,9 @@ class Target(_Table):
     limits: dict[str, Positive] = {}  #: hard limits, e.g. memory_bytes
     validation: dict[str, Text] = {}  #: what predictions were checked against, and the errors found
     sources: dict[str, Any]  #: where each figure comes from; mirrors the keys above
+
+    def __repr__(self) -> str:
+        return brief(self, self.name, self.description)
 
     @model_validator(mode="after")
     def _consistent(self) -> Target:

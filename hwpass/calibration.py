@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from hwpass.array_files import Held, Rows, Spooled, as_batch, input_names, rows_from_path, unknown_input, whole
+from hwpass.data_files import shown_path
 from hwpass.errors import InputError
+from hwpass.formatting import brief, counted
 from hwpass.inputs import InputSpec, axis_roles, is_float
 
 CHECK_BYTES = 16 << 20
@@ -40,6 +42,10 @@ class Calibration:
     _dtypes: Mapping[str, np.dtype]
     every: int = 1
     first: int = 0
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(sorted({*self._constant, *(name for part in self._segments[:1] for name in part)}))
+        return brief(self, shown_path(self.source), counted(self.samples, "sample"), f"inputs {inputs}")
 
     def __len__(self) -> int:
         return -(-self.samples // self.every)

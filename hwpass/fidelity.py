@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 
 from hwpass.errors import InputError, UsageError, in_words, option
+from hwpass.formatting import brief
 from hwpass.inputs import is_float
 from hwpass.sessions import Feed, ModelLike, open_session, release_memory, run_session
 from hwpass.states import State
@@ -102,6 +103,9 @@ class Fidelity:
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     batches: int = 0
+
+    def __repr__(self) -> str:
+        return brief(self, self.state, self.note)
 
     @property
     def passed(self) -> bool | None:

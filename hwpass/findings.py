@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from hwpass.formatting import brief, counted
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -38,6 +40,9 @@ class Pruned:
     allocation: Allocation | None = None
     study: Study | None = None
 
+    def __repr__(self) -> str:
+        return brief(self, repr(self.plan), repr(self.coupling))
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -47,6 +52,9 @@ class Stage:
     passes: tuple[str, ...]
     model: Model
     pruned: Pruned | None = None
+
+    def __repr__(self) -> str:
+        return brief(self, self.effect, " ".join(self.passes), repr(self.model))
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,12 @@ class Findings:
     trials: list[Trial] = field(default_factory=list)
     unmet: str | None = None
     read_back: Callable[[Path], None] | None = None  # proves the bytes of a file that is about to get its name
+
+    def __repr__(self) -> str:
+        removed = "" if self.last is None else repr(self.last.plan)
+        proof = "" if self.proof is None else f"exactness {self.proof.state}"
+        close = "" if self.fidelity is None else f"fidelity {self.fidelity.state}"
+        return brief(self, counted(len(self.stages), "stage"), removed, proof, close)
 
     @property
     def pruned(self) -> list[Pruned]:

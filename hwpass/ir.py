@@ -22,6 +22,7 @@ from hwpass.canonical import canonical
 from hwpass.collection import collection_paused
 from hwpass.exporting import exported, value_info
 from hwpass.files import Source
+from hwpass.formatting import brief, counted
 from hwpass.kept import Kept, keep
 from hwpass.materialise import materialise_constants
 from hwpass.reading import read
@@ -58,6 +59,9 @@ class Model:
     doc_string: str = ""
     source: ModelLike | None = field(default=None, repr=False)
     kept: Kept = field(default_factory=Kept, repr=False)
+
+    def __repr__(self) -> str:
+        return brief(self, self.path or self.graph.name, counted(len(self.graph.nodes), "node"), f"opset {self.opset}")
 
     @property
     def opset(self) -> int:

@@ -14,6 +14,7 @@ from hwpass.cost_models import Target, load_target
 from hwpass.digest import content_digest
 from hwpass.errors import VerdictError, option
 from hwpass.files import Source
+from hwpass.formatting import brief
 from hwpass.inputs import input_specs
 from hwpass.ir import Model
 from hwpass.manager import Context, Pass, PassManager, PassRecord
@@ -35,6 +36,9 @@ class Result:
     report: Report
     unmet: str | None = None  # why the budget was not met, when `force` kept the best effort
     read_back: Callable[[Path], None] | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return brief(self, repr(self.report), "" if self.unmet is None else "the budget is not met")
 
     def save(self, path: str | Path) -> None:
         """Write the model, whole or not at all: the file must give what was proved before it gets its name.
@@ -58,6 +62,9 @@ class Attempt:
     context: Context
     steps: tuple[Pass, ...]
     records: tuple[PassRecord, ...]
+
+    def __repr__(self) -> str:
+        return brief(self, ",".join(step.name for step in self.steps), repr(self.model))
 
 
 class Job:
@@ -90,6 +97,9 @@ class Job:
         nodes = len(model.graph.nodes)
         self.info = ModelInfo(path=model.path, sha256=model.sha256, nodes=nodes, opset=model.opset)
         self.params, self.size = model.parameter_count(), model.size_bytes()
+
+    def __repr__(self) -> str:
+        return brief(self, repr(self.prepared.model), repr(self.context))
 
     def prepare(self, manager: PassManager) -> None:
         """Run the passes before channels are coupled, once for all attempts that follow."""

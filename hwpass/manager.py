@@ -19,6 +19,7 @@ from hwpass.calibration import Calibration
 from hwpass.cost_models import Target
 from hwpass.errors import VerdictError
 from hwpass.findings import Effect, Findings, Pruned, Stage
+from hwpass.formatting import brief, counted
 from hwpass.ir import Model
 from hwpass.sessions import ModelLike
 from hwpass.threads import check_threads
@@ -34,6 +35,9 @@ class Shared:
 
     study: Study | None = None
     metrics: list[tuple[str, ModelLike, float]] = field(default_factory=list)  # of originals, by name
+
+    def __repr__(self) -> str:
+        return brief(self, "no study" if self.study is None else repr(self.study), counted(len(self.metrics), "metric"))
 
 
 @dataclass
@@ -60,6 +64,13 @@ class Context:
     def __post_init__(self) -> None:
         check_threads(self.threads)
 
+    def __repr__(self) -> str:
+        target = "no target" if self.target is None else self.target.name
+        data = "no data" if self.calibration is None else repr(self.calibration)
+        force = "force" if self.force else ""
+        warnings = counted(len(self.warnings), "warning") if self.warnings else ""
+        return brief(self, target, data, counted(self.threads, "thread"), f"seed {self.seed}", force, warnings)
+
     def bind(self, model: Model) -> None:
         """Begin a run on a model: findings and warnings of an earlier one are gone, and so is its original."""
         if self.original is None or self._bound not in (None, model.sha256):
@@ -85,6 +96,9 @@ class PassResult:
     modified: bool
     pruned: Pruned | None = None
 
+    def __repr__(self) -> str:
+        return brief(self, repr(self.model), "modified" if self.modified else "as it was")
+
 
 @dataclass(frozen=True)
 class PassRecord:
@@ -109,6 +123,14 @@ class Pass(ABC):
 
     #: What it does to the values that the model computes; the proof holds it to that.
     effect: ClassVar[Effect] = "exact"
+
+    def __init_subclass__(cls, **extra: Any) -> None:
+        super().__init_subclass__(**extra)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Pass.__repr__  # type: ignore[method-assign]  # or a dataclass would make one of any length
+
+    def __repr__(self) -> str:
+        return brief(self, str(self))
 
     @abstractmethod
     def run(self, model: Model, context: Context) -> PassResult:
@@ -207,6 +229,9 @@ class PassManager:
     def parse(cls, text: str, *, check: bool = True) -> PassManager:
         """A pipeline from text: `name,name{option=value,option=value}`. Raises UsageError that names the word."""
         return cls(pipeline_text.parse(text), check=check)
+
+    def __repr__(self) -> str:
+        return brief(self, str(self) or "no passes")
 
     def __str__(self) -> str:
         return ",".join(str(step) for step in self.steps)

@@ -15,7 +15,7 @@ from hwpass.describe import coupled
 from hwpass.errors import in_words
 from hwpass.external import TrustedPath
 from hwpass.files import Source
-from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
+from hwpass.formatting import brief, counted, human_bytes, human_count, human_energy, human_seconds
 from hwpass.ir import Model
 from hwpass.naming import Printable, short_path, shortened
 from hwpass.tables import ROWS, print_line, print_table
@@ -67,6 +67,10 @@ class Profile(_Part):
     peak_memory_bytes: int = Field(description="constants, and the largest sum of activations live at a time")
     kernels: list[KernelCost]
     measured: Measured | None = None
+
+    def __repr__(self) -> str:
+        kernels = counted(len(self.kernels), "kernel")
+        return brief(self, short_path(self.model), self.target, human_seconds(self.latency_ms / 1e3), kernels)
 
 
 def profile_model(

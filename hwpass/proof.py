@@ -27,6 +27,7 @@ import numpy as np
 from hwpass.comparison import VARIATION, Difference, compare_outputs, tolerance_of
 from hwpass.errors import InputError, VerdictError, option
 from hwpass.findings import Pruned, Stage
+from hwpass.formatting import brief, counted
 from hwpass.interface import Interface
 from hwpass.ir import Model
 from hwpass.masking import left_of, masked, removed_components
@@ -67,6 +68,9 @@ class Proof:
     missing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     tolerance: float = 0.0
+
+    def __repr__(self) -> str:
+        return brief(self, self.state, counted(len(self.legs), "leg"), *self.missing[:1])
 
     @property
     def state(self) -> State:
@@ -110,6 +114,9 @@ class ReadBack:
     interface: Interface
     threads: int
     rtol: float | None
+
+    def __repr__(self) -> str:
+        return brief(self, f"{counted(len(self.outputs), 'output')} on {counted(len(self.feed), 'input')}")
 
     def __call__(self, path: Path) -> None:
         """Run a file from its own bytes. Raises VerdictError."""

@@ -17,6 +17,7 @@ from hwpass.digest import content_digest
 from hwpass.errors import InputError, VerdictError, option
 from hwpass.files import Source
 from hwpass.findings import Pruned, Stage
+from hwpass.formatting import brief, counted
 from hwpass.inputs import input_specs, is_float
 from hwpass.ir import Model
 from hwpass.job import CONTENT, PLAN
@@ -44,6 +45,9 @@ class Comparison:
 
     verdicts: Verdicts
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return brief(self, *self.verdicts.states(), counted(len(self.warnings), "warning"))
 
 
 def verify_models(

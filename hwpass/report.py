@@ -11,8 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from rich.console import Console
 
 from hwpass.errors import option
-from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
-from hwpass.naming import Printable
+from hwpass.formatting import brief, human_bytes, human_count, human_energy, human_seconds
+from hwpass.naming import Printable, short_path
 from hwpass.states import State, state_of
 
 if TYPE_CHECKING:
@@ -197,6 +197,14 @@ class Verdicts(_Part):
     fidelity: FidelityVerdict | None = None
     metric: MetricVerdict | None = None
 
+    def __repr__(self) -> str:
+        return brief(self, *self.states())
+
+    def states(self) -> list[str]:
+        """Name and state of each verdict that was asked for."""
+        named = (("exactness", self.exactness), ("fidelity", self.fidelity), ("metric", self.metric))
+        return [f"{name} {verdict.state}" for name, verdict in named if verdict is not None]
+
     def rows(self) -> list[VerdictRow]:
         """Each verdict that was asked for."""
         rows = []
@@ -285,6 +293,11 @@ class Report(_Part):
     trials: list[Trial] = Field(
         default_factory=list, description="what the search within a drop tried, in order; else empty"
     )
+
+    def __repr__(self) -> str:
+        costs = {"latency": self.ratio.latency, "MACs": self.ratio.macs, "size": self.ratio.size}
+        left = [f"{name} {ratio:.3g}x" for name, ratio in costs.items() if ratio is not None]
+        return brief(self, short_path(self.model.path), self.target, *left, *self.verdicts.states())
 
     def to_json(self) -> str:
         """JSON in the order of the schema, with mappings sorted: the same report gives the same text."""

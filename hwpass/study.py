@@ -18,6 +18,7 @@ from hwpass.coupling import Coupling, couple
 from hwpass.curves import curves_and_order
 from hwpass.data_files import shown
 from hwpass.errors import UsageError, option
+from hwpass.formatting import brief
 from hwpass.globs import matches
 from hwpass.ir import Model
 from hwpass.manager import Context
@@ -52,6 +53,9 @@ class Study:
     importance: scores.Importance
     fixed: list[bool]  # groups that may not shrink
     widest: list[int] | None = None  # per group, where curves were taken with some channels gone
+
+    def __repr__(self) -> str:
+        return brief(self, self.target.name, f"score {self.options.score}", repr(self.coupling))
 
     @classmethod
     def of(cls, model: Model, target: Target, context: Context, options: StudyOptions) -> Study:

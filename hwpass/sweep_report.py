@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from hwpass.errors import in_words, option
-from hwpass.formatting import human_bytes, human_count, human_seconds
+from hwpass.formatting import brief, counted, human_bytes, human_count, human_seconds
 from hwpass.naming import Printable, short_path
 from hwpass.report import Costs, ExactnessVerdict, FidelityVerdict, ModelInfo, Ratios, figure, milliseconds
 from hwpass.states import state_of
@@ -43,6 +43,9 @@ class SweepPoint(_Part):
     exactness: ExactnessVerdict | None = None
     file: Printable | None = Field(default=None, description="where the model was written")
     reason: str | None = Field(default=None, description="why there is no model, or which verdict failed")
+
+    def __repr__(self) -> str:
+        return brief(self, self.asked, self.status, "on the front" if self.front else "", self.reason)
 
     def error(self) -> float | None:
         """The relative L2 error of the worst output; 0 of the dense model."""
@@ -78,6 +81,10 @@ class SweepReport(_Part):
     points: list[SweepPoint]
     warnings: list[str] = Field(default_factory=list)
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        points = counted(len(self.points), "point")
+        return brief(self, short_path(self.model.path), self.target, f"along {self.budget}", points)
 
     def to_json(self) -> str:
         """The report as JSON text."""
