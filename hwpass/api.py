@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def trusted(source: Source | Model, allow_external: bool) -> Source | Model:
 
 def run(
     source: Source | Model,
-    target: str | Path | Target,
+    target: str | os.PathLike[str] | Target,
     *,
     latency: str | float | None = None,
     energy: str | float | None = None,
@@ -51,7 +51,7 @@ def run(
     size: str | float | None = None,
     macs: str | float | None = None,
     channels: str | float | None = None,
-    calib: str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
+    calib: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
     metric: str | None = None,
     max_drop: float | None = None,
     score: str = "auto",
@@ -119,7 +119,7 @@ def execute(
     source: Source | Model,
     pipeline: str,
     *,
-    target: str | Path | Target | None = None,
+    target: str | os.PathLike[str] | Target | None = None,
     calib: Any = None,
     seed: int = 0,
     threads: int = 1,

@@ -54,7 +54,7 @@ class Timing:
 
 
 def bench(
-    models: Sequence[str | Path | onnx.ModelProto],
+    models: Sequence[str | os.PathLike[str] | onnx.ModelProto],
     *,
     sessions: int = 5,
     runs: int = 20,
@@ -113,7 +113,7 @@ def _gathered(path: Path, folder: Path, name: str) -> Path:
 
 
 def _prepare(
-    model: str | Path | onnx.ModelProto,
+    model: str | os.PathLike[str] | onnx.ModelProto,
     name: str,
     sizes: dict[str, int],
     threads: int,
@@ -125,7 +125,7 @@ def _prepare(
         proto, path = model, stack.enter_context(StoredModel(model)).path
     else:
         path = Path(model)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path}: there is no such file")
         try:
             proto = onnx.load(path, load_external_data=False)
@@ -193,7 +193,7 @@ def _timing(name: str, own: Sequence[Sequence[float]], first: Sequence[Sequence[
     )
 
 
-def _names(models: Sequence[str | Path | onnx.ModelProto]) -> list[str]:
+def _names(models: Sequence[str | os.PathLike[str] | onnx.ModelProto]) -> list[str]:
     """File or graph names, numbered where they repeat."""
     plain = [(m.graph.name or "model") if isinstance(m, onnx.ModelProto) else Path(m).stem for m in models]
     total, seen = Counter(plain), Counter[str]()

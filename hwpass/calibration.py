@@ -6,6 +6,7 @@ input also many files, each a batch or a sample), and any Python iterable of fee
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -97,7 +98,7 @@ class Calibration:
 
 
 def load_calibration(
-    data: str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray,
+    data: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray,
     specs: Sequence[InputSpec],
 ) -> Calibration:
     """Check and open calibration data for a model with these inputs.
@@ -108,7 +109,7 @@ def load_calibration(
     """
     if not specs:
         raise InputError("calibration data: the model has no inputs")
-    if isinstance(data, str | Path):
+    if isinstance(data, str | os.PathLike):
         path = Path(data)
         source = path.name or str(path)
         segments = rows_from_path(path, source, specs)

@@ -11,14 +11,24 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+#: Characters of the longest message, before what cannot be printed is escaped.
+LONGEST = 1000
+
 _SHELL: ContextVar[bool] = ContextVar("shell", default=False)
 _PIPELINE: ContextVar[bool] = ContextVar("pipeline", default=False)
 
 
 class HwpassError(Exception):
-    """Base of everything hwpass raises on purpose; the message is one line: what, where, the mend."""
+    """Base of everything hwpass raises on purpose; the message is one line: what, where, the mend.
+
+    What names and paths have in them that is no letter of a line is escaped, and of what is too long the middle is left
+    out.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class UsageError(HwpassError):
@@ -43,6 +53,19 @@ class VerdictError(HwpassError):
     """A verdict failed, so nothing was written."""
 
     exit_code = 5
+
+
+def one_line(text: str) -> str:
+    """A text as one printable line of at most `LONGEST` characters.
+
+    >>> one_line("no\\nsuch file"), len(one_line("x" * 5000))
+    ('no\\\\nsuch file', 1000)
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2 - 5]} ... {text[-LONGEST // 2 :]}"
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text
 
 
 def option(name: str, value: Any = None) -> str:

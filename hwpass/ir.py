@@ -200,17 +200,18 @@ class Model:
             if check is not None:
                 check(draft)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """Write the model as `save` does, in a folder of one's own where no reader looks while it is made."""
+        path = Path(path)
         if self.size_bytes() <= PROTO_LIMIT:
             with open(path, "wb") as stream:
                 write_single(self, stream)
         else:
             _write_external(self, path.parent, path.name, path.name + ".data")
 
-    def store(self, folder: Path, name: str = "model.onnx") -> Path:
+    def store(self, folder: str | os.PathLike[str], name: str = "model.onnx") -> Path:
         """Write the graph and its weights as two files: a form that a session opens without a copy in memory."""
-        return _write_external(self, folder, name, name + ".data")
+        return _write_external(self, Path(folder), name, name + ".data")
 
     def invalidate_shapes(self) -> None:
         """Forget recorded shapes of intermediate tensors: they are derived facts, and stale after a rewrite."""

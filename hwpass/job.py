@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -40,18 +41,18 @@ class Result:
     def __repr__(self) -> str:
         return brief(self, repr(self.report), "" if self.unmet is None else "the budget is not met")
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, whole or not at all: the file must give what was proved before it gets its name.
 
         Raises InputError when it cannot be written, VerdictError when it is not the model that was proved.
         """
         self.model.save(path, check=self.read_back)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """The same in a folder of one's own, on the way to somewhere else."""
         self.model.write(path)
         if self.read_back is not None:
-            self.read_back(path)
+            self.read_back(Path(path))
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Job:
         self,
         source: Source | Model,
         *,
-        target: str | Path | Target | None = None,
+        target: str | os.PathLike[str] | Target | None = None,
         calib: Any = None,
         seed: int = 0,
         threads: int = 1,

@@ -34,11 +34,11 @@ POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
 
 def sweep(
     source: Source | Model,
-    target: str | Path | Target,
+    target: str | os.PathLike[str] | Target,
     *,
     points: str | float | Iterable[float] = POINTS,
     budget: str = "latency",
-    calib: str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
+    calib: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
     metric: str | None = None,
     score: str = "auto",
     compensate: str = "auto",
@@ -47,7 +47,7 @@ def sweep(
     align: int | None = None,
     rtol: float | None = None,
     atol: float = 1e-9,
-    output: str | Path | None = None,
+    output: str | os.PathLike[str] | None = None,
     seed: int = 0,
     threads: int = 1,
     allow_external: bool = False,
@@ -231,6 +231,8 @@ def _shares(points: str | float | Iterable[float]) -> list[float]:
 @contextmanager
 def models_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
     """The folder, made if it is not there; it goes again where nothing comes into it. Raises InputError."""
+    if not os.fspath(output):
+        raise InputError(f"{option('output', '')}: the name of a folder is missing")
     folder = Path(output)
     with ExitStack() as stack:
         try:

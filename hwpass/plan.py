@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -143,7 +143,7 @@ class Plan(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
-    def read(cls, path: str | Path) -> Plan:
+    def read(cls, path: str | os.PathLike[str]) -> Plan:
         """The plan in a file; `-` is standard input. Raises InputError."""
         return cls.from_json(read_data(path, "plan", LARGEST), str(path))
 

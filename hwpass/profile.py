@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -75,7 +76,7 @@ class Profile(_Part):
 
 def profile_model(
     source: Source | Model,
-    target: str | Path | Target,
+    target: str | os.PathLike[str] | Target,
     *,
     measure: bool = False,
     threads: int = 1,
