@@ -120,16 +120,23 @@ _Model = TypeVar("_Model", bound=type[CostModel])
 
 def register(cls: _Model) -> _Model:
     """Class decorator: makes a cost model available under its class name, the `model` key of a target."""
+    if _CLASSES.get(cls.__name__, cls) is not cls:
+        raise ValueError(f"two cost models named {cls.__name__}")
     _CLASSES[cls.__name__] = cls
     return cls
 
 
 def model_names() -> list[str]:
-    """Names of all registered cost model classes, sorted; imports every module of this package first."""
+    """Names of all registered cost model classes, sorted."""
+    return sorted(model_classes())
+
+
+def model_classes() -> dict[str, type[CostModel]]:
+    """The registry of cost model classes; imports every module of this package first."""
     package = importlib.import_module(__package__)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{__package__}.{module.name}")
-    return sorted(_CLASSES)
+    return _CLASSES
 
 
 def cost_model(target: Target) -> CostModel:

@@ -8,17 +8,18 @@ Nothing in a target is evaluated, and no file is read but its own.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hwpass.data_files import read_data, shown, shown_path
 from hwpass.errors import InputError, UsageError
+from hwpass.formatting import brief
 
 #: No figure is larger, and no rate smaller than its inverse: beyond that, predictions overflow or divide by nothing.
 HUGE = 1e15
@@ -100,6 +101,9 @@ class Target(_Table):
     limits: dict[str, Positive] = {}  #: hard limits, e.g. memory_bytes
     validation: dict[str, Text] = {}  #: what predictions were checked against, and the errors found
     sources: dict[str, Any]  #: where each figure comes from; mirrors the keys above
+
+    def __repr__(self) -> str:
+        return brief(self, self.name, self.description)
 
     @model_validator(mode="after")
     def _consistent(self) -> Target:
@@ -184,14 +188,18 @@ def target_names() -> list[str]:
     )
 
 
-def load_target(name_or_path: str | Path) -> Target:
-    """Read a target by its name, or from a file when a path is given or the text ends in `.toml`.
+def load_target(name_or_path: str | os.PathLike[str] | Target) -> Target:
+    """Read a target by its name, or from a file when a path is given or the text ends in `.toml`; a Target is itself.
 
     Raises UsageError for an unknown name, InputError for a file that is missing, unreadable or malformed; the
     message is one line that names the line or the key.
     """
-    name = str(name_or_path)
-    if isinstance(name_or_path, Path) or name.lower().endswith(".toml"):
+    if isinstance(name_or_path, Target):
+        return name_or_path
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise UsageError(f"target: a {type(name_or_path).__name__} is neither a name nor a file that ends in .toml")
+    name = os.fsdecode(name_or_path)
+    if not isinstance(name_or_path, str) or name.lower().endswith(".toml"):
         return parse_target(read_data(name, "target file", LARGEST), name)
     names = target_names()
     if name not in names:

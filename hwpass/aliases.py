@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -34,8 +35,9 @@ class Place:
         try:
             found = os.stat(text)
             return cls(label, text, (found.st_dev, found.st_ino))
-        except (OSError, ValueError):
-            pass
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) == errno.ENAMETOOLONG:  # links in it are looked for step by step
+                return cls(label, text, None)
         try:
             real = Path(os.path.realpath(text))
             parent = os.stat(real.parent)

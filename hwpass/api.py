@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from hwpass.budget import parse_budgets
+from hwpass.cost import METRICS
 from hwpass.cost_models import Target
-from hwpass.errors import UsageError
+from hwpass.errors import UsageError, option, words_of_a_pipeline
 from hwpass.files import Source
 from hwpass.ir import Model
 from hwpass.job import Job, Result
@@ -35,7 +38,7 @@ def trusted(source: Source | Model, allow_external: bool) -> Source | Model:
 
 def run(
     source: Source | Model,
-    target: str | Target,
+    target: str | os.PathLike[str] | Target,
     *,
     latency: str | float | None = None,
     energy: str | float | None = None,
@@ -43,17 +46,17 @@ def run(
     size: str | float | None = None,
     macs: str | float | None = None,
     channels: str | float | None = None,
-    calib: str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
+    calib: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
     metric: str | None = None,
     max_drop: float | None = None,
     score: str = "auto",
     compensate: str = "auto",
-    keep: Iterable[str] = (),
+    keep: str | Iterable[str] = (),
     min_channels: int = 1,
     align: int | None = None,
     rtol: float | None = None,
     atol: float = 1e-9,
-    fidelity: Iterable[str] = (),
+    fidelity: str | Iterable[str] = (),
     pipeline: str | None = None,
     seed: int = 0,
     threads: int = 1,
@@ -66,31 +69,37 @@ def run(
 
     A budget is a share of the dense model (`0.6`, `"0.6x"`) or absolute (`"12ms"`, `"5mJ"`, `"2MiB"`, `"300M"`).
     Without one, `metric` and `max_drop` are enough: the fastest model whose metric falls by at most that is searched.
+    Layers that one of `keep` names stay whole: names, or globs as in `hwpass.globs`.
     `rtol` is the tolerance of the proof (1e-4, more for outputs of 16 bits); `unproved` accepts a result that a
     pipeline of your own leaves without a proof.
     External data is read from the model's own folder only, unless `allow_external` is given.
     Raises UsageError, InputError, BudgetError (unless `force`) or VerdictError; each message is one line.
     """
     budgets = {"latency": latency, "energy": energy, "memory": memory, "size": size, "macs": macs, "channels": channels}
-    given = {key: _text(value) for key, value in budgets.items() if value is not None}
+    given = {key: as_text(key, value) for key, value in budgets.items() if value is not None}
+    parse_budgets(given)
     setting: dict[str, Any] = {"target": target, "calib": calib, "seed": seed, "threads": threads, "force": force,
                                "progress": progress}  # fmt: skip
     if pipeline is not None:
         setting["allow_external"] = allow_external
         if given:
-            raise UsageError("--pipeline says what runs: put budgets into it, as in prune-channels{latency=0.6x}")
+            raise UsageError(
+                f"{option('pipeline')} says what runs: put budgets into it, as in prune-channels{{latency=0.6x}}"
+            )
+        with words_of_a_pipeline():
+            PassManager.parse(pipeline)
         return execute(source, pipeline, unproved=unproved, **setting)
     score = chosen_score(score, compensate, calib)
-    prune = partial(prune_step, score=score, keep=tuple(keep), min_channels=min_channels, align=align)
-    checks = partial(verify_step, rtol, atol, tuple(fidelity), metric)
+    prune = partial(prune_step, score=score, keep=keep, min_channels=min_channels, align=align)
+    checks = partial(verify_step, rtol, atol, fidelity, metric)
     fixes = amends(compensate, calib, score)
     if given:
         text = f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}"
         return execute(source, text, unproved=unproved, allow_external=allow_external, **setting)
     if metric is None or max_drop is None:
         raise UsageError(
-            "give a budget: --latency, --energy, --memory, --size, --macs or --channels; or --metric with --max-drop,"
-            " which searches for it"
+            f"give a budget: {', '.join(map(option, METRICS))} or {option('channels')}; or {option('metric')} with"
+            f" {option('max_drop')}, which searches for it"
         )
     preparation = PassManager.parse(PREPARE)
     for text in (prune({"latency": "1x"}), fixes, checks(max_drop)):
@@ -105,7 +114,7 @@ def execute(
     source: Source | Model,
     pipeline: str,
     *,
-    target: str | Target | None = None,
+    target: str | os.PathLike[str] | Target | None = None,
     calib: Any = None,
     seed: int = 0,
     threads: int = 1,
@@ -124,5 +133,10 @@ def execute(
     return job.result(job.attempt(manager), unproved=unproved)
 
 
-def _text(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:g}x"
+def as_text(metric: str, value: str | float) -> str:
+    """A budget as it is written in a pipeline: numbers are shares of the dense model. Raises UsageError."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UsageError(f"{option(metric)}: a {type(value).__name__} is no budget; write 0.6 or '0.6x'")
+    return f"{float(value):g}x"

@@ -21,11 +21,12 @@ import numpy as np
 import onnx
 
 from hwpass.dimensions import typical_dimensions
-from hwpass.errors import InputError, UsageError
+from hwpass.errors import InputError, UsageError, option
 from hwpass.external import TrustedPath
 from hwpass.inputs import InputSpec, input_specs, make_inputs
 from hwpass.sessions import StoredModel, one_line
 from hwpass.temporary import TemporaryFolder
+from hwpass.threads import check_threads
 
 WORKER = Path(__file__).with_name("bench_worker.py")
 
@@ -54,7 +55,7 @@ class Timing:
 
 
 def bench(
-    models: Sequence[str | Path | onnx.ModelProto],
+    models: Sequence[str | os.PathLike[str] | onnx.ModelProto],
     *,
     sessions: int = 5,
     runs: int = 20,
@@ -75,9 +76,13 @@ def bench(
     if not models:
         raise UsageError("bench: no models; name at least one")
     if sessions < 1 or runs < 1:
-        raise UsageError("bench: at least one session and one run are needed")
+        name, count = ("sessions", sessions) if sessions < 1 else ("runs", runs)
+        raise UsageError(f"bench: {option(name, count)}: at least one is needed")
+    check_threads(threads)
     if cpu_time and threads != 1:
-        raise UsageError("bench: processor time is that of one thread; leave out --threads or --cpu-time")
+        raise UsageError(
+            f"bench: processor time is that of one thread; leave out {option('threads')} or {option('cpu_time')}"
+        )
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryFolder())
         names = _names(models)
@@ -109,7 +114,7 @@ def _gathered(path: Path, folder: Path, name: str) -> Path:
 
 
 def _prepare(
-    model: str | Path | onnx.ModelProto,
+    model: str | os.PathLike[str] | onnx.ModelProto,
     name: str,
     sizes: dict[str, int],
     threads: int,
@@ -121,7 +126,7 @@ def _prepare(
         proto, path = model, stack.enter_context(StoredModel(model)).path
     else:
         path = Path(model)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path}: there is no such file")
         try:
             proto = onnx.load(path, load_external_data=False)
@@ -189,7 +194,7 @@ def _timing(name: str, own: Sequence[Sequence[float]], first: Sequence[Sequence[
     )
 
 
-def _names(models: Sequence[str | Path | onnx.ModelProto]) -> list[str]:
+def _names(models: Sequence[str | os.PathLike[str] | onnx.ModelProto]) -> list[str]:
     """File or graph names, numbered where they repeat."""
     plain = [(m.graph.name or "model") if isinstance(m, onnx.ModelProto) else Path(m).stem for m in models]
     total, seen = Counter(plain), Counter[str]()

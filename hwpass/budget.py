@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hwpass.cost import METRICS
 from hwpass.data_files import shown
-from hwpass.errors import UsageError
+from hwpass.errors import UsageError, option
 
 _UNITS = {
     "latency": {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0},
@@ -39,7 +40,7 @@ class Budget:
     def parse(cls, metric: str, given: str | float) -> Budget:
         """Read a budget. A bare number between 0 and 1 is a share. Raises UsageError."""
         text = str(given).strip()
-        said = f"--{metric} {shown(text)}"
+        said = option(metric, shown(text))
         wrong = UsageError(f"{said}: not a budget; write {_EXAMPLES[metric]}")
         found = _NUMBER.fullmatch(text.lower()) if len(text) <= _LONGEST and text.isascii() else None
         if found is None:
@@ -61,11 +62,13 @@ class Budget:
         return self.value * dense if self.relative else self.value
 
 
-def parse_budgets(given: dict[str, str | float | None]) -> list[Budget]:
+def parse_budgets(given: Mapping[str, str | float | None]) -> list[Budget]:
     """The budgets among options; `channels` excludes all others. Raises UsageError."""
     budgets = [Budget.parse(m, v) for m, v in given.items() if v is not None and m in (*METRICS, "channels")]
     names = [b.metric for b in budgets]
     if "channels" in names and len(names) > 1:
         other = next(n for n in names if n != "channels")
-        raise UsageError(f"--channels sets every width itself and conflicts with --{other}; give one of them")
+        raise UsageError(
+            f"{option('channels')} sets every width itself and conflicts with {option(other)}; give one of them"
+        )
     return budgets

@@ -6,6 +6,7 @@ input also many files, each a batch or a sample), and any Python iterable of fee
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from hwpass.array_files import Held, Rows, Spooled, as_batch, input_names, rows_from_path, unknown_input, whole
+from hwpass.data_files import shown_path
 from hwpass.dimensions import axis_roles
 from hwpass.errors import InputError
+from hwpass.formatting import brief, counted
 from hwpass.inputs import InputSpec, is_float
 
 CHECK_BYTES = 16 << 20
@@ -41,6 +44,10 @@ class Calibration:
     _dtypes: Mapping[str, np.dtype]
     every: int = 1
     first: int = 0
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(sorted({*self._constant, *(name for part in self._segments[:1] for name in part)}))
+        return brief(self, shown_path(self.source), counted(self.samples, "sample"), f"inputs {inputs}")
 
     def __len__(self) -> int:
         return -(-self.samples // self.every)
@@ -92,7 +99,7 @@ class Calibration:
 
 
 def load_calibration(
-    data: str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray,
+    data: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray,
     specs: Sequence[InputSpec],
 ) -> Calibration:
     """Check and open calibration data for a model with these inputs.
@@ -103,7 +110,7 @@ def load_calibration(
     """
     if not specs:
         raise InputError("calibration data: the model has no inputs")
-    if isinstance(data, str | Path):
+    if isinstance(data, str | os.PathLike):
         path = Path(data)
         source = path.name or str(path)
         segments = rows_from_path(path, source, specs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hwpass.findings import Findings
+from hwpass.formatting import brief, counted
 from hwpass.ir import Model
 from hwpass.metric import metric_before
 from hwpass.plan import Plan
@@ -20,6 +21,9 @@ class Shared:
     study: Study | None = None
     metrics: list[tuple[str, ModelLike, float]] = field(default_factory=list)  # of originals, by name
 
+    def __repr__(self) -> str:
+        return brief(self, "no study" if self.study is None else repr(self.study), counted(len(self.metrics), "metric"))
+
 
 @dataclass
 class Context(Settings):
@@ -33,6 +37,9 @@ class Context(Settings):
     findings: Findings = field(default_factory=Findings)
     shared: Shared = field(default_factory=Shared)
     _bound: str | None = None  # the digest of the model that `original` belongs to
+
+    def __repr__(self) -> str:
+        return Settings.__repr__(self)
 
     def bind(self, model: Model) -> None:
         """Begin a run on a model: findings and warnings of an earlier one are gone, and so is its original."""

@@ -12,6 +12,7 @@ from hwpass.analysis import Builder, analyse
 from hwpass.axes import Axis, Ids
 from hwpass.collection import collection_paused
 from hwpass.factoring import decide
+from hwpass.formatting import brief, counted
 from hwpass.ir import Model
 from hwpass.ops import Node
 
@@ -29,6 +30,9 @@ class Group:
     components: Ids
     layers: tuple[str, ...]  # names of the nodes whose weights the channels are in
 
+    def __repr__(self) -> str:
+        return brief(self, self.name, counted(self.width, "channel"), counted(len(self.layers), "layer"))
+
     @property
     def width(self) -> int:
         """How many channels the group has."""
@@ -42,6 +46,11 @@ class Coupling:
     build: Builder
     component: Ids  # [ids] -> component; component 0 is frozen
     groups: list[Group] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        width = sum(group.width for group in self.groups)
+        sizes = (counted(len(self.groups), "group"), counted(width, "channel"), counted(len(self.nodes), "node"))
+        return brief(self, self.build.model.path, *sizes)
 
     @property
     def nodes(self) -> list[Node]:

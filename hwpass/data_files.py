@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 from typing import BinaryIO
 
 from hwpass.errors import InputError
 
 
-def read_data(path: str | Path, kind: str, limit: int) -> str:
+def read_data(path: str | os.PathLike[str], kind: str, limit: int) -> str:
     """The text of a file of at most `limit` bytes; `-` is standard input, a byte order mark is left out.
 
     Raises InputError, one line that begins with the path and says what `kind` of file was meant.
     """
+    path = os.fspath(path)
     place = shown_path(path)
     try:
-        if str(path) == "-":
+        if path == "-":
             place = "standard input"
             if sys.stdin is None:
                 raise InputError(f"{place}: it is closed; name a file with the {kind}")
             data = _bounded(sys.stdin.buffer, limit)
         else:
-            if Path(path).is_dir():
+            if os.path.isdir(path):
                 raise InputError(f"{place}: is a folder, not a {kind}; name the file in it")
             with open(path, "rb") as stream:
                 data = _bounded(stream, limit)
@@ -43,9 +44,9 @@ def _bounded(stream: BinaryIO, limit: int) -> bytes:
     return stream.read(limit + 1)
 
 
-def shown_path(path: str | Path) -> str:
+def shown_path(path: str | os.PathLike[str]) -> str:
     """A path as it may stand in a message: printable, on one line, and of one that is too long its end."""
-    text = shown(str(path), 5000)
+    text = shown(os.fspath(path), 5000)
     return text if len(text) <= 300 else "..." + text[-297:]
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from hwpass.coupling import Coupling
+from hwpass.errors import in_words
 from hwpass.explain import frozen_layers
 from hwpass.formatting import human_count
 from hwpass.kernels import Kernels
@@ -128,4 +129,5 @@ def render_groups(coupling: Coupling, console: Console) -> None:
         names = shortened([f.node for f in found.frozen], max(20, console.width // 2))
         frozen = [(names[f.node], human_count(f.macs), f.reason) for f in found.frozen]
         print_table(console, ("frozen layer", "MACs", "because"), frozen, "lrl")
-    print_line(console, "--why NODE shows what ties a layer to others, or what freezes it", "dim")
+    asking = in_words("--why NODE", "render_why")
+    print_line(console, f"{asking} shows what ties a layer to others, or what freezes it", "dim")

@@ -11,7 +11,7 @@ from typing import Literal
 import onnx
 import onnxruntime as ort  # type: ignore[import-untyped]
 
-from hwpass.errors import InputError
+from hwpass.errors import InputError, option
 from hwpass.inputs import MAX_TOKEN, InputSpec, input_specs, make_inputs
 from hwpass.sessions import open_session, release_memory, run_session
 
@@ -264,4 +264,4 @@ def unusable(specs: Sequence[InputSpec], failure: str, tried: Sequence[str]) -> 
     shape = ", ".join(map(str, spec.shape))
     what = f"; tried: {'; '.join(tried)}" if tried else ""
     which = f"input {spec.name!r} [{shape}]"
-    return f"{which}: no size that was tried runs ({failure}){what}; pass calibration data (--calib)"
+    return f"{which}: no size that was tried runs ({failure}){what}; give calibration data with {option('calib')}"

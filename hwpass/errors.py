@@ -1,6 +1,7 @@
 """The one tree of errors. Each carries the exit status that the command line ends with.
 
-Messages speak of parameters in the words of whoever asked: `option` writes them.
+Messages speak of parameters in the words of whoever asked: `option` and `in_words` write them, and a test allows no
+other text to spell an option.
 """
 
 from __future__ import annotations
@@ -10,13 +11,24 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+#: Characters of the longest message, before what cannot be printed is escaped.
+LONGEST = 1000
+
 _SHELL: ContextVar[bool] = ContextVar("shell", default=False)
+_PIPELINE: ContextVar[bool] = ContextVar("pipeline", default=False)
 
 
 class HwpassError(Exception):
-    """Base of everything hwpass raises on purpose; the message is one line: what, where, the mend."""
+    """Base of everything hwpass raises on purpose; the message is one line: what, where, the mend.
+
+    What names and paths have in them that is no letter of a line is escaped, and of what is too long the middle is left
+    out.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class UsageError(HwpassError):
@@ -43,8 +55,23 @@ class VerdictError(HwpassError):
     exit_code = 5
 
 
+def one_line(text: str) -> str:
+    """A text as one printable line of at most `LONGEST` characters.
+
+    >>> one_line("no\\nsuch file"), len(one_line("x" * 5000))
+    ('no\\\\nsuch file', 1000)
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2 - 5]} ... {text[-LONGEST // 2 :]}"
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text
+
+
 def option(name: str, value: Any = None) -> str:
     """A parameter as the reader writes it: a word of Python, and on the command line an option.
+
+    The options of a pass that stands in a pipeline of the reader's own are written as they are there.
 
     >>> option("max_drop"), option("latency", "0.6x"), option("force", True), option("max_drop", 0.1)
     ('max_drop', "latency='0.6x'", 'force=True', 'max_drop=0.1')
@@ -54,7 +81,12 @@ def option(name: str, value: Any = None) -> str:
     """
     if not _SHELL.get():
         return name if value is None else f"{name}={value!r}"
-    word = f"--{name.replace('_', '-')}"
+    word = name.replace("_", "-")
+    if isinstance(value, float):
+        value = str(value).removesuffix(".0")
+    if _PIPELINE.get():
+        return word if value is None else f"{word}={value}"
+    word = f"--{word}"
     return word if value is None or value is True else f"{word} {value}"
 
 
@@ -66,6 +98,16 @@ def words_of_the_shell() -> Iterator[None]:
         yield
     finally:
         _SHELL.reset(token)
+
+
+@contextmanager
+def words_of_a_pipeline() -> Iterator[None]:
+    """Have messages speak of the options of passes as a pipeline's text does, since the reader wrote one."""
+    token = _PIPELINE.set(True)
+    try:
+        yield
+    finally:
+        _PIPELINE.reset(token)
 
 
 def in_words(for_shell: str, for_python: str) -> str:

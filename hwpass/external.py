@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from hwpass.errors import InputError
+from hwpass.errors import InputError, option
 
 if sys.platform == "win32":
     _Native = WindowsPath
@@ -78,7 +78,7 @@ class Home:
         if not self.anywhere and not self.holds(location):
             raise InputError(
                 f"{name}: {where}: its data lies outside the model's folder ({location}); move it there, or give"
-                " --allow-external (allow_external=True) if you trust the file"
+                f" {option('allow_external', True)} if you trust the file"
             )
         try:
             size = path.stat().st_size if path.is_file() else None

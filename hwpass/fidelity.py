@@ -12,7 +12,8 @@ from typing import IO
 
 import numpy as np
 
-from hwpass.errors import InputError, UsageError
+from hwpass.errors import InputError, UsageError, in_words, option
+from hwpass.formatting import brief
 from hwpass.inputs import is_float
 from hwpass.sessions import Feed, ModelLike, open_session, release_memory, run_session
 from hwpass.states import State
@@ -102,6 +103,9 @@ class Fidelity:
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     batches: int = 0
+
+    def __repr__(self) -> str:
+        return brief(self, self.state, self.note)
 
     @property
     def passed(self) -> bool | None:
@@ -318,7 +322,8 @@ def _judge(
             continue
         if item.unknown:
             if asked:
-                failures.append(f"output {name!r} cannot be judged by {asked[0]}: {item.unknown}; give --calib")
+                mend = f"give {option('calib')}"
+                failures.append(f"output {name!r} cannot be judged by {asked[0]}: {item.unknown}; {mend}")
             continue
         figures = item.figures()
         for tolerance in asked:
@@ -337,7 +342,7 @@ def _judge(
     if failures:
         return Fidelity("failed", "; ".join(failures), outputs, False, failures, warnings, batches)
     if tolerances:
-        where = "your data" if given else "random inputs, which say little; give --calib"
+        where = "your data" if given else f"random inputs, which say little; give {option('calib')}"
         met = f"within {', '.join(map(str, tolerances))} on {where}"
         return Fidelity("passed", met, outputs, False, failures, warnings, batches)
     far = _far(outputs) if given else []
@@ -362,7 +367,8 @@ def _note(outputs: Mapping[str, OutputFidelity], far: Sequence[str], given: bool
     """The sentence of a fidelity that nobody set a tolerance for."""
     apart = [f"output {name!r} could not be compared: {o.problem}" for name, o in outputs.items() if o.problem]
     if given:
-        mend = "no tolerance is set; judge it with --fidelity, such as --fidelity 'cosine>=0.95'"
+        such = in_words("--fidelity 'cosine>=0.95'", "fidelity=['cosine>=0.95']")
+        mend = f"no tolerance is set; judge it with {option('fidelity')}, such as {such}"
         return "; ".join([*far, *apart, mend])
     parts = apart + [f"unknown: output {name!r}: {o.unknown}" for name, o in outputs.items() if o.unknown]
     figures = [output.figures() for output in outputs.values() if output.figures()]
@@ -373,4 +379,4 @@ def _note(outputs: Mapping[str, OutputFidelity], far: Sequence[str], given: bool
     elif figures:
         parts.append(f"relative L2 error {max(f['rel_l2'] for f in figures):.2g} on random inputs")
     shown = "; ".join(parts[:3]) or "nothing could be compared"
-    return f"{shown}: this says little; give --calib" if figures else f"{shown}; give --calib"
+    return f"{shown}{': this says little' if figures else ''}; give {option('calib')}"

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from hwpass.fidelity import Fidelity
+from hwpass.formatting import brief, counted
 from hwpass.ir import Model
 from hwpass.proof import Proof
 from hwpass.stages import Effect, Pruned, Stage
@@ -52,6 +53,12 @@ class Findings:
     trials: list[Trial] = field(default_factory=list)
     unmet: str | None = None
     read_back: Callable[[Path], None] | None = None  # proves the bytes of a file that is about to get its name
+
+    def __repr__(self) -> str:
+        removed = "" if self.last is None else repr(self.last.plan)
+        proof = "" if self.proof is None else f"exactness {self.proof.state}"
+        close = "" if self.fidelity is None else f"fidelity {self.fidelity.state}"
+        return brief(self, counted(len(self.stages), "stage"), removed, proof, close)
 
     @property
     def pruned(self) -> list[Pruned]:

@@ -4,6 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hwpass.data_files import shown
+
+#: Characters of the longest `repr` of an object of hwpass.
+LONGEST_REPR = 180
+
+
+def brief(thing: object, *facts: object) -> str:
+    """What an object prints as: its class and a few facts, on one short line. Facts that are empty are left out.
+
+    >>> brief(1.5, "2 nodes", "", None, "opset 17")
+    'float(2 nodes, opset 17)'
+    >>> len(brief(1.5, "x" * 1000))
+    180
+    """
+    told = ", ".join(shown(str(fact), LONGEST_REPR) for fact in facts if fact not in ("", None))
+    text = f"{type(thing).__name__}({told})"
+    return text if len(text) <= LONGEST_REPR else text[: LONGEST_REPR - 4] + "...)"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "group"), counted(0, "group")
+    ('1 group', '0 groups')
+    """
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
 
 def human_bytes(size: float | None) -> str:
     """Bytes in binary units.

@@ -22,6 +22,7 @@ from hwpass.canonical import canonical
 from hwpass.collection import collection_paused
 from hwpass.exporting import exported, value_info
 from hwpass.files import Source
+from hwpass.formatting import brief, counted
 from hwpass.kept import Kept, keep
 from hwpass.materialise import materialise_constants
 from hwpass.reading import read
@@ -58,6 +59,9 @@ class Model:
     doc_string: str = ""
     source: ModelLike | None = field(default=None, repr=False)
     kept: Kept = field(default_factory=Kept, repr=False)
+
+    def __repr__(self) -> str:
+        return brief(self, self.path or self.graph.name, counted(len(self.graph.nodes), "node"), f"opset {self.opset}")
 
     @property
     def opset(self) -> int:
@@ -196,17 +200,18 @@ class Model:
             if check is not None:
                 check(draft)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """Write the model as `save` does, in a folder of one's own where no reader looks while it is made."""
+        path = Path(path)
         if self.size_bytes() <= PROTO_LIMIT:
             with open(path, "wb") as stream:
                 write_single(self.written(), large_constants(self.constants()), stream)
         else:
             _write_external(self, path.parent, path.name, path.name + ".data")
 
-    def store(self, folder: Path, name: str = "model.onnx") -> Path:
+    def store(self, folder: str | os.PathLike[str], name: str = "model.onnx") -> Path:
         """Write the graph and its weights as two files: a form that a session opens without a copy in memory."""
-        return _write_external(self, folder, name, name + ".data")
+        return _write_external(self, Path(folder), name, name + ".data")
 
     def invalidate_shapes(self) -> None:
         """Forget recorded shapes of intermediate tensors: they are derived facts, and stale after a rewrite."""

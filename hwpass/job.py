@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,16 @@ from hwpass.context import Context
 from hwpass.cost import METRICS
 from hwpass.cost_models import Target, load_target
 from hwpass.digest import content_digest
-from hwpass.errors import VerdictError
+from hwpass.errors import VerdictError, option
 from hwpass.files import Source
+from hwpass.formatting import brief
 from hwpass.inputs import input_specs
 from hwpass.ir import Model
 from hwpass.manager import Pass, PassManager, PassRecord
 from hwpass.outcome import report_of
 from hwpass.plan import Plan
 from hwpass.report import ModelInfo, Report
+from hwpass.threads import check_threads
 
 #: Where a written model says what it computes, see `hwpass.digest`, and by which plan, see `Plan.digest`.
 CONTENT, PLAN = "hwpass.content_sha256", "hwpass.plan_sha256"
@@ -36,18 +39,21 @@ class Result:
     unmet: str | None = None  # why the budget was not met, when `force` kept the best effort
     read_back: Callable[[Path], None] | None = field(default=None, repr=False)
 
-    def save(self, path: str | Path) -> None:
+    def __repr__(self) -> str:
+        return brief(self, repr(self.report), "" if self.unmet is None else "the budget is not met")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, whole or not at all: the file must give what was proved before it gets its name.
 
         Raises InputError when it cannot be written, VerdictError when it is not the model that was proved.
         """
         self.model.save(path, check=self.read_back)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """The same in a folder of one's own, on the way to somewhere else."""
         self.model.write(path)
         if self.read_back is not None:
-            self.read_back(path)
+            self.read_back(Path(path))
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class Attempt:
     steps: tuple[Pass, ...]
     records: tuple[PassRecord, ...]
 
+    def __repr__(self) -> str:
+        return brief(self, ",".join(step.name for step in self.steps), repr(self.model))
+
 
 class Job:
     """One model with its target and data. Several pipelines may run on it; they share the study of its channels."""
@@ -67,7 +76,7 @@ class Job:
         self,
         source: Source | Model,
         *,
-        target: str | Target | None = None,
+        target: str | os.PathLike[str] | Target | None = None,
         calib: Any = None,
         seed: int = 0,
         threads: int = 1,
@@ -77,7 +86,8 @@ class Job:
         """Load the target, the model and the data. Raises UsageError or InputError."""
         self.start = time.perf_counter()
         progress = progress or (lambda text: None)
-        chosen = load_target(target) if isinstance(target, str) else target
+        check_threads(threads)
+        chosen = None if target is None else load_target(target)
         progress("loading")
         model = source if isinstance(source, Model) else Model.load(source)
         context = Context(target=chosen, threads=threads, seed=seed, force=force, progress=progress)
@@ -89,6 +99,9 @@ class Job:
         nodes = len(model.graph.nodes)
         self.info = ModelInfo(path=model.path, sha256=model.sha256, nodes=nodes, opset=model.opset)
         self.params, self.size = model.parameter_count(), model.size_bytes()
+
+    def __repr__(self) -> str:
+        return brief(self, repr(self.prepared.model), repr(self.context))
 
     def prepare(self, manager: PassManager) -> None:
         """Run the passes before channels are coupled, once for all attempts that follow."""
@@ -122,7 +135,7 @@ class Job:
         if proof is None or proof.state != "passed":
             why = str(proof) if proof is not None else f"not proved: {_unproved(attempt.steps)}"
             if not unproved:
-                raise VerdictError(f"{why}; nothing was written (--unproved accepts that)")
+                raise VerdictError(f"{why}; nothing was written ({option('unproved', True)} accepts that)")
             context.warn(why)
         context.progress("reporting")
         budget, records = asked(attempt.steps), list(attempt.records)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from rich.console import Console
 
 from hwpass.cost_models import Target, load_target, target_names
+from hwpass.errors import in_words
 from hwpass.formatting import human_seconds
 from hwpass.manager import Pass, passes
 from hwpass.tables import print_line, print_table
@@ -131,7 +132,8 @@ def render_passes(console: Console) -> None:
             default = f" (default {option.default})" if option.default else ""
             print_line(console, f"  {option.name}: {option.help}{default}")
     print_line(console, "")
-    print_line(console, "A pipeline: --pipeline 'fold,fuse-bn,prune-channels{latency=0.6x,score=l2},verify'", "dim")
+    given = in_words("--pipeline ", "pipeline=")
+    print_line(console, f"A pipeline: {given}'fold,fuse-bn,prune-channels{{latency=0.6x,score=l2}},verify'", "dim")
 
 
 def render_timings(timings: Sequence[Timing], console: Console) -> None:

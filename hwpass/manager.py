@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from hwpass import pipeline_text
+from hwpass import pipeline_text, plugins
 from hwpass.blas import limited
 from hwpass.context import Context
 from hwpass.data_files import shown_path
 from hwpass.errors import InputError, UsageError, VerdictError
+from hwpass.formatting import brief
 from hwpass.ir import Model
 from hwpass.plan import Plan
 from hwpass.stages import Effect, Pruned, Stage
@@ -33,6 +35,9 @@ class PassResult:
     model: Model
     modified: bool
     pruned: Pruned | None = None
+
+    def __repr__(self) -> str:
+        return brief(self, repr(self.model), "modified" if self.modified else "as it was")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,14 @@ class Pass(ABC):
     #: What it does to the values that the model computes; the proof holds it to that.
     effect: ClassVar[Effect] = "exact"
 
+    def __init_subclass__(cls, **extra: Any) -> None:
+        super().__init_subclass__(**extra)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Pass.__repr__  # type: ignore[method-assign]  # or a dataclass would make one of any length
+
+    def __repr__(self) -> str:
+        return brief(self, str(self))
+
     @abstractmethod
     def run(self, model: Model, context: Context) -> PassResult:
         """Do it. Raises HwpassError with one line when it cannot."""
@@ -82,7 +95,14 @@ _P = TypeVar("_P", bound=type[Pass])
 
 
 def register(cls: _P) -> _P:
-    """Class decorator: enter a pass into the registry under its name."""
+    """Class decorator: enter a pass into the registry under its name.
+
+    Raises TypeError for what is no pass, ValueError for a name that is taken or cannot be written in a pipeline.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Pass)):
+        raise TypeError(f"{getattr(cls, '__name__', cls)} is no subclass of hwpass.Pass")
+    if not pipeline_text.is_name(cls.name):
+        raise ValueError(f"{cls.__name__}.name {cls.name!r} is no name for a pass: write letters, digits, - and _")
     if cls.name in _PASSES:
         raise ValueError(f"two passes named {cls.name}")
     _PASSES[cls.name] = cls
@@ -90,12 +110,14 @@ def register(cls: _P) -> _P:
 
 
 def passes() -> dict[str, type[Pass]]:
-    """Every pass by name: those of `hwpass.passes`, and those of installed packages (entry points `hwpass.passes`)."""
+    """Every pass by name: those of `hwpass.passes`, and those of installed packages (entry points `hwpass.passes`).
+
+    An entry point that is broken is left out, with one warning that names it, see `hwpass.plugins`.
+    """
     package = importlib.import_module("hwpass.passes")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    for entry in entry_points(group="hwpass.passes"):
-        entry.load()
+    plugins.load(plugins.PASSES, _check_plugin, _registries)
     return dict(sorted(_PASSES.items()))
 
 
@@ -123,6 +145,34 @@ def read_plan(path: str | Path) -> Plan:
     return plan
 
 
+def _registries() -> tuple[dict[Any, Any], ...]:
+    """What a module of somebody else's may enter something into, with all of our own in it before."""
+    from hwpass.cost_models.base import model_classes
+    from hwpass.ops import rules
+
+    return _PASSES, rules(), model_classes()
+
+
+def _check_plugin(found: object) -> None:
+    """Raise for what an entry point names, unless it is a pass, or a module that has entered one."""
+    if isinstance(found, ModuleType):
+        package = found.__name__.partition(".")[0]
+        added = [cls for cls in _PASSES.values() if cls.__module__.partition(".")[0] == package]
+        if not added:
+            raise plugins.Refused(f"module {found.__name__} registers no pass")
+    elif isinstance(found, type) and issubclass(found, Pass):
+        added = [found]
+        if found not in _PASSES.values():
+            register(found)
+    else:
+        kind = found.__name__ if isinstance(found, type) else type(found).__name__
+        raise plugins.Refused(f"{kind} is neither a subclass of hwpass.Pass nor a module that registers one")
+    for cls in added:
+        if inspect.isabstract(cls):
+            raise plugins.Refused(f"pass {cls.name} has no method run")
+        get_type_hints(cls)  # its options are read by them
+
+
 class PassManager:
     """Runs passes in order, checks what comes out of those that changed something, and keeps their times.
 
@@ -139,6 +189,9 @@ class PassManager:
     def parse(cls, text: str, *, check: bool = True) -> PassManager:
         """A pipeline from text: `name,name{option=value,option=value}`. Raises UsageError that names the word."""
         return cls(pipeline_text.parse(text, passes()), check=check)
+
+    def __repr__(self) -> str:
+        return brief(self, str(self) or "no passes")
 
     def __str__(self) -> str:
         return ",".join(str(step) for step in self.steps)

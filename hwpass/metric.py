@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hwpass import interrupts
-from hwpass.errors import InputError, UsageError
+from hwpass.errors import InputError, UsageError, option
 from hwpass.sessions import ModelLike, open_session, release_memory, run_session
 from hwpass.whole_files import apart
 
@@ -66,6 +66,12 @@ def task_metric(spec: str) -> TaskMetric:
     if not callable(found):
         raise UsageError(f"metric {spec!r}: {attribute!r} is a {type(found).__name__}, not a function")
     return found
+
+
+def no_metric() -> UsageError:
+    """What is said of a largest drop without the metric that would drop."""
+    given = option("metric", "package.module:function")
+    return UsageError(f"{option('max_drop')} bounds the drop of a metric: give one with {given}")
 
 
 @contextmanager

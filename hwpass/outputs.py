@@ -104,7 +104,9 @@ def outputs(
     if sys.stdout is None:
         raise InputError(f"{option(streams[0], '-')}: standard output is closed; name a file")
     if streams == ["output"] and sys.stdout.isatty():
-        raise UsageError("--output -: standard output is a terminal; name a file, or send it on by a pipe")
+        raise UsageError(
+            f"{option('output', '-')}: standard output is a terminal; name a file, or send it on by a pipe"
+        )
     with _apart() as found.stream:
         yield found
 

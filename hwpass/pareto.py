@@ -14,17 +14,18 @@ import numpy as np
 
 from hwpass.api import trusted
 from hwpass.cost_models import Target
-from hwpass.errors import BudgetError, InputError, UsageError, VerdictError
+from hwpass.data_files import shown
+from hwpass.errors import BudgetError, InputError, UsageError, VerdictError, option
 from hwpass.files import Source
 from hwpass.ir import Model
 from hwpass.job import Job
 from hwpass.manager import PassManager
 from hwpass.metric import task_metric
 from hwpass.outcome import costs_from, verdicts_of
-from hwpass.passes.prune_channels import MEND
+from hwpass.passes.prune_channels import mend
 from hwpass.report import Ratios
 from hwpass.steps import PREPARE, amends, chosen_score, prune_step, verify_step
-from hwpass.sweep_report import ALONG, NO_FRONT, SweepPoint, SweepReport, marked
+from hwpass.sweep_report import ALONG, SweepPoint, SweepReport, marked, no_front
 from hwpass.temporary import new_folder
 from hwpass.version import __version__
 from hwpass.whole_files import check_folder, together
@@ -34,20 +35,20 @@ POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
 
 def sweep(
     source: Source | Model,
-    target: str | Target,
+    target: str | os.PathLike[str] | Target,
     *,
-    points: Iterable[float] = POINTS,
+    points: str | float | Iterable[float] = POINTS,
     budget: str = "latency",
-    calib: str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
+    calib: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
     metric: str | None = None,
     score: str = "auto",
     compensate: str = "auto",
-    keep: Iterable[str] = (),
+    keep: str | Iterable[str] = (),
     min_channels: int = 1,
     align: int | None = None,
     rtol: float | None = None,
     atol: float = 1e-9,
-    output: str | Path | None = None,
+    output: str | os.PathLike[str] | None = None,
     seed: int = 0,
     threads: int = 1,
     allow_external: bool = False,
@@ -62,7 +63,7 @@ def sweep(
     Raises UsageError or InputError; each message is one line.
     """
     if budget not in ALONG:
-        raise UsageError(f"--budget {budget}: choose one of {', '.join(ALONG)}")
+        raise UsageError(f"{option('budget', shown(budget))}: choose one of {', '.join(ALONG)}")
     shares = _shares(points)
     preparation = PassManager.parse(PREPARE)
     score = chosen_score(score, compensate, calib)
@@ -70,7 +71,7 @@ def sweep(
     verify = PassManager.parse(verify_step(rtol, atol, (), metric))
     prunes = [
         PassManager.parse(
-            prune_step({budget: f"{s:g}x"}, score=score, keep=tuple(keep), min_channels=min_channels, align=align)
+            prune_step({budget: f"{s:g}x"}, score=score, keep=keep, min_channels=min_channels, align=align)
         )
         for s in shares
     ]
@@ -101,7 +102,7 @@ def sweep(
         budget=budget,
         metric=metric,
         data=calib is not None,
-        front_note=None if judged else NO_FRONT,
+        front_note=None if judged else no_front(),
         points=marked(points_found, budget) if judged else points_found,
         warnings=work.warnings(),
         seconds=round(time.perf_counter() - job.start, 3),
@@ -132,7 +133,7 @@ class _Sweep:
         try:
             made = self.job.attempt(prune)
         except BudgetError as error:
-            return SweepPoint(asked=asked, status="unreachable", reason=str(error).removesuffix(MEND))
+            return SweepPoint(asked=asked, status="unreachable", reason=str(error).removesuffix(mend()))
         made = self.job.further(made, self.amend)
         reason = None
         try:
@@ -178,7 +179,7 @@ class _Sweep:
         return SweepPoint(asked="1x", status="dense", costs=costs, ratio=ratio, metric=self.before, drop=drop)
 
 
-def model_files(source: str, budget: str, points: Iterable[float]) -> list[str]:
+def model_files(source: str, budget: str, points: str | float | Iterable[float]) -> list[str]:
     """The names of the files that a sweep writes. Raises UsageError."""
     return [_file(source, budget, share) for share in _shares(points)]
 
@@ -207,23 +208,32 @@ def parse_points(text: str) -> list[float]:
     try:
         return [float(part.strip().removesuffix("x")) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--points {text}: not shares of the dense model; write 0.9,0.75,0.6") from None
+        asked = option("points", shown(text))
+        raise UsageError(f"{asked}: not shares of the dense model; write 0.9,0.75,0.6") from None
 
 
-def _shares(points: Iterable[float]) -> list[float]:
+def _shares(points: str | float | Iterable[float]) -> list[float]:
     """The shares, the largest first, each once."""
-    shares = sorted(set(points), reverse=True)
+    if isinstance(points, str):
+        points = parse_points(points)
+    try:
+        given = [float(share) for share in (points if isinstance(points, Iterable) else [points])]
+    except (TypeError, ValueError):
+        raise UsageError(f"{option('points')}: shares of the dense model are numbers, such as [0.9, 0.6]") from None
+    shares = sorted(set(given), reverse=True)
     wrong = next((share for share in shares if not 0 < share < 1), None)
     if wrong is not None:
-        raise UsageError(f"--points {wrong:g}: a share of the dense model lies above 0 and below 1")
+        raise UsageError(f"{option('points', wrong)}: a share of the dense model lies above 0 and below 1")
     if not shares:
-        raise UsageError("--points: give at least one share of the dense model, such as 0.6")
+        raise UsageError(f"{option('points')}: give at least one share of the dense model, such as 0.6")
     return shares
 
 
 @contextmanager
 def models_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
     """The folder, made if it is not there; it goes again where nothing comes into it. Raises InputError."""
+    if not os.fspath(output):
+        raise InputError(f"{option('output', '')}: the name of a folder is missing")
     folder = Path(output)
     with ExitStack() as stack:
         try:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
+from hwpass import plugins
 from hwpass.data_files import shown
-from hwpass.errors import HwpassError, UsageError
+from hwpass.errors import HwpassError, UsageError, option
 
 #: Characters of the longest pipeline that is read, and its most passes.
 LONGEST = 1 << 16
@@ -55,6 +56,11 @@ class Step:
 
 
 P = TypeVar("P")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a pass."""
+    return _NAME.fullmatch(text) is not None
 
 
 def parse(text: str, known: Mapping[str, type[P]]) -> list[P]:
@@ -179,9 +185,9 @@ class _Reader:
 
 def _made(step: Step, known: Mapping[str, type[P]]) -> P:
     if step.name not in known:
-        raise UsageError(
-            f"pipeline: there is no pass {shown(step.name)!r} (at character {step.place + 1}); see `hwpass passes`"
-        )
+        lost = plugins.left_out(plugins.PASSES, step.name)
+        why = "see `hwpass passes`" if lost is None else str(lost)
+        raise UsageError(f"pipeline: there is no pass {shown(step.name)!r} (at character {step.place + 1}); {why}")
     cls = known[step.name]
     types = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -233,6 +239,21 @@ def written(value: Any) -> str:
     if isinstance(value, tuple):
         return "|".join(_item(str(item)) for item in value)
     return str(value).lower() if isinstance(value, bool) else _item(str(value))
+
+
+def texts(name: str, given: str | Iterable[str]) -> tuple[str, ...]:
+    """What a parameter of several texts was given, a single text being one of them. Raises UsageError.
+
+    >>> texts("keep", "conv1"), texts("keep", ["a*", "b"])
+    (('conv1',), ('a*', 'b'))
+    """
+    if isinstance(given, str):
+        return (given,)
+    found = tuple(given) if isinstance(given, Iterable) else (given,)
+    for item in found:
+        if not isinstance(item, str):
+            raise UsageError(f"{option(name)}: a {type(item).__name__} is no text; give one text, or a list of them")
+    return found
 
 
 def _item(text: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from hwpass.branches import branches
 from hwpass.coupling import Coupling
 from hwpass.data_files import read_data, shown, shown_path
 from hwpass.errors import InputError
+from hwpass.formatting import brief, counted
 from hwpass.index_ranges import from_ranges, to_ranges
 
 #: Bytes of the largest plan file that is read, and how many channels all its lists may name together.
@@ -66,6 +67,9 @@ class PlannedGroup(BaseModel):
     kept: Kept
     layers: Annotated[list[str], Field(fail_fast=True)]
 
+    def __repr__(self) -> str:
+        return brief(self, self.name, f"{len(self.kept)} of {self.width} channels stay")
+
     @model_validator(mode="after")
     def _in_range(self) -> PlannedGroup:
         self.kept = _distinct(self.kept)
@@ -88,6 +92,9 @@ class PlannedWeight(BaseModel):
     tensor: str
     kept: Annotated[list[Kept | None], Field(fail_fast=True)]
 
+    def __repr__(self) -> str:
+        return brief(self, self.node, f"input {self.input}", self.tensor)
+
     @model_validator(mode="after")
     def _in_order(self) -> PlannedWeight:
         self.kept = [None if positions is None else _distinct(positions) for positions in self.kept]
@@ -107,6 +114,10 @@ class Plan(BaseModel):
     prepare: str
     groups: Annotated[list[PlannedGroup], Field(fail_fast=True)]
     weights: Annotated[list[PlannedWeight], Field(fail_fast=True)] = []
+
+    def __repr__(self) -> str:
+        whole, kept = (sum(sizes) for sizes in ([g.width for g in self.groups], [len(g.kept) for g in self.groups]))
+        return brief(self, counted(len(self.groups), "group"), f"{kept} of {whole} channels stay", self.prepare)
 
     @model_validator(mode="after")
     def _one_object_per_group(self) -> Plan:
@@ -133,7 +144,7 @@ class Plan(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
-    def read(cls, path: str | Path) -> Plan:
+    def read(cls, path: str | os.PathLike[str]) -> Plan:
         """The plan in a file; `-` is standard input. Raises InputError."""
         return cls.from_json(read_data(path, "plan", LARGEST), str(path))
 

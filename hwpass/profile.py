@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -11,14 +12,16 @@ from rich.console import Console
 
 from hwpass.cost import Cost
 from hwpass.cost_models import Target, load_target
+from hwpass.errors import in_words
 from hwpass.external import TrustedPath
 from hwpass.files import Source
-from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
+from hwpass.formatting import brief, counted, human_bytes, human_count, human_energy, human_seconds
 from hwpass.inspection import coupled
 from hwpass.ir import Model
 from hwpass.naming import Printable, short_path, shortened
 from hwpass.tables import ROWS, print_line, print_table
 from hwpass.temporary import TemporaryFolder
+from hwpass.threads import check_threads
 
 __all__ = ["KernelCost", "Measured", "Profile", "profile_model", "render_profile"]
 
@@ -66,10 +69,14 @@ class Profile(_Part):
     kernels: list[KernelCost]
     measured: Measured | None = None
 
+    def __repr__(self) -> str:
+        kernels = counted(len(self.kernels), "kernel")
+        return brief(self, short_path(self.model), self.target, human_seconds(self.latency_ms / 1e3), kernels)
+
 
 def profile_model(
     source: Source | Model,
-    target: str | Target,
+    target: str | os.PathLike[str] | Target,
     *,
     measure: bool = False,
     threads: int = 1,
@@ -80,7 +87,8 @@ def profile_model(
 
     With `measure` the model as given is also timed in ONNX Runtime. Raises UsageError or InputError.
     """
-    chosen = load_target(target) if isinstance(target, str) else target
+    check_threads(threads)
+    chosen = load_target(target)
     model = source if isinstance(source, Model) else Model.load(source, allow_external=allow_external)
     coupling = coupled(model, progress)
     progress("predicting")
@@ -167,7 +175,8 @@ def render_profile(profile: Profile, console: Console) -> None:
     print_table(console, headings, rows, "lrrrrrl")
     if len(costly) > len(rows):
         rest = sum(k.share for k in costly) - sum(k.share for k in _dearest(costly))
-        print_line(console, f"and {len(costly) - len(rows)} cheaper ones, {rest:.1%} together (see --json)", "dim")
+        more = in_words("--json", "its JSON")
+        print_line(console, f"and {len(costly) - len(rows)} cheaper ones, {rest:.1%} together (see {more})", "dim")
 
 
 def _dearest(kernels: list[KernelCost]) -> list[KernelCost]:

@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from hwpass.comparison import VARIATION, Difference, compare_outputs, tolerance_of
-from hwpass.errors import InputError, VerdictError
+from hwpass.errors import InputError, VerdictError, option
+from hwpass.formatting import brief, counted
 from hwpass.interface import Interface
 from hwpass.ir import Model
 from hwpass.masking import left_of, masked, removed_components
@@ -67,6 +68,9 @@ class Proof:
     missing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     tolerance: float = 0.0
+
+    def __repr__(self) -> str:
+        return brief(self, self.state, counted(len(self.legs), "leg"), *self.missing[:1])
 
     @property
     def state(self) -> State:
@@ -110,6 +114,9 @@ class ReadBack:
     interface: Interface
     threads: int
     rtol: float | None
+
+    def __repr__(self) -> str:
+        return brief(self, f"{counted(len(self.outputs), 'output')} on {counted(len(self.feed), 'input')}")
 
     def __call__(self, path: Path) -> None:
         """Run a file from its own bytes. Raises VerdictError."""
@@ -280,7 +287,7 @@ class Prover:
         ]  # fmt: skip
         if blind:
             note = f"output {blind[0]!r} and all that was seen in front of it are the same for every input tried"
-            return replace(leg, state="not judged", note=f"{note}; give real inputs with --calib")
+            return replace(leg, state="not judged", note=f"{note}; give real inputs with {option('calib')}")
         if wrong and not self._amplified(candidate, feeds, verdict, wrong):
             return replace(leg, state="failed", max_abs=verdict.max_abs, max_rel=verdict.max_rel, note=verdict.reason)
         count = len(set[str]().union(*(step.compared for step in steps)))

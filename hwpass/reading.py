@@ -43,9 +43,9 @@ def read(source: Source, allow_external: bool = False) -> Read:
     if isinstance(source, bytes):
         name, data = "model", source
     elif isinstance(source, str | os.PathLike):
-        name, path = str(source), Path(source)
+        name, path = os.fspath(source), Path(source)
         data = _file(path)
-        if path.is_file():
+        if os.path.isfile(path):
             home = Home(path, allow_external)
     else:
         name, data = str(getattr(source, "name", "stdin")), source.read()

@@ -14,8 +14,9 @@ from hwpass.comparison import tolerance_of
 from hwpass.context import Context
 from hwpass.coupling import Coupling
 from hwpass.digest import content_digest
-from hwpass.errors import InputError, VerdictError
+from hwpass.errors import InputError, VerdictError, option
 from hwpass.files import Source
+from hwpass.formatting import brief, counted
 from hwpass.inputs import input_specs, is_float
 from hwpass.inspection import coupled
 from hwpass.ir import Model
@@ -35,6 +36,7 @@ from hwpass.rewrite import Surgery, prune
 from hwpass.stages import Pruned, Stage
 from hwpass.tables import print_line
 from hwpass.terminal_report import verdict_line
+from hwpass.threads import check_threads
 from hwpass.twin import dense_twin
 
 
@@ -44,6 +46,9 @@ class Comparison:
 
     verdicts: Verdicts
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return brief(self, *self.verdicts.states(), counted(len(self.warnings), "warning"))
 
 
 def verify_models(
@@ -66,6 +71,7 @@ def verify_models(
     wrote. Without a plan, exactness is judged only where both give the same. Raises InputError for models or plans that
     cannot be used, VerdictError when a verdict fails, or with a plan when it is not proved and `unproved` is not given.
     """
+    check_threads(threads)
     progress("loading")
     first, second = (Model.load(source, allow_external=allow_external) for source in (original, pruned))
     _check_interfaces(first, second)
@@ -80,7 +86,7 @@ def verify_models(
         if proof.state == "failed":
             raise VerdictError(f"exactness failed: {proof}")
         if proof.state != "passed" and plan is not None and not unproved:
-            raise VerdictError(f"{proof} (--unproved accepts that)")
+            raise VerdictError(f"{proof} ({option('unproved', True)} accepts that)")
         replace(step, exact=False).run(second, context)
     except VerdictError as error:
         # The pass speaks for a run, which would have written a file.
@@ -102,7 +108,7 @@ def _proof(first: Model, second: Model, plan: Plan | None, step: Verify, context
         leg = prover.compare("values", given, final, second, lambda name, value: value, closely=False)
         if leg.state == "passed":
             return Proof((leg,), (), tuple(prover.warnings), tolerance_of("float32", rtol))
-        return Proof((), ("without the plan nothing says what was removed; give --plan",))
+        return Proof((), (f"without the plan nothing says what was removed; give {option('plan')}",))
     if plan.model_sha256 != first.sha256:
         context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was used")
     coupling = coupled(first, context.progress, preparation(plan))

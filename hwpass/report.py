@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from hwpass.errors import option
 from hwpass.findings import Trial
-from hwpass.formatting import human_bytes, human_count, human_energy, human_seconds
-from hwpass.naming import Printable
+from hwpass.formatting import brief, human_bytes, human_count, human_energy, human_seconds
+from hwpass.naming import Printable, short_path
 from hwpass.states import State, state_of
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class MetricVerdict(_Judged):
         """The verdict on a metric."""
         drop, max_drop = found.before - found.after, found.max_drop
         passed = None if max_drop is None else drop <= max_drop + 1e-12
-        note = "no largest drop is set; judge it with --max-drop"
+        note = f"no largest drop is set; judge it with {option('max_drop')}"
         if passed is not None:
             note = f"the drop of {drop:.3g} is {'within' if passed else 'more than'} the {max_drop:g} allowed"
         return cls.model_validate({"passed": passed, "note": note, "name": found.name, "before": found.before,
@@ -193,6 +194,14 @@ class Verdicts(_Part):
     exactness: ExactnessVerdict | None = None
     fidelity: FidelityVerdict | None = None
     metric: MetricVerdict | None = None
+
+    def __repr__(self) -> str:
+        return brief(self, *self.states())
+
+    def states(self) -> list[str]:
+        """Name and state of each verdict that was asked for."""
+        named = (("exactness", self.exactness), ("fidelity", self.fidelity), ("metric", self.metric))
+        return [f"{name} {verdict.state}" for name, verdict in named if verdict is not None]
 
     def rows(self) -> list[VerdictRow]:
         """Each verdict that was asked for."""
@@ -258,7 +267,7 @@ class Report(_Part):
     model: ModelInfo
     target: str | None = None
     budget: dict[str, str] = Field(
-        default_factory=dict, description="as given (or found within --max-drop), for example latency: 0.6x"
+        default_factory=dict, description="as given (or found by the search within a drop), for example latency: 0.6x"
     )
     before: Costs
     after: Costs
@@ -269,7 +278,14 @@ class Report(_Part):
     passes: list[PassRecord] = Field(default_factory=list)
     seconds: float = 0.0
     warnings: list[str] = Field(default_factory=list)
-    trials: list[Trial] = Field(default_factory=list, description="what --max-drop tried, in order; else empty")
+    trials: list[Trial] = Field(
+        default_factory=list, description="what the search within a drop tried, in order; else empty"
+    )
+
+    def __repr__(self) -> str:
+        costs = {"latency": self.ratio.latency, "MACs": self.ratio.macs, "size": self.ratio.size}
+        left = [f"{name} {ratio:.3g}x" for name, ratio in costs.items() if ratio is not None]
+        return brief(self, short_path(self.model.path), self.target, *left, *self.verdicts.states())
 
     def to_json(self) -> str:
         """JSON in the order of the schema, with mappings sorted: the same report gives the same text."""

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hwpass.axes import Axis
 from hwpass.coupling import Coupling
-from hwpass.errors import UsageError
+from hwpass.data_files import shown
+from hwpass.errors import UsageError, in_words, option
 from hwpass.ops import Node
 from hwpass.redundancy import unread
 from hwpass.taps import Outer
@@ -159,9 +160,15 @@ def _importance(coupling: Coupling, score: str, statistics: Statistics | None, s
         return [rng.random(group.width) for group in coupling.groups]
     if score == "activation":
         if statistics is None:
-            raise UsageError("--score activation looks at activations: give inputs with --calib FILE.npz or a folder")
+            raise without_data(score)
         return _activation(coupling, statistics)
-    raise UsageError(f"--score {score}: unknown; choose one of {', '.join(NAMES)}")
+    raise UsageError(f"{option('score', shown(score))}: unknown; choose one of {', '.join(NAMES)}")
+
+
+def without_data(score: str) -> UsageError:
+    """What a score that looks at activations says where there are no inputs."""
+    with_data = in_words("--calib FILE.npz or a folder", "calib")
+    return UsageError(f"{option('score', score)} looks at activations: give inputs with {with_data}")
 
 
 def loss_curves(coupling: Coupling, scores: Importance) -> list[Floats]:

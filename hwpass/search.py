@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwpass.errors import BudgetError
+from hwpass.errors import BudgetError, option
 from hwpass.findings import Trial
 from hwpass.job import Attempt, Job
 from hwpass.manager import PassManager
@@ -46,7 +46,7 @@ def search(
     while high - low >= BRACKET and len(trials) < TRIALS:
         share = _next(low, high)
         text = f"{share:g}x"
-        context.progress(f"trying --latency {text}")
+        context.progress(f"trying {option('latency', text)}")
         try:
             made = job.attempt(PassManager.parse(prune(text)), force=False)
         except BudgetError as error:
@@ -60,7 +60,7 @@ def search(
         trial = seen.get(widths.tobytes())
         if trial is None:
             made = job.further(made, PassManager.parse(amend))
-            context.progress(f"running the metric at --latency {text}")
+            context.progress(f"running the metric at {option('latency', text)}")
             after = evaluate_metric(score, made.model.proto(), context.threads)
             ratio = pruned.allocation.costs["latency"] / pruned.cost.base["latency"]
             drop = before - after
@@ -79,9 +79,9 @@ def search(
     chosen.context.findings.trials = trials
     if best is None:
         text = (
-            f"--max-drop {max_drop:g}: none of {len(trials)} pruned models stays within it, the least drop is"
+            f"{option('max_drop', max_drop)}: none of {len(trials)} pruned models stays within it, the least drop is"
             f" {trial.drop:.3g} at {trial.latency:.3f}x of the latency; allow more"
-            + ("" if context.calibration is not None else ", or give inputs with --calib")
+            + ("" if context.calibration is not None else f", or give inputs with {option('calib')}")
         )
         if not context.force:
             raise BudgetError(text)

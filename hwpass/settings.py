@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from hwpass.calibration import Calibration
 from hwpass.cost_models import Target
+from hwpass.formatting import brief, counted
 from hwpass.sessions import ModelLike
+from hwpass.threads import check_threads
 
 
 @dataclass
@@ -25,6 +27,16 @@ class Settings:
     force: bool = False
     progress: Callable[[str], None] = lambda text: None
     warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+
+    def __repr__(self) -> str:
+        target = "no target" if self.target is None else self.target.name
+        data = "no data" if self.calibration is None else repr(self.calibration)
+        force = "force" if self.force else ""
+        warnings = counted(len(self.warnings), "warning") if self.warnings else ""
+        return brief(self, target, data, counted(self.threads, "thread"), f"seed {self.seed}", force, warnings)
 
     def warn(self, text: str) -> None:
         """Add a warning to the report, once."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from rich.console import Console
 
-from hwpass import interrupts
+from hwpass import interrupts, plugins
 from hwpass.errors import HwpassError, InputError, words_of_the_shell
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ShellGroup(click.Group):
         if not extra.pop("standalone_mode", True):
             return inner(*args, standalone_mode=False, **extra)
         interrupts.run.written = []
-        with words_of_the_shell(), warnings.catch_warnings():
+        with words_of_the_shell(), plugins.told(say), warnings.catch_warnings():
             # What a library warns a programmer of is no line of ours; who asks Python for warnings gets them.
             if not sys.warnoptions and not os.environ.get(DEBUG):
                 warnings.simplefilter("ignore")

@@ -8,6 +8,7 @@ from typing import Literal
 from hwpass.allocate import Allocation
 from hwpass.cost import Cost
 from hwpass.coupling import Coupling
+from hwpass.formatting import brief
 from hwpass.ir import Model
 from hwpass.plan import Plan
 from hwpass.rewrite import Surgery
@@ -32,6 +33,9 @@ class Pruned:
     study: Study | None = None
     budgets: tuple[str, ...] = ()  # the metrics that are bounded
 
+    def __repr__(self) -> str:
+        return brief(self, repr(self.plan), repr(self.coupling))
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -41,3 +45,6 @@ class Stage:
     passes: tuple[str, ...]
     model: Model
     pruned: Pruned | None = None
+
+    def __repr__(self) -> str:
+        return brief(self, self.effect, " ".join(self.passes), repr(self.model))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,10 @@ from hwpass.cost import Cost
 from hwpass.cost_models import Target
 from hwpass.coupling import Coupling, couple
 from hwpass.curves import curves_and_order
-from hwpass.errors import UsageError
+from hwpass.data_files import shown
+from hwpass.errors import UsageError, option
+from hwpass.formatting import brief
+from hwpass.globs import matches
 from hwpass.ir import Model
 from hwpass.sessions import release_memory
 from hwpass.settings import Settings
@@ -52,6 +54,9 @@ class Study:
     importance: scores.Importance
     fixed: list[bool]  # groups that may not shrink
     widest: list[int] | None = None  # per group, where curves were taken with some channels gone
+
+    def __repr__(self) -> str:
+        return brief(self, self.target.name, f"score {self.options.score}", repr(self.coupling))
 
     @classmethod
     def of(cls, model: Model, target: Target, context: Settings, options: StudyOptions) -> Study:
@@ -177,9 +182,9 @@ def sample_dims(model: Model, context: Settings) -> dict[str, int]:
 def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
     names = [node.name for node in coupling.nodes]
     for glob in keep:
-        if not any(fnmatchcase(name, glob) for name in names):
-            raise UsageError(f"--keep {glob}: no layer has such a name; see `hwpass groups MODEL`")
-    return [any(fnmatchcase(layer, glob) for layer in g.layers for glob in keep) for g in coupling.groups]
+        if not any(matches(glob, name) for name in names):
+            raise UsageError(f"{option('keep', shown(glob))}: no layer has such a name; see `hwpass groups MODEL`")
+    return [any(matches(glob, layer) for layer in g.layers for glob in keep) for g in coupling.groups]
 
 
 def _synthetic(coupling: Coupling, context: Settings) -> Synthetic | None:
@@ -209,7 +214,7 @@ def _curves(
         score = "l2" if data is None else "gram"
     if score == "gram":
         if data is None:
-            raise UsageError("--score gram looks at activations: give inputs with --calib FILE.npz or a folder")
+            raise scores.without_data(score)
         readers = consumers(
             coupling, data, threads=context.threads, seed=context.seed, progress=context.progress,
             gone=gone,

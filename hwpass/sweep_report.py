@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
-from hwpass.formatting import human_bytes, human_count, human_seconds
+from hwpass.errors import in_words, option
+from hwpass.formatting import brief, counted, human_bytes, human_count, human_seconds
 from hwpass.naming import Printable, short_path
 from hwpass.report import Costs, ExactnessVerdict, FidelityVerdict, ModelInfo, Ratios, figure, milliseconds
 from hwpass.states import state_of
@@ -22,11 +23,6 @@ ALONG = {"latency": "latency", "energy": "energy", "memory": "peak_memory", "siz
 
 Status = Literal["dense", "pruned", "unreachable", "failed"]
 
-#: Why no point is marked where nothing judges quality.
-NO_FRONT = (
-    "no point is marked as the front: agreement on random inputs says little about quality; give --metric, or inputs"
-    " with --calib"
-)
 
 
 class _Part(BaseModel):
@@ -47,6 +43,9 @@ class SweepPoint(_Part):
     exactness: ExactnessVerdict | None = None
     file: Printable | None = Field(default=None, description="where the model was written")
     reason: str | None = Field(default=None, description="why there is no model, or which verdict failed")
+
+    def __repr__(self) -> str:
+        return brief(self, self.asked, self.status, "on the front" if self.front else "", self.reason)
 
     def error(self) -> float | None:
         """The relative L2 error of the worst output; 0 of the dense model."""
@@ -83,6 +82,10 @@ class SweepReport(_Part):
     warnings: list[str] = Field(default_factory=list)
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        points = counted(len(self.points), "point")
+        return brief(self, short_path(self.model.path), self.target, f"along {self.budget}", points)
+
     def to_json(self) -> str:
         """The report as JSON text."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -107,6 +110,14 @@ class SweepReport(_Part):
             cells += [None, None] if exact is None else [_boolean(exact.passed), exact.max_rel]
             writer.writerow([*cells, point.file, point.reason])
         return text.getvalue()
+
+
+def no_front() -> str:
+    """Why no point is marked where nothing judges quality."""
+    return (
+        "no point is marked as the front: agreement on random inputs says little about quality;"
+        f" give {option('metric')}, or inputs with {option('calib')}"
+    )
 
 
 def _boolean(passed: bool | None) -> str:
@@ -139,7 +150,8 @@ def render_sweep(report: SweepReport, console: Console) -> None:
     quality = ("metric", "drop") if scored else (f"rel_l2{apart}", f"top1{apart}")
     headings = ("asked", "latency", "ratio", "MACs", "size", *quality, "exact", "front")
     rows = [_row(point, scored) for point in report.points if point.costs is not None]
-    print_table(console, headings, rows, "r" * (len(headings) - 2) + "ll", "--json or --csv")
+    more = in_words("--json or --csv", "to_json or to_csv")
+    print_table(console, headings, rows, "r" * (len(headings) - 2) + "ll", more)
     if report.front_note is not None:
         print_line(console, report.front_note)
     alarming = [point.asked for point in report.points if point.fidelity is not None and point.fidelity.alarming]

@@ -8,6 +8,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from hwpass.errors import in_words
+
 #: Rows that a table shows in the terminal; the JSON has them all.
 ROWS = 25
 
@@ -40,7 +42,7 @@ def print_table(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
     right: str = "",
-    more: str = "--json",
+    more: str = "",
 ) -> None:
     """Print the first ROWS rows, and how many more there are. Names are neither markup nor wrapped."""
     heading, *lines = table_lines(headings, rows[:ROWS], console.width, right)
@@ -48,7 +50,7 @@ def print_table(
     for line in lines:
         print_line(console, line)
     if len(rows) > ROWS:
-        print_line(console, f"and {len(rows) - ROWS} more (see {more})", "dim")
+        print_line(console, f"and {len(rows) - ROWS} more (see {more or in_words('--json', 'its JSON')})", "dim")
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:

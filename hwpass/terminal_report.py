@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from hwpass.errors import in_words
 from hwpass.formatting import human_seconds
 from hwpass.naming import short, short_path, shortened
 from hwpass.report import GroupChange, Report, VerdictRow, abbreviated, figure, frozen_by_reason, milliseconds
@@ -105,7 +106,7 @@ def _show_groups(report: Report, console: Console) -> None:
     more = len(changed) - len(shown)
     print_line(
         console,
-        (f"and {more} more that gain less (see --json); " if more else "")
+        (f"and {more} more that gain less (see {in_words('--json', 'its JSON')}); " if more else "")
         + f"{len(changed)} of {len(report.groups)} groups changed",
         "dim",
     )

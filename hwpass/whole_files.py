@@ -46,6 +46,8 @@ def resolved(target: str | os.PathLike[str]) -> Path:
     """The place that a file at `target` would have, links followed. Raises InputError when none can be there."""
     text = _text(target)
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(text)  # a path that is too long is told at once: links in it are looked for step by step
         place = Path(os.path.realpath(text))
         if os.path.islink(place):
             raise InputError(f"{text}: is a link that leads back to itself; name a file")

@@ -16,12 +16,13 @@ from hwpass.context import Context
 from hwpass.cost import METRICS
 from hwpass.coupling import Coupling
 from hwpass.data_files import shown
-from hwpass.errors import BudgetError, InputError, UsageError
+from hwpass.errors import BudgetError, InputError, UsageError, option
 from hwpass.explain import frozen_layers
 from hwpass.halfway import Choice, Chooser
 from hwpass.ir import Model
 from hwpass.manager import Pass, PassResult, register
 from hwpass.overshoot import overshoot
+from hwpass.pipeline_text import texts
 from hwpass.plan import Plan, PlannedWeight
 from hwpass.rewrite import Surgery, prune
 from hwpass.stages import Pruned
@@ -33,8 +34,6 @@ from hwpass.work import Floats
 AUTOMATIC = ("auto", "gram")
 #: No count of channels or rounds is larger.
 MOST = 1 << 20
-#: How the refusal of a budget ends.
-MEND = "; ask for more, or keep the best effort with --force"
 
 
 @register
@@ -61,14 +60,14 @@ class PruneChannels(Pass):
     align: int = field(default=0, metadata={"help": "channel step; 0 takes the target's"})
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", texts("keep", self.keep))
         self.budgets()
         known = (*AUTOMATIC, *scores.NAMES)
         if self.score not in known:
-            raise UsageError(f"--score {shown(self.score)}: no such score; choose {', '.join(known)}")
-        for option, least in (("min_channels", 1), ("rounds", 0), ("align", 0)):
-            if not least <= getattr(self, option) <= MOST:
-                name = option.replace("_", "-")
-                raise UsageError(f"prune-channels{{{name}={getattr(self, option)}}}: give {least} to {MOST}")
+            raise UsageError(f"{option('score', shown(self.score))}: no such score; choose {', '.join(known)}")
+        for name, least in (("min_channels", 1), ("rounds", 0), ("align", 0)):
+            if not least <= (given := getattr(self, name)) <= MOST:
+                raise UsageError(f"{option(name, given)}: give {least} to {MOST}")
 
     def budgets(self) -> list[Budget]:
         """The budgets that are asked for. Raises UsageError."""
@@ -86,7 +85,7 @@ class PruneChannels(Pass):
         if study.synthetic is not None:
             context.warn(
                 f"no calibration data: channels were chosen and weights refitted on {study.synthetic.what};"
-                " give real inputs with --calib to keep more accuracy"
+                f" give real inputs with {option('calib')} to keep more accuracy"
             )
         if [b.metric for b in budgets] == ["channels"]:
             allocation, curves = study.uniform(budgets[0].value), study.curves
@@ -125,7 +124,7 @@ class PruneChannels(Pass):
             if all(allocation.costs[metric] <= limit * (1 + 1e-9) for metric, limit in limits.items()):
                 slower = allocation.costs["latency"] / base["latency"]
                 why = f"what meets it is predicted slower than the dense model, {slower:.3f}x{_frozen(coupling)}"
-            _refuse(f"--{worst.metric} {worst.text} cannot be met: {why}{MEND}", context)
+            _refuse(f"{option(worst.metric, worst.text)} cannot be met: {why}{mend()}", context)
             return chosen
         self._speak_of_overshoot(study, chosen, budgets, context)
         return chosen
@@ -140,22 +139,27 @@ class PruneChannels(Pass):
         if beyond is None:
             return
         budget = next(b for b in budgets if b.metric == beyond.metric)
-        asked = f"--{budget.metric} {budget.text}" + ("" if budget.relative else f" ({beyond.asked:.3g}x)")
+        asked = option(budget.metric, budget.text) + ("" if budget.relative else f" ({beyond.asked:.3g}x)")
         if not beyond.refused:
             context.warn(
                 f"more is removed than was asked for: {asked} was asked, {beyond.given:.3g}x is given, because"
                 f" {beyond.reason}"
             )
             return
-        ways = ["allow single channels with --align 1"] if self.align > 1 else []
-        ways += ["keep every branch with --min-channels 2"] if (chosen.allocation.widths == 0).any() else []
+        ways = [f"allow single channels with {option('align', 1)}"] if self.align > 1 else []
+        ways += [f"keep every branch with {option('min_channels', 2)}"] if (chosen.allocation.widths == 0).any() else []
         _refuse(
             f"{asked} cannot be met nearly: the nearest plan that is not predicted slower than the dense model takes"
             f" {beyond.given:.3g}x and throws most of the network away, because {beyond.reason}"
             + "".join(f"; {way}" for way in ways)
-            + MEND,
+            + mend(),
             context,
         )
+
+
+def mend() -> str:
+    """How the refusal of a budget ends."""
+    return f"; ask for more, or keep the best effort with {option('force', True)}"
 
 
 def _refuse(text: str, context: Context) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from hwpass.comparison import DEFAULT_ATOL
 from hwpass.context import Context
-from hwpass.errors import UsageError, VerdictError
+from hwpass.errors import UsageError, VerdictError, option
 from hwpass.fidelity import fidelity, fidelity_of, parse_fidelity
 from hwpass.findings import MetricFound
 from hwpass.ir import Model
 from hwpass.manager import Pass, PassResult, register
-from hwpass.metric import parse_metric
+from hwpass.metric import no_metric, parse_metric
+from hwpass.pipeline_text import texts
 from hwpass.proof import Prover, ReadBack
 from hwpass.proof_feeds import proof_feeds
 from hwpass.proof_sides import AsGiven, InMemory
@@ -45,18 +46,19 @@ class Verify(Pass):
     max_drop: float = field(default=-1.0, metadata={"help": "largest allowed drop of the metric; negative: any"})
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fidelity", texts("fidelity", self.fidelity))
         if self.rtol != -1 and not 0 <= self.rtol < 1:
-            raise UsageError(f"--rtol {self.rtol:g}: give a share of the magnitude, at least 0 and less than 1")
+            raise UsageError(f"{option('rtol', self.rtol)}: give a share of the magnitude, at least 0 and less than 1")
         if not 0 <= self.atol < math.inf:
-            raise UsageError(f"--atol {self.atol:g}: give a finite difference of at least 0")
+            raise UsageError(f"{option('atol', self.atol)}: give a finite difference of at least 0")
         if not math.isfinite(self.max_drop):
-            raise UsageError(f"--max-drop {self.max_drop:g}: give a finite drop; a negative one allows any")
+            raise UsageError(f"{option('max_drop', self.max_drop)}: give a finite drop; a negative one allows any")
         for text in self.fidelity:
             parse_fidelity(text)
         if self.metric:
             parse_metric(self.metric)
         elif self.max_drop >= 0:
-            raise UsageError("--max-drop bounds the drop of a metric: give one with --metric package.module:function")
+            raise no_metric()
 
     def ready(self) -> None:
         """Import the metric, so that a name that is not there is found before any work."""
@@ -102,7 +104,7 @@ class Verify(Pass):
             raise VerdictError(f"fidelity failed, {NOTHING}: {'; '.join(outcome.failures)}")
         if metric is not None and bound is not None and before - after > bound + 1e-12:
             raise VerdictError(
-                f"the metric fell from {before:.4g} to {after:.4g}, more than --max-drop {bound:g}; {NOTHING}"
+                f"the metric fell from {before:.4g} to {after:.4g}, more than {option('max_drop', bound)}; {NOTHING}"
             )
         return PassResult(model, False)
 

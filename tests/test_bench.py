@@ -61,7 +61,7 @@ def test_text_inputs_are_timed() -> None:
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no models"):
         bench([])
-    with pytest.raises(UsageError, match="at least one session"):
+    with pytest.raises(UsageError, match="sessions=0: at least one"):
         bench([model()], sessions=0)
     with pytest.raises(UsageError, match="one thread"):
         bench([model()], threads=2, cpu_time=True)

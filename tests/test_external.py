@@ -73,7 +73,7 @@ OUTSIDE = [above, absolute, link, linked_folder]
 @pytest.mark.parametrize("make", OUTSIDE)
 def test_nothing_outside_the_models_folder_is_read(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path)
-    with pytest.raises(InputError, match=r"'w'.*outside.*--allow-external"):
+    with pytest.raises(InputError, match=r"'w'.*outside.*allow_external=True"):
         Model.load(path)
     with pytest.raises(InputError, match="outside"):
         hwpass.run(path, "server-cpu", macs=0.6, score="l2")

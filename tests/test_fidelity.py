@@ -27,7 +27,7 @@ def test_without_a_tolerance_nothing_is_judged() -> None:
     drawn = outputs_like(np.random.default_rng(0), 1.0)
     on_random = fidelity_of(drawn, drawn)
     assert (on_random.state, on_random.passed, on_random.alarming) == ("not judged", None, False)
-    assert on_random.note == "agrees on 100 % of first choices on random inputs: this says little; give --calib"
+    assert on_random.note == "agrees on 100 % of first choices on random inputs: this says little; give calib"
     given = fidelity_of(drawn, drawn, given=True)
     assert (given.state, given.alarming) == ("not judged", False)
     assert "no tolerance is set" in given.note

@@ -228,7 +228,7 @@ def test_points_are_taken_once_and_in_order() -> None:
     assert pareto._shares([0.5, 0.9, 0.5]) == [0.9, 0.5]
     with pytest.raises(hwpass.UsageError, match="at least one"):
         pareto._shares([])
-    with pytest.raises(hwpass.UsageError, match="--points nan"):
+    with pytest.raises(hwpass.UsageError, match="points=nan"):
         pareto._shares([float("nan")])
-    with pytest.raises(hwpass.UsageError, match="--budget channels"):
+    with pytest.raises(hwpass.UsageError, match="budget='channels'"):
         hwpass.sweep(CNN, "server-cpu", budget="channels")

@@ -198,7 +198,7 @@ def test_a_state_agrees_with_passed_and_follows_from_it_in_older_files() -> None
 
 @pytest.mark.parametrize(
     ("allowed", "state", "note"),
-    [(None, "not judged", "--max-drop"), (0.02, "passed", "within"), (0.005, "failed", "more than")],
+    [(None, "not judged", "max_drop"), (0.02, "passed", "within"), (0.005, "failed", "more than")],
 )
 def test_a_metric_without_a_largest_drop_is_not_judged(allowed: float | None, state: str, note: str) -> None:
     verdict = MetricVerdict.of(MetricFound("a:b", 0.9, 0.89, allowed))

@@ -59,7 +59,7 @@ def test_activation_by_hand() -> None:
 
 
 def test_activation_needs_data() -> None:
-    with pytest.raises(UsageError, match="--calib"):
+    with pytest.raises(UsageError, match="give inputs with calib"):
         scores.importance(perceptron(), "activation")
 
 

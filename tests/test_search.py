@@ -113,11 +113,11 @@ def test_with_a_budget_the_drop_is_a_threshold(monkeypatch: pytest.MonkeyPatch) 
     scored(monkeypatch, lambda weights: weights)
     report = hwpass.run(CNN, "server-cpu", macs=0.7, metric=METRIC, max_drop=0.9, score="l2").report
     assert report.trials == []
-    with pytest.raises(hwpass.VerdictError, match=r"more than --max-drop 0\.001"):
+    with pytest.raises(hwpass.VerdictError, match=r"more than max_drop=0\.001"):
         hwpass.run(CNN, "server-cpu", macs=0.7, metric=METRIC, max_drop=0.001, score="l2")
 
 
 @pytest.mark.parametrize("drop", [-0.1, float("nan")])
 def test_a_drop_below_zero_is_refused(drop: float) -> None:
-    with pytest.raises(UsageError, match="--max-drop"):
+    with pytest.raises(UsageError, match="max_drop"):
         hwpass.run(CNN, "server-cpu", metric=METRIC, max_drop=drop, score="l2")
