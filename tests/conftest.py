@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -16,3 +17,9 @@ settings.register_profile("suite", max_examples=300, deadline=None, derandomize=
                           suppress_health_check=SLOW)  # fmt: skip
 settings.register_profile("thorough", max_examples=4000, deadline=None, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+def pytest_collection_finish() -> None:
+    """hwpass collects garbage often: what all the tests have loaded need not be looked through each time."""
+    gc.collect()
+    gc.freeze()
