@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -137,13 +138,19 @@ def register(cls: _P) -> _P:
 
 def passes() -> dict[str, type[Pass]]:
     """Every pass by name: those of `hwpass.passes`, and those of installed packages (entry points `hwpass.passes`)."""
+    _load_passes()
+    return dict(sorted(_PASSES.items()))
+
+
+@cache
+def _load_passes() -> None:
+    """Looking through what is installed takes longer than a small pass."""
     import hwpass.passes as package
 
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     for entry in entry_points(group="hwpass.passes"):
         entry.load()
-    return dict(sorted(_PASSES.items()))
 
 
 class PassManager:
