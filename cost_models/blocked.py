@@ -16,6 +16,9 @@ from hwpass.work import Floats, Work
 
 Bools = NDArray[np.bool_]
 
+#: Kinds of kernels of which some enter the layout.
+ABLE = ("conv", "grouped", "depthwise", "pool", "movement", "normalization", "elementwise")
+
 
 @dataclass(frozen=True)
 class BlockedLayout:
@@ -44,7 +47,7 @@ class BlockedLayout:
         reads = np.zeros((plans, kernels), dtype=bool)
         writes = np.zeros((plans, kernels), dtype=bool)
         incoming = _incoming(work, kernels)
-        for k in range(kernels):
+        for k in np.flatnonzero(np.isin(work.kind, ABLE)):
             edges = incoming[k]
             blocked = _blocked_inputs(work, edges, writes)  # [P, edges of k]
             alone, out = self._enters(work, k, edges, blocked)
@@ -54,7 +57,7 @@ class BlockedLayout:
 
     def _enters(self, work: Work, k: int, edges: NDArray[np.int64], blocked: Bools) -> tuple[Bools, Bools]:
         """Whether kernel k reads, and whether it writes, the blocked layout, [P] each."""
-        kind = str(work.kind[k])
+        kind = str(work.kind[k])  # of ABLE
         never = np.zeros(work.m.shape[0], dtype=bool)
         if work.axes.size and kind in ("conv", "grouped", "depthwise", "pool") and work.axes[k] != 2:
             return never, never
@@ -70,7 +73,7 @@ class BlockedLayout:
         if kind == "grouped":
             inside = (cin % self.block == 0) & (cout % self.block == 0)
             return inside, inside
-        if not edges.size:
+        if not edges.size or (kind != "pool" and not blocked.any()):
             return never, never
         whole = np.all(work.channels[:, edges] % self.block == 0, axis=1)
         if kind == "pool":
@@ -149,6 +152,8 @@ def _first_wanting_other(work: Work, reads: Bools, writes: Bools) -> list[tuple[
         source, sink = int(work.source[number]), int(work.sink[number])
         have = writes[:, source] if source >= 0 else np.zeros(len(writes), dtype=bool)
         wants = (have != reads[:, sink]) & (work.channels[:, number] > 0)
+        if not wants.any():
+            continue
         tensor = source if source >= 0 else (work.channels[:, number].max(), work.bytes[:, number].max())
         before = asked.get(tensor, np.zeros_like(wants))
         asked[tensor] = wants | before

@@ -300,13 +300,16 @@ class Kernels:
         self._slope = csr_array((weights, (where[inside], found[inside])), shape=(rows + 1, max(len(groups), 1)))
         self._slope.sum_duplicates()
         self._constant, self._padded = self._products.freeze(rows)
+        self._written_of, self._weights_of, self._elements_of = map(
+            self._sums, (self._written, self._weights, self._elements)
+        )
 
-    def _sums(self, values: Floats, lists: list[list[int]]) -> Floats:
-        """Sums of products per kernel, [P, K]."""
+    def _sums(self, lists: list[list[int]]) -> csr_array:
+        """What makes sums per kernel of products, as their values [P, products] times it."""
         flat = [i for part in lists for i in part]
         where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
         ones, places = np.ones(len(flat)), (np.asarray(flat, np.int64), where)
-        return np.asarray(values @ csr_array((ones, places), shape=(values.shape[1], len(lists))))
+        return csr_array((ones, places), shape=(len(self._constant), len(lists)))
 
     def values(self, widths: Floats) -> Floats:
         """All products at widths [P, G]."""
@@ -343,9 +346,9 @@ class Kernels:
             n=values[:, self._n],
             k=values[:, self._k],
             read=np.asarray(moved @ self._edges_of),
-            written=self._sums(values, self._written),
-            weights=self._sums(values, self._weights),
-            elements=self._sums(values, self._elements),
+            written=np.asarray(values @ self._written_of),
+            weights=np.asarray(values @ self._weights_of),
+            elements=np.asarray(values @ self._elements_of),
             source=self.source,
             sink=self.sink,
             channels=channels,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
@@ -16,3 +19,20 @@ settings.register_profile("suite", max_examples=300, deadline=None, derandomize=
                           suppress_health_check=SLOW)  # fmt: skip
 settings.register_profile("thorough", max_examples=4000, deadline=None, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_inputs() -> Iterator[None]:
+    """Where no data are given, 128 inputs are made up and not 1,024: as good for all but what they are good for.
+
+    `test_synthesis.py` is about that, and has as many as a user gets.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hwpass.synthesis.SAMPLES", 128)
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """hwpass collects garbage often: what all the tests have loaded need not be looked through each time."""
+    gc.collect()
+    gc.freeze()

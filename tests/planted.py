@@ -4,7 +4,6 @@ from __future__ import annotations
 import __future__
 
 import ast
-import gc
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
@@ -122,17 +121,6 @@ def planted(fault: Fault) -> Iterator[None]:
         yield
     finally:
         function.__code__ = sound
-
-
-@contextmanager
-def settled() -> Iterator[None]:
-    """The runs of the product collect garbage often: what lives already need not be looked through each time."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def outcome(subject: Subject, folder: Path) -> tuple[int, str]:

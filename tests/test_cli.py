@@ -278,15 +278,15 @@ def test_apply_gives_the_model_of_the_run(pruned: Path, tmp_path: Path) -> None:
 def test_compensation_is_applied_and_applied_again(tmp_path: Path) -> None:
     calib = tmp_path / "calib.npz"
     with np.load(ROOT / "fixtures/calib.npz") as data:
-        np.savez(calib, image=data["image"][:128])
+        np.savez(calib, image=data["image"][:64])
     options = ("--calib", calib, "-o", tmp_path / "out.onnx", "--json", tmp_path / "report.json")
-    hwpass("run", RESNET, "--target", "mobile-cpu", "--macs", "0.6x", "--plan", tmp_path / "plan.json", *options)
+    hwpass("run", CNN, "--target", "mobile-cpu", "--macs", "0.6x", "--plan", tmp_path / "plan.json", *options)
     mended = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [step["name"] for step in mended["passes"]].count("compensate") == 1
     first = (tmp_path / "out.onnx").read_bytes()
-    hwpass("apply", tmp_path / "plan.json", RESNET, *options)
+    hwpass("apply", tmp_path / "plan.json", CNN, *options)
     assert (tmp_path / "out.onnx").read_bytes() == first
-    hwpass("apply", tmp_path / "plan.json", RESNET, "--compensate", "off", *options)
+    hwpass("apply", tmp_path / "plan.json", CNN, "--compensate", "off", *options)
     plain = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     errors = [r["verdicts"]["fidelity"]["outputs"]["logits"]["rel_l2"] for r in (mended, plain)]
     assert errors[0] < errors[1]

@@ -36,6 +36,11 @@ def command(name: str) -> str:
     return found[1]
 
 
+def some_images(path: Path) -> None:
+    with np.load(ROOT / "fixtures/calib.npz") as data:
+        np.savez(path, image=data["image"][:64])
+
+
 def test_derived_pages_are_current() -> None:
     assert generator().stale() == [], "run `make docs`"
 
@@ -45,8 +50,10 @@ def test_the_first_command_does_the_main_job(tmp_path: Path, monkeypatch: pytest
     assert parts[:2] == ["python3.11 -m venv .venv", ".venv/bin/pip install ."]
     program, *arguments = shlex.split(parts[2])
     assert program == ".venv/bin/hwpass"
-    # Elsewhere than in the checkout, so that the model it writes goes with the test.
-    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    # Elsewhere than in the checkout, so that the model it writes goes with the test; `.ci/run` takes all the data.
+    (tmp_path / "fixtures").mkdir()
+    (tmp_path / "fixtures/resnet_se.onnx").symlink_to(ROOT / "fixtures/resnet_se.onnx")
+    some_images(tmp_path / "fixtures/calib.npz")
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
@@ -81,9 +88,8 @@ def test_options_in_the_readme_exist() -> None:
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
-    (tmp_path / "model.onnx").symlink_to(ROOT / "fixtures/resnet_se.onnx")
-    with np.load(ROOT / "fixtures/calib.npz") as data:
-        np.savez(tmp_path / "inputs.npz", image=data["image"][:64])
+    (tmp_path / "model.onnx").symlink_to(ROOT / "fixtures/cnn.onnx")
+    some_images(tmp_path / "inputs.npz")
     monkeypatch.chdir(tmp_path)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from faults import FAULTS, LAYERS, SUBJECTS
 from mutants import LINES, UNWITNESSED, all_watched, rule_classes, watched
 from oracle import Inexact, check, feeds_of
-from planted import Fault, function_of, outcome, planted, settled
+from planted import Fault, function_of, outcome, planted
 from witnesses import every_model
 
 import hwpass.ops
@@ -29,13 +28,6 @@ SEEDS = (0, 1)
 
 
 # --- faults planted in the product
-
-
-@pytest.fixture(scope="module", autouse=True)
-def garbage_is_settled() -> Iterator[None]:
-    """What lives already is not looked through each time that the product collects garbage."""
-    with settled():
-        yield
 
 
 @pytest.mark.parametrize("name", sorted(SUBJECTS))

@@ -20,6 +20,12 @@ from hwpass.synthesis import SCALES, stated_scale, synthesise
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
+@pytest.fixture(autouse=True)
+def many_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as a user gets; see `few_inputs`."""
+    monkeypatch.setattr("hwpass.synthesis.SAMPLES", 1024)
+
+
 def load(sketch: Sketch) -> Model:
     return Model.load(sketch.model())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from faults import SUBJECTS
-from planted import settled
 from tampering import TAMPERINGS, Tampering
 
 import hwpass
@@ -19,12 +17,6 @@ from hwpass.plan import Plan
 
 CASES = [(entry, subject) for entry in TAMPERINGS for subject in entry.subjects]
 USED = sorted({subject for _, subject in CASES})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def garbage_is_settled() -> Iterator[None]:
-    with settled():
-        yield
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from contrib_cases import contrib_cases
@@ -18,6 +20,7 @@ UNTRIED = {
 }  # fmt: skip
 
 
+@cache
 def shortest() -> dict[tuple[str, str], Case]:
     """One case for each operator: of those with the most elements up to 300, the first."""
     found: dict[tuple[str, str], tuple[int, Case]] = {}
