@@ -32,7 +32,7 @@ from common import save_zoo
 from latency_search import Clock, Found, Maker, Structure, search
 
 import hwpass
-from hwpass.metric import evaluate_metric
+from hwpass.verdicts.task_metric import evaluate_metric
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

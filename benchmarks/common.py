@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 import hwpass
-from hwpass.cost import Cost
+from hwpass.cost.prediction import Cost
 from hwpass.cost_models import load_target
-from hwpass.coupling import couple
+from hwpass.coupling.groups import couple
 
 
 def zoo_module(folder: Path) -> Any:

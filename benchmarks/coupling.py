@@ -18,9 +18,9 @@ import numpy as np
 from common import show, zoo_module
 
 import hwpass
-from hwpass.coupling import couple
+from hwpass.coupling.groups import couple
 from hwpass.manager import PassManager
-from hwpass.ops.base import rules
+from hwpass.ops.rule import rules
 
 
 def exponent(nodes: list[int], seconds: list[float]) -> float:

@@ -17,7 +17,7 @@ import onnx
 from common import macs, save_zoo, show
 
 import hwpass
-from hwpass.bench import bench
+from hwpass.cost.bench import bench
 
 NETS = ("tv_mobilenet_v2", "tv_resnet50")
 

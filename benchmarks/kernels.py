@@ -30,10 +30,10 @@ from scipy.stats import kendalltau, spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from hwpass.cost.kernels import Kernels
 from hwpass.cost_models import CostModel, cost_model, load_target
-from hwpass.coupling import couple
-from hwpass.ir import Model
-from hwpass.kernels import Kernels
+from hwpass.coupling.groups import couple
+from hwpass.model.model import Model
 
 Widths = Callable[[int], int]  # a dense channel count -> the variant's
 

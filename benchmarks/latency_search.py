@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from hwpass.bench import Timing, bench
-from hwpass.sessions import open_session, run_session
+from hwpass.cost.bench import Timing, bench
+from hwpass.runtime.sessions import open_session, run_session
 
 #: A draft this much over the point may still hold when it is timed properly.
 SLACK = 1.01

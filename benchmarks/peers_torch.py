@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fixtures import train as fixtures
-from hwpass.sessions import open_session, run_session
+from hwpass.runtime.sessions import open_session, run_session
 
 #: Pruning ratios tried first; the search refines between them.
 GRID = (0.1, 0.18, 0.25, 0.32, 0.4, 0.47, 0.55, 0.62, 0.7, 0.77, 0.84, 0.9, 0.95)

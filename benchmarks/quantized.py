@@ -43,8 +43,8 @@ def quantise(source: Path, target: Path, form: str) -> None:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process  # type: ignore[import-untyped]
 
-    from hwpass.dimensions import dimension_values
-    from hwpass.inputs import input_specs, make_inputs
+    from hwpass.runtime.dimensions import dimension_values
+    from hwpass.runtime.inputs import input_specs, make_inputs
 
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)

@@ -30,10 +30,10 @@ from latency_search import Clock, Found, Maker, Pruned, Refusal, search
 from real_tasks import Feed, Task, tasks
 
 import hwpass
-from hwpass.inputs import input_specs, make_inputs
-from hwpass.job import Job
-from hwpass.sessions import open_session, run_session
-from hwpass.steps import PREPARE
+from hwpass.runtime.inputs import input_specs, make_inputs
+from hwpass.runtime.sessions import open_session, run_session
+from hwpass.workflows.job import Job
+from hwpass.workflows.steps import PREPARE
 
 #: Shares to remove that are tried first; the search refines between them.
 GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)

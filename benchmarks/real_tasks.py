@@ -17,8 +17,8 @@ from rendered_text import Line, lines, normalised, words
 from scipy.stats import rankdata, spearmanr
 from spoken_noise import FRAME, clips
 
-from hwpass.inputs import input_specs
-from hwpass.sessions import ModelLike, open_session, run_session
+from hwpass.runtime.inputs import input_specs
+from hwpass.runtime.sessions import ModelLike, open_session, run_session
 
 #: Most samples that are run at once.
 BATCH = 16

@@ -29,7 +29,7 @@ def worker(kind: str, path: str) -> dict[str, float]:
     import hwpass
     from hwpass.context import Context
     from hwpass.cost_models import load_target
-    from hwpass.coupling import couple
+    from hwpass.coupling.groups import couple
     from hwpass.manager import PassManager
 
     if kind == "run":

@@ -13,11 +13,11 @@ import numpy as np
 from latency_search import Pruned, Refusal
 
 import hwpass
-from hwpass import compensation
-from hwpass.job import Attempt, Job
+from hwpass.data.segments import Segments
 from hwpass.manager import PassManager
-from hwpass.segments import Segments
-from hwpass.steps import PREPARE, amends, prune_step, verify_step
+from hwpass.surgery import compensation
+from hwpass.workflows.job import Attempt, Job
+from hwpass.workflows.steps import PREPARE, amends, prune_step, verify_step
 
 #: Budgets tried first, as shares to remove; the search refines between them.
 GRID = (0.1, 0.25, 0.4, 0.5, 0.6, 0.67, 0.73, 0.78)

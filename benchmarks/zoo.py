@@ -22,7 +22,7 @@ from typing import Any
 
 from common import fresh, memory_bound, save_zoo, show, zoo_module
 
-from hwpass.explain import frozen_layers
+from hwpass.coupling.chains import frozen_layers
 
 #: The share of the MACs that counts as reached: 0.5x, and what rounding to the target's channels costs.
 REACHED = 0.55
@@ -36,10 +36,10 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
     import onnxruntime
 
     import hwpass
-    from hwpass.coupling import couple
+    from hwpass.coupling.groups import couple
     from hwpass.manager import PassManager
-    from hwpass.ops.base import rules
-    from hwpass.steps import PREPARE
+    from hwpass.ops.rule import rules
+    from hwpass.workflows.steps import PREPARE
 
     row: dict[str, Any] = {"name": name}
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
 
 def reasons(coupling: Any) -> list[tuple[float, str]]:
     """Why layers are frozen, with the share of the MACs that each reason holds, largest first."""
-    from hwpass.cost import Cost
+    from hwpass.cost.prediction import Cost
     from hwpass.cost_models import load_target
 
     cost = Cost(coupling, load_target("server-cpu"))

@@ -37,7 +37,7 @@ def worker(path: Path, kind: str) -> dict[str, Any]:
     from faster import macs
     from onnxsim.pruning import apply_structured_pruning
 
-    from hwpass.sessions import open_session
+    from hwpass.runtime.sessions import open_session
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     row: dict[str, Any] = {"changed": False, "valid": False}
@@ -77,10 +77,10 @@ def run(session: Any, model: Any, interface: list[Any]) -> str:
     """Run on random inputs; what is wrong with the outputs, if anything."""
     import numpy as np
 
-    from hwpass.dimensions import dimension_values
     from hwpass.errors import InputError
-    from hwpass.inputs import input_specs, make_inputs
-    from hwpass.sessions import run_session
+    from hwpass.runtime.dimensions import dimension_values
+    from hwpass.runtime.inputs import input_specs, make_inputs
+    from hwpass.runtime.sessions import run_session
 
     sizes = dimension_values(model, session=session)[0]
     try:

@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwpass.cost_models.target import DTYPE_BYTES, Target, first_complaint
+from hwpass.cost_models.work import Floats, Work
 from hwpass.errors import InputError
-from hwpass.work import Floats, Work
 
 
 class Figures(BaseModel):

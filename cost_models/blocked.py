@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwpass.work import Floats, Work
+from hwpass.cost_models.work import Floats, Work
 
 Bools = NDArray[np.bool_]
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from hwpass.cost_models.base import CostModel, Figures, register
 from hwpass.cost_models.blocked import BlockedLayout, Bools
 from hwpass.cost_models.target import Target
-from hwpass.work import Floats, Work
+from hwpass.cost_models.work import Floats, Work
 
 
 class CpuLayout(Figures):

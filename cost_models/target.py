@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hwpass.data_files import read_data, shown, shown_path
 from hwpass.errors import InputError, UsageError
-from hwpass.formatting import brief
+from hwpass.files.data_files import read_data, shown, shown_path
+from hwpass.reporting.figures import brief
 
 #: No figure is larger, and no rate smaller than its inverse: beyond that, predictions overflow or divide by nothing.
 HUGE = 1e15

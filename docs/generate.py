@@ -19,16 +19,16 @@ from pydantic import BaseModel
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from hwpass.cli import main as cli  # noqa: E402
+from hwpass.command.cli import main as cli  # noqa: E402
 from hwpass.cost_models import load_target, target_names  # noqa: E402
-from hwpass.describe import GroupsReport  # noqa: E402
-from hwpass.listing import pass_options, summary, target_figures  # noqa: E402
 from hwpass.manager import passes  # noqa: E402
 from hwpass.ops.table import treatments  # noqa: E402
-from hwpass.plan import Plan  # noqa: E402
-from hwpass.profile import Profile  # noqa: E402
-from hwpass.report import Report  # noqa: E402
-from hwpass.sweep_report import SweepReport  # noqa: E402
+from hwpass.planning.plan import Plan  # noqa: E402
+from hwpass.reporting.groups import GroupsReport  # noqa: E402
+from hwpass.reporting.listing import pass_options, summary, target_figures  # noqa: E402
+from hwpass.reporting.schema import Report  # noqa: E402
+from hwpass.reporting.sweep import SweepReport  # noqa: E402
+from hwpass.workflows.profile import Profile  # noqa: E402
 
 NOTE = "<!-- written by docs/generate.py; `make docs` writes it again -->\n"
 

@@ -14,22 +14,22 @@ if not os.path.isdir(os.path.join(__path__[0], "passes")) and os.path.isdir(os.p
     __path__.append(_BESIDE)
 
 if TYPE_CHECKING:
-    from hwpass.api import load, run
     from hwpass.context import Context
     from hwpass.errors import BudgetError, HwpassError, InputError, UsageError, VerdictError
-    from hwpass.ir import Model
-    from hwpass.job import Result
     from hwpass.manager import Pass, PassManager, PassResult
-    from hwpass.pareto import sweep
-    from hwpass.plan import Plan
+    from hwpass.model.model import Model
+    from hwpass.planning.plan import Plan
+    from hwpass.workflows.job import Result
+    from hwpass.workflows.run import load, run
+    from hwpass.workflows.sweep import sweep
 
 _HOMES = {
-    "Result": "job",
-    "load": "api",
-    "run": "api",
-    "sweep": "pareto",
-    "Model": "ir",
-    "Plan": "plan",
+    "Result": "workflows.job",
+    "load": "workflows.run",
+    "run": "workflows.run",
+    "sweep": "workflows.sweep",
+    "Model": "model.model",
+    "Plan": "planning.plan",
     "Context": "context",
     "Pass": "manager",
     "PassManager": "manager",

@@ -1,6 +1,6 @@
 """`python -m hwpass`, and the command `hwpass`: signals are heeded from here on, imports included."""
 
-from hwpass import interrupts
+from hwpass.files import interrupts
 
 if __name__ == "__main__":
     interrupts.watch()
@@ -15,10 +15,11 @@ def main() -> NoReturn:
     """Run the command line, and end the process with its status."""
     interrupts.watch()
     _fill_closed_streams()
-    # Threads of BLAS are of no use here (see hwpass.blas); where memory is limited, making them fails noisily.
+    # Threads of BLAS are of no use here (see hwpass.runtime.blas_threads); where memory is limited, making them fails
+    # noisily.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        from hwpass.cli import main as command
+        from hwpass.command.cli import main as command
 
         command(prog_name="hwpass")
         status = 0

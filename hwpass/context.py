@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hwpass.findings import Findings
-from hwpass.formatting import brief, counted
-from hwpass.ir import Model
-from hwpass.metric import metric_before
-from hwpass.plan import Plan
-from hwpass.sessions import ModelLike
-from hwpass.settings import Settings
-from hwpass.study import Study
+from hwpass.model.model import Model
+from hwpass.planning.plan import Plan
+from hwpass.planning.study import Study
+from hwpass.reporting.figures import brief, counted
+from hwpass.runtime.sessions import ModelLike
+from hwpass.runtime.settings import Settings
+from hwpass.verdicts.findings import Findings
+from hwpass.verdicts.task_metric import metric_before
 
 
 @dataclass

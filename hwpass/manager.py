@@ -15,14 +15,14 @@ from types import ModuleType
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from hwpass import pipeline_text, plugins
-from hwpass.blas import limited
 from hwpass.context import Context
-from hwpass.data_files import shown_path
 from hwpass.errors import InputError, UsageError, VerdictError
-from hwpass.formatting import brief
-from hwpass.ir import Model
-from hwpass.plan import Plan
-from hwpass.stages import Effect, Pruned, Stage
+from hwpass.files.data_files import shown_path
+from hwpass.model.model import Model
+from hwpass.planning.plan import Plan
+from hwpass.planning.stages import Effect, Pruned, Stage
+from hwpass.reporting.figures import brief
+from hwpass.runtime.blas_threads import limited
 
 
 @dataclass(frozen=True)

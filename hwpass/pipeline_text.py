@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from hwpass import plugins
-from hwpass.data_files import shown
 from hwpass.errors import HwpassError, UsageError, option
+from hwpass.files.data_files import shown
 
 #: Characters of the longest pipeline that is read, and its most passes.
 LONGEST = 1 << 16

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hwpass.context import Context
-from hwpass.coupling import couple
+from hwpass.coupling.groups import couple
 from hwpass.errors import UsageError
-from hwpass.ir import Model
 from hwpass.manager import Pass, PassResult, register
+from hwpass.model.model import Model
 from hwpass.passes.prune_channels import check_finite, operate, outcome
-from hwpass.plan import Plan
+from hwpass.planning.plan import Plan
 
 
 @register

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from hwpass.compensation import Compensation
 from hwpass.context import Context
 from hwpass.errors import UsageError
-from hwpass.ir import Model
 from hwpass.manager import Pass, PassResult, register
+from hwpass.model.model import Model
+from hwpass.surgery.compensation import Compensation
 
 
 @register

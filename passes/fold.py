@@ -8,12 +8,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort  # type: ignore[import-untyped]
 
-from hwpass.collection import collection_paused
 from hwpass.context import Context
 from hwpass.errors import UsageError
-from hwpass.folding import Folding
-from hwpass.ir import Model, quiet
 from hwpass.manager import Pass, PassResult, register
+from hwpass.model.model import Model, quiet
+from hwpass.proto.folding import Folding
+from hwpass.proto.gc_pause import collection_paused
 
 #: Constants of at least this many bytes are compared; smaller ones are not worth it.
 MERGED = 4096

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwpass.context import Context
-from hwpass.coupling import couple
-from hwpass.edits import ConstantEdits
-from hwpass.ir import Model
+from hwpass.coupling.groups import couple
+from hwpass.coupling.redundant_channels import Reader, Redundancy, bias_place, redundancy
 from hwpass.manager import Pass, PassResult, register
-from hwpass.ops.base import Array
-from hwpass.redundancy import Reader, Redundancy, bias_place, redundancy
-from hwpass.streaming import release_pages
+from hwpass.model.model import Model
+from hwpass.ops.rule import Array
+from hwpass.proto.streaming import release_pages
+from hwpass.surgery.constant_edits import ConstantEdits
 
 
 @register

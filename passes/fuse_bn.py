@@ -8,8 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hwpass.context import Context
-from hwpass.ir import Model
 from hwpass.manager import Pass, PassResult, register
+from hwpass.model.model import Model
 
 #: The output axis of the weight, by operator.
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hwpass.context import Context
-from hwpass.ir import Model
 from hwpass.manager import Pass, PassResult, register
-from hwpass.norm_forms import lowered_norm
-from hwpass.ops.normalization import MEANLESS
+from hwpass.model.model import Model
+from hwpass.ops.rules.normalization import MEANLESS
+from hwpass.surgery.norm_forms import lowered_norm
 
 
 @register

@@ -9,26 +9,26 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from hwpass import scores
-from hwpass.allocate import Allocation
-from hwpass.budget import Budget, parse_budgets
 from hwpass.context import Context
-from hwpass.cost import METRICS
-from hwpass.coupling import Coupling
-from hwpass.data_files import shown
+from hwpass.cost.budgets import Budget, parse_budgets
+from hwpass.cost.prediction import METRICS
+from hwpass.cost_models.work import Floats
+from hwpass.coupling.chains import frozen_layers
+from hwpass.coupling.groups import Coupling
 from hwpass.errors import BudgetError, InputError, UsageError, option
-from hwpass.explain import frozen_layers
-from hwpass.halfway import Choice, Chooser
-from hwpass.ir import Model
+from hwpass.files.data_files import shown
 from hwpass.manager import Pass, PassResult, register
-from hwpass.overshoot import overshoot
+from hwpass.model.model import Model
 from hwpass.pipeline_text import texts
-from hwpass.plan import Plan, PlannedWeight
-from hwpass.rewrite import Surgery, prune
-from hwpass.stages import Pruned
-from hwpass.streaming import release_pages
-from hwpass.study import Study, StudyOptions
-from hwpass.work import Floats
+from hwpass.planning import scores
+from hwpass.planning.allocation import Allocation
+from hwpass.planning.candidates import Choice, Chooser
+from hwpass.planning.overshoot import overshoot
+from hwpass.planning.plan import Plan, PlannedWeight
+from hwpass.planning.stages import Pruned
+from hwpass.planning.study import Study, StudyOptions
+from hwpass.proto.streaming import release_pages
+from hwpass.surgery.cut import Surgery, prune
 
 #: Scores that are no score of their own: one that is chosen, and loss curves from activations.
 AUTOMATIC = ("auto", "gram")

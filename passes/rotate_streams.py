@@ -10,15 +10,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from hwpass.constants import added_bias
 from hwpass.context import Context
-from hwpass.coupling import couple
-from hwpass.edits import ConstantEdits
-from hwpass.ir import Model
+from hwpass.coupling.constant_channels import added_bias
+from hwpass.coupling.groups import couple
+from hwpass.coupling.residual_streams import Stream, Use, streams
 from hwpass.manager import Pass, PassResult, register
-from hwpass.ops.normalization import MEANLESS
-from hwpass.streams import Stream, Use, streams
-from hwpass.study import sample_dims
+from hwpass.model.model import Model
+from hwpass.ops.rules.normalization import MEANLESS
+from hwpass.planning.study import sample_dims
+from hwpass.surgery.constant_edits import ConstantEdits
 
 Floats = NDArray[np.float64]
 

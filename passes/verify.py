@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from hwpass.comparison import DEFAULT_ATOL
 from hwpass.context import Context
 from hwpass.errors import UsageError, VerdictError, option
-from hwpass.fidelity import fidelity, fidelity_of, parse_fidelity
-from hwpass.findings import MetricFound
-from hwpass.ir import Model
+from hwpass.files.temporary import TemporaryFolder
 from hwpass.manager import Pass, PassResult, register
-from hwpass.metric import no_metric, parse_metric
+from hwpass.model.model import Model
 from hwpass.pipeline_text import texts
-from hwpass.proof import Prover, ReadBack
-from hwpass.proof_feeds import proof_feeds
-from hwpass.proof_sides import AsGiven, InMemory
-from hwpass.sessions import Feed
-from hwpass.streaming import release_pages
-from hwpass.temporary import TemporaryFolder
-from hwpass.verify import evaluate_metric, require_valid, task_metric
+from hwpass.proto.streaming import release_pages
+from hwpass.runtime.comparison import DEFAULT_ATOL
+from hwpass.runtime.sessions import Feed
+from hwpass.verdicts.exactness import evaluate_metric, require_valid, task_metric
+from hwpass.verdicts.fidelity import fidelity, fidelity_of, parse_fidelity
+from hwpass.verdicts.findings import MetricFound
+from hwpass.verdicts.proof import Prover, ReadBack
+from hwpass.verdicts.proof_feeds import proof_feeds
+from hwpass.verdicts.proof_sides import AsGiven, InMemory
+from hwpass.verdicts.task_metric import no_metric, parse_metric
 
 #: How a verdict that failed ends, where a file would have been written.
 NOTHING = "nothing was written"

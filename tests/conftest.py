@@ -28,7 +28,7 @@ def few_inputs() -> Iterator[None]:
     `test_synthesis.py` is about that, and has as many as a user gets.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hwpass.synthesis.SAMPLES", 128)
+        patch.setattr("hwpass.data.synthetic_inputs.SAMPLES", 128)
         yield
 
 

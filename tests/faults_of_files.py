@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from planted import Fault
 
-from hwpass import canonical, exporting, external, functions, ir, materialise, order, streaming
+from hwpass.model import model as ir
+from hwpass.proto import canonical, exporting, external, functions, materialise, streaming
+from hwpass.proto import toposort as order
 
 LOADING = [
     Fault("attributes of functions are not given what the call gives", functions._Bound._function,

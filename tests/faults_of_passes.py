@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from planted import Fault
 
-from hwpass import compensation, constants, edits, folding, redundancy
-from hwpass.compensation import Compensation
+from hwpass.coupling import constant_channels as constants
+from hwpass.coupling import redundant_channels as redundancy
 from hwpass.passes import fold, fold_redundant, fuse_bn, lower_norms, rotate_streams
+from hwpass.proto import folding
+from hwpass.surgery import compensation
+from hwpass.surgery import constant_edits as edits
+from hwpass.surgery.compensation import Compensation
 
 FOLD = [
     Fault("a reshaped weight is folded in the order of Fortran", fold._view, "for i, v in enumerate(target)])",

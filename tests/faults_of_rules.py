@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from planted import Fault
 
-from hwpass.ops import (
+from hwpass.ops.rules import (
     attention,
     contrib,
     contrib_attention,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from planted import Fault
 
-from hwpass import analysis, axes, factoring, masking, rewrite
-from hwpass.plan import Plan
+from hwpass.coupling import factors as factoring
+from hwpass.coupling import walk as analysis
+from hwpass.ops import axes
+from hwpass.planning.plan import Plan
+from hwpass.surgery import cut as rewrite
+from hwpass.verdicts import masking
 
 _Cutter = rewrite._Cutter
 

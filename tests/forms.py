@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 import hwpass
-from hwpass.ir import Model
+from hwpass.model.model import Model
 
 N = helper.make_node
 FLOAT = TensorProto.FLOAT

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from hwpass.analysis import Builder
-from hwpass.axes import Axis, Factor, Ids, with_zero
+from hwpass.coupling.walk import Builder
 from hwpass.ops import Node, Rule, Tensor, rules
-from hwpass.ops.base import Freeze
+from hwpass.ops.axes import Axis, Factor, Ids, with_zero
+from hwpass.ops.rule import Freeze
 
 #: Places (file, line) of the statements that were seen to matter.
 LINES: set[tuple[str, int]] = set()

@@ -10,11 +10,11 @@ import onnx
 import onnxruntime as ort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from hwpass.branches import branches
-from hwpass.coupling import Coupling, couple
-from hwpass.ir import Model
-from hwpass.rewrite import Surgery, prune
-from hwpass.twin import dense_twin
+from hwpass.coupling.branches import branches
+from hwpass.coupling.groups import Coupling, couple
+from hwpass.model.model import Model
+from hwpass.surgery.cut import Surgery, prune
+from hwpass.surgery.dense_twin import dense_twin
 
 TOLERANCE = 1e-4
 #: A difference this many times what a relative change of 1e-7 of the inputs makes is rounding, not surgery.

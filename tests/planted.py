@@ -18,7 +18,7 @@ import onnx
 from click.testing import CliRunner
 
 import hwpass
-from hwpass.cli import main
+from hwpass.command.cli import main
 from hwpass.errors import HwpassError
 
 

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from hwpass.plan import Plan
+from hwpass.planning.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import pytest
 from sketch import Sketch
 
 import hwpass
-from hwpass.activations import FREE, Sizing, peak_bytes
-from hwpass.analysis import analyse
-from hwpass.dimensions import typical_dimensions
-from hwpass.inputs import input_specs
-from hwpass.ir import Model
-from hwpass.proof_inputs import proof_inputs
+from hwpass.coupling.walk import analyse
+from hwpass.data.proof_inputs import proof_inputs
+from hwpass.data.sizes import FREE, Sizing, peak_bytes
+from hwpass.model.model import Model
+from hwpass.runtime.dimensions import typical_dimensions
+from hwpass.runtime.inputs import input_specs
 
 
 def test_the_peak_by_hand() -> None:

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sketch import Sketch
 
-from hwpass import scores
-from hwpass.allocate import Allocation, Allocator, choices, steps
-from hwpass.cost import Cost
+from hwpass.cost.prediction import Cost
 from hwpass.cost_models import load_target
-from hwpass.coupling import Coupling, couple
-from hwpass.ir import Model
+from hwpass.coupling.groups import Coupling, couple
+from hwpass.model.model import Model
+from hwpass.planning import scores
+from hwpass.planning.allocation import Allocation, Allocator, choices, steps
 
 
 @cache
@@ -36,7 +36,7 @@ class Macs:
     """A cost of multiply-accumulates alone; latency is the same number."""
 
     def __init__(self, coupling: Coupling) -> None:
-        from hwpass.kernels import Kernels
+        from hwpass.cost.kernels import Kernels
 
         self.kernels = Kernels(coupling, [])
         self.base = {m: float(v[0]) for m, v in self(self.kernels.dense[None, :], ("macs", "latency")).items()}

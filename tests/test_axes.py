@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwpass.axes import FROZEN, Axis, Factor, Mismatch, Relations, axis_size, opaque, with_zero
-from hwpass.coupling import solve
+from hwpass.coupling.groups import solve
+from hwpass.ops.axes import FROZEN, Axis, Factor, Mismatch, Relations, axis_size, opaque, with_zero
 
 
 def sizes(axes: list[Axis]) -> list[list[int]]:

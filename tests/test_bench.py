@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper
 
-from hwpass import bench_worker
-from hwpass.bench import Timing, _timing, bench
+from hwpass.cost import bench_worker
+from hwpass.cost.bench import Timing, _timing, bench
 from hwpass.errors import InputError, UsageError
 
 

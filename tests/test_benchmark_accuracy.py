@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from hwpass.bench import Timing
+from hwpass.cost.bench import Timing
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -10,13 +10,13 @@ import pytest
 from sketch import Sketch
 from threadpoolctl import threadpool_info
 
-from hwpass import regress
-from hwpass.blas import DEEP, limited
 from hwpass.context import Context
-from hwpass.ir import Model
+from hwpass.data.row_table import RowTable
 from hwpass.manager import Pass, PassManager, PassResult
-from hwpass.regress import fit
-from hwpass.row_table import RowTable
+from hwpass.model.model import Model
+from hwpass.runtime.blas_threads import DEEP, limited
+from hwpass.surgery import least_squares as regress
+from hwpass.surgery.least_squares import fit
 
 
 def most() -> int:

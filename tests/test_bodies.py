@@ -9,12 +9,12 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 import hwpass
-from hwpass import scores
-from hwpass.calibration import load_calibration
-from hwpass.consumers import consumers
-from hwpass.coupling import couple
-from hwpass.ir import Model
-from hwpass.statistics import mean_squares
+from hwpass.coupling.groups import couple
+from hwpass.data.activation_statistics import mean_squares
+from hwpass.model.model import Model
+from hwpass.planning import scores
+from hwpass.planning.consumers import consumers
+from hwpass.runtime.calibration import load_calibration
 
 N = helper.make_node
 C = 8
@@ -127,5 +127,5 @@ def test_tensors_that_cannot_be_handed_out_are_left_out() -> None:
     assert set(found) == {"r", "z"}
 
 
-def specs(made: onnx.ModelProto) -> list[hwpass.sessions.InputSpec]:
-    return hwpass.sessions.input_specs(made)
+def specs(made: onnx.ModelProto) -> list[hwpass.runtime.sessions.InputSpec]:
+    return hwpass.runtime.sessions.input_specs(made)

@@ -10,9 +10,9 @@ import pytest
 from oracle import check
 from sketch import Sketch
 
-from hwpass.branches import branches
-from hwpass.coupling import Coupling, couple
-from hwpass.ir import Model
+from hwpass.coupling.branches import branches
+from hwpass.coupling.groups import Coupling, couple
+from hwpass.model.model import Model
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwpass.array_files import HELD_BYTES
-from hwpass.calibration import load_calibration
 from hwpass.errors import InputError
-from hwpass.inputs import InputSpec
+from hwpass.runtime.array_files import HELD_BYTES
+from hwpass.runtime.calibration import load_calibration
+from hwpass.runtime.inputs import InputSpec
 
 F = np.dtype(np.float32)
 IMAGE = [InputSpec("image", F, ("batch", 1, 4, 4))]

@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from hwpass.cli import main
-from hwpass.index_ranges import from_ranges
-from hwpass.report import Report
+from hwpass.command.cli import main
+from hwpass.files.index_ranges import from_ranges
+from hwpass.reporting.schema import Report
 
 ROOT = Path(__file__).parent.parent
 CNN = str(ROOT / "fixtures/cnn.onnx")
@@ -176,7 +176,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwpass import api
+    from hwpass.workflows import run as api
 
     def broken(*arguments: Any, **options: Any) -> None:
         raise IndexError("list index\nout of range")
@@ -256,8 +256,8 @@ def test_targets_show_every_figure_with_a_source() -> None:
 
 
 def test_passes_show_every_option() -> None:
-    from hwpass.listing import pass_options
     from hwpass.manager import passes
+    from hwpass.reporting.listing import pass_options
 
     shown = hwpass("passes").stdout
     for name, cls in passes().items():
@@ -344,8 +344,8 @@ def test_every_command_and_option_has_help(name: str) -> None:
 
 
 def test_scores_in_the_help_are_those_there_are() -> None:
-    from hwpass.listing import pass_options
     from hwpass.manager import passes
+    from hwpass.reporting.listing import pass_options
 
     scores = next(o for o in pass_options(passes()["prune-channels"]) if o.name == "score")
     option = next(p for p in main.commands["run"].params if p.name == "score")

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from hwpass.cli import main
+from hwpass.command.cli import main
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 MODEL = str(FIXTURES / "cnn.onnx")
@@ -293,7 +293,7 @@ def test_one_line_the_status_and_no_file(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("asked", "shown"), [([], False), (["-W", "default"], True)])
 def test_warnings_of_libraries_are_for_those_who_ask(asked: list[str], shown: bool) -> None:
-    code = "import warnings, click\nfrom hwpass.shell import ShellGroup\ng = ShellGroup()\n"
+    code = "import warnings, click\nfrom hwpass.command.shell import ShellGroup\ng = ShellGroup()\n"
     code += "@g.command()\ndef c(): warnings.warn('divided by nothing', RuntimeWarning)\ng(['c'])"
     done = subprocess.run([sys.executable, *asked, "-c", code], capture_output=True, text=True, check=True)
     assert ("divided by nothing" in done.stderr) is shown

@@ -11,17 +11,17 @@ from onnx import numpy_helper
 from sketch import Sketch
 
 import hwpass
-from hwpass import segments
-from hwpass.api import execute
-from hwpass.calibration import load_calibration
-from hwpass.consumers import consumers, weight_gram
-from hwpass.coupling import couple
+from hwpass.coupling.groups import couple
+from hwpass.data import segments
+from hwpass.data.sampled_rows import sample
+from hwpass.data.segments import Segments
 from hwpass.errors import InputError
-from hwpass.inputs import input_specs
 from hwpass.manager import PassManager
-from hwpass.patches import sample
-from hwpass.segments import Segments
-from hwpass.sessions import open_session, run_session
+from hwpass.planning.consumers import consumers, weight_gram
+from hwpass.runtime.calibration import load_calibration
+from hwpass.runtime.inputs import input_specs
+from hwpass.runtime.sessions import open_session, run_session
+from hwpass.workflows.run import execute
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -10,12 +10,12 @@ import pytest
 from oracle import check
 from sketch import Sketch
 
-from hwpass.cost import Cost
+from hwpass.cost.prediction import Cost
 from hwpass.cost_models import load_target
-from hwpass.coupling import Coupling, couple
+from hwpass.coupling.chains import chain, frozen_layers
+from hwpass.coupling.groups import Coupling, couple
 from hwpass.errors import InputError
-from hwpass.explain import chain, frozen_layers
-from hwpass.ir import Model
+from hwpass.model.model import Model
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

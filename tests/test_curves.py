@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwpass.curves import LEFT, _eliminate, _inverse, _View
+from hwpass.planning.loss_curves import LEFT, _eliminate, _inverse, _View
 
 
 def _problem(seed: int, channels: int = 6, outputs: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from damage import DAMAGES, SOUND, damaged
 
 import hwpass
 from hwpass.errors import HwpassError
-from hwpass.ir import Model
-from hwpass.sessions import load_problem
+from hwpass.model.model import Model
+from hwpass.runtime.sessions import load_problem
 
 COUNT = int(os.environ.get("HWPASS_DAMAGED", "400"))
 FIRST = int(os.environ.get("HWPASS_SEED", "0"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hwpass.cli import main
+from hwpass.command.cli import main
 from hwpass.manager import passes
 
 ROOT = Path(__file__).parent.parent

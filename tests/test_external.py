@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import hwpass
-from hwpass.cli import main
+from hwpass.command.cli import main
 from hwpass.errors import InputError
-from hwpass.external import TrustedPath
-from hwpass.ir import Model
-from hwpass.sessions import open_session
+from hwpass.model.model import Model
+from hwpass.proto.external import TrustedPath
+from hwpass.runtime.sessions import open_session
 
 VALUES = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwpass.fidelity import fidelity_of, parse_fidelity
+from hwpass.verdicts.fidelity import fidelity_of, parse_fidelity
 
 
 def test_nan_in_the_place_of_infinity_is_new() -> None:

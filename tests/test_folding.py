@@ -14,8 +14,8 @@ from sketch import Sketch
 
 from hwpass.context import Context
 from hwpass.errors import InputError
-from hwpass.ir import Model
 from hwpass.manager import PassManager
+from hwpass.model.model import Model
 
 HUGE = 1 << 30
 

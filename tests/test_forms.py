@@ -12,8 +12,8 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, num
 
 import hwpass
 from hwpass.errors import InputError
-from hwpass.ir import Model
-from hwpass.recheck import verify_models
+from hwpass.model.model import Model
+from hwpass.workflows.compare import verify_models
 
 
 def test_bodies_may_use_one_name_for_different_tensors(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sketch import Sketch
 
 import hwpass
-from hwpass.cli import main
+from hwpass.command.cli import main
 from hwpass.globs import escape, matches
 from hwpass.manager import PassManager
 from hwpass.passes.prune_channels import PruneChannels

@@ -12,18 +12,18 @@ import pytest
 from sketch import Sketch
 
 import hwpass
-from hwpass import halfway
-from hwpass.allocate import Allocation
-from hwpass.calibration import load_calibration
 from hwpass.context import Context
 from hwpass.cost_models import load_target
 from hwpass.errors import UsageError
-from hwpass.halfway import Chooser, distance, others, outputs, sparse
-from hwpass.inputs import InputSpec
-from hwpass.ir import Model
+from hwpass.model.model import Model
 from hwpass.passes.prune_channels import PruneChannels
-from hwpass.rewrite import Surgery
-from hwpass.study import Study, StudyOptions
+from hwpass.planning import candidates as halfway
+from hwpass.planning.allocation import Allocation
+from hwpass.planning.candidates import Chooser, distance, others, outputs, sparse
+from hwpass.planning.study import Study, StudyOptions
+from hwpass.runtime.calibration import load_calibration
+from hwpass.runtime.inputs import InputSpec
+from hwpass.surgery.cut import Surgery
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

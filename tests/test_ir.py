@@ -16,10 +16,10 @@ from oracle import feeds_of, run
 from sketch import Sketch
 
 import hwpass
-import hwpass.ir as ir
+import hwpass.model.model as ir
 from hwpass.errors import InputError
-from hwpass.ir import Model
-from hwpass.whole_files import write_text
+from hwpass.files.whole_files import write_text
+from hwpass.model.model import Model
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

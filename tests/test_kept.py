@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from sketch import Sketch
 
 import hwpass
-from hwpass.ir import STAMPS, Model
+from hwpass.model.model import STAMPS, Model
 
 
 def annotated() -> onnx.ModelProto:
@@ -110,7 +110,7 @@ def test_a_stamp_says_how_a_model_was_made(tmp_path: Path) -> None:
     written = onnx.load(tmp_path / "out.onnx")
     assert [(e.key, e.value) for e in written.metadata_props] == [
         ("from", "ModelProto"),
-        ("hwpass.budget", '{"latency": "12ms", "macs": "0.6x"}'),
+        ("hwpass.cost.budgets", '{"latency": "12ms", "macs": "0.6x"}'),
         ("hwpass.target", "mobile-cpu"),
         ("hwpass.version", "1.2"),
     ]

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from oracle import random_keep
 from sketch import Sketch
 
-from hwpass.coupling import Coupling, couple
-from hwpass.ir import Model
-from hwpass.kernels import Kernels
-from hwpass.rewrite import prune
+from hwpass.cost.kernels import Kernels
+from hwpass.coupling.groups import Coupling, couple
+from hwpass.model.model import Model
+from hwpass.surgery.cut import prune
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 FUSION = [["Conv", "BatchNormalization", "activation"], ["Conv", "activation"], ["Gemm", "activation"]]

@@ -8,13 +8,13 @@ import pytest
 from sketch import Sketch
 
 import hwpass
-from hwpass.calibration import load_calibration
 from hwpass.context import Context
 from hwpass.cost_models import load_target
-from hwpass.inputs import input_specs
+from hwpass.data.sampled_rows import Window, transposed_rows
 from hwpass.manager import PassManager
-from hwpass.patches import Window, transposed_rows
-from hwpass.sessions import open_session, run_session
+from hwpass.runtime.calibration import load_calibration
+from hwpass.runtime.inputs import input_specs
+from hwpass.runtime.sessions import open_session, run_session
 
 
 def gains(proto: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, float]]:

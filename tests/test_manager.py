@@ -14,8 +14,8 @@ from sketch import Sketch
 
 from hwpass.context import Context
 from hwpass.errors import HwpassError, UsageError
-from hwpass.ir import Model
 from hwpass.manager import _PASSES, Pass, PassManager, PassResult, passes, register
+from hwpass.model.model import Model
 
 ANY_TEXT = st.text(max_size=8) | st.text('abc*,{}|"\\\\= ', max_size=8)
 NUMBERS = st.floats(0, 0.99, allow_subnormal=False)  # ONNX Runtime may have switched subnormals off in the process

@@ -13,7 +13,7 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from hwpass.errors import UsageError
-from hwpass.metric import evaluate_metric, task_metric
+from hwpass.verdicts.task_metric import evaluate_metric, task_metric
 
 
 def linear() -> onnx.ModelProto:

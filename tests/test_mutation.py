@@ -17,12 +17,12 @@ from planted import Fault, function_of, outcome, planted
 from witnesses import every_model
 
 import hwpass.ops
-from hwpass.coupling import couple
-from hwpass.ir import Model
+from hwpass.coupling.groups import couple
+from hwpass.model.model import Model
 from hwpass.ops import rules
-from hwpass.rewrite import prune
-from hwpass.twin import dense_twin
-from hwpass.verify import exactness
+from hwpass.surgery.cut import prune
+from hwpass.surgery.dense_twin import dense_twin
+from hwpass.verdicts.exactness import exactness
 
 SEEDS = (0, 1)
 
@@ -159,7 +159,7 @@ def test_breaking_a_statement_is_caught(rule: str) -> None:
 
 
 def test_the_verdict_users_see_catches_what_the_oracle_catches() -> None:
-    """A sample of inexact mutants, one per rule, through `hwpass.verify.exactness`."""
+    """A sample of inexact mutants, one per rule, through `hwpass.verdicts.exactness.exactness`."""
     kinds: Counter[bool] = Counter()
     for rule in ("BatchNormalization", "Clip", "Conv", "Gather", "MatMul", "Nary", "Pad", "Pool", "Reduce", "Unary"):
         for fact in sorted(f for r, f in facts() if r == rule):

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from sketch import Sketch
 
 import hwpass
-from hwpass import scores
-from hwpass.allocate import Allocation, Allocator
-from hwpass.branches import branches
-from hwpass.cli import main
-from hwpass.cost import METRICS, Cost
+from hwpass.command.cli import main
+from hwpass.cost.prediction import METRICS, Cost
 from hwpass.cost_models import load_target
-from hwpass.coupling import Coupling, couple
-from hwpass.ir import Model
-from hwpass.nearer import finer, without_branches
-from hwpass.overshoot import TOLD, even_loss, overshoot
-from hwpass.work import Floats
+from hwpass.cost_models.work import Floats
+from hwpass.coupling.branches import branches
+from hwpass.coupling.groups import Coupling, couple
+from hwpass.model.model import Model
+from hwpass.planning import scores
+from hwpass.planning.allocation import Allocation, Allocator
+from hwpass.planning.nearer import finer, without_branches
+from hwpass.planning.overshoot import TOLD, even_loss, overshoot
 
 WIDTHS = st.sampled_from([3, 5, 8, 10, 12, 16, 20, 24, 32, 40])
 
@@ -163,7 +163,7 @@ class Cliff:
     """Multiply-accumulates, and a latency above the dense model's but for the dense and for the narrowest plans."""
 
     def __init__(self, coupling: Coupling, narrow: int) -> None:
-        from hwpass.kernels import Kernels
+        from hwpass.cost.kernels import Kernels
 
         self.kernels = Kernels(coupling, [])
         self.narrow = narrow
@@ -225,9 +225,9 @@ def test_an_even_cut_is_interpolated_between_widths() -> None:
 
 def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every overshoot is refused, and every plan one."""
-    monkeypatch.setattr("hwpass.overshoot.TOLD", 2.0)
-    monkeypatch.setattr("hwpass.overshoot.REFUSED", 2.0)
-    monkeypatch.setattr("hwpass.overshoot.even_loss", lambda *_: -1.0)
+    monkeypatch.setattr("hwpass.planning.overshoot.TOLD", 2.0)
+    monkeypatch.setattr("hwpass.planning.overshoot.REFUSED", 2.0)
+    monkeypatch.setattr("hwpass.planning.overshoot.even_loss", lambda *_: -1.0)
 
 
 def test_a_refusal_ends_with_status_4_and_names_the_mends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

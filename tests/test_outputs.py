@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
 import hwpass
-from hwpass import whole_files
-from hwpass.cli import main
+from hwpass.command.cli import main
 from hwpass.errors import InputError
-from hwpass.whole_files import together, whole, write_text
+from hwpass.files import whole_files
+from hwpass.files.whole_files import together, whole, write_text
 
 ROOT = Path(__file__).parent.parent
 TARGET = (ROOT / "cost_models/targets/mobile-cpu.toml").read_text(encoding="utf-8")
@@ -186,7 +186,7 @@ def test_all_outputs_appear_or_none(here: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_report_that_cannot_be_made_leaves_no_model(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwpass import html_report
+    from hwpass.reporting import html as html_report
 
     def broken(*_: object) -> str:
         raise OSError(28, "No space left on device")

@@ -70,7 +70,7 @@ def test_the_public_names_exist() -> None:
 
 
 def test_the_command_starts_without_loading_the_runtime() -> None:
-    code = "import sys, hwpass.cli; sys.exit('onnxruntime' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, hwpass.command.cli; sys.exit('onnxruntime' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -127,7 +127,7 @@ def test_a_wheel_has_all_rooms_and_data(links: bool, tmp_path: Path) -> None:
 
 def test_a_tree_without_links_works(tmp_path: Path) -> None:
     copy = copied(tmp_path, links=False)
-    code = "import hwpass.cli, sys; sys.argv = ['hwpass', 'passes']; hwpass.cli.main()"
+    code = "import hwpass.command.cli, sys; sys.argv = ['hwpass', 'passes']; hwpass.command.cli.main()"
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     made = subprocess.run(
         [sys.executable, "-c", code], cwd=copy, env=environment, capture_output=True, text=True, check=False

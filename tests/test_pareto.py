@@ -17,14 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hwpass
-from hwpass import halfway, pareto, study
-from hwpass.cli import main
-from hwpass.coupling import Coupling
-from hwpass.ir import Model
-from hwpass.masking import masked
-from hwpass.plan import Plan
-from hwpass.report import Costs, Ratios
-from hwpass.sweep_report import SweepPoint, SweepReport, marked
+from hwpass.command.cli import main
+from hwpass.coupling.groups import Coupling
+from hwpass.model.model import Model
+from hwpass.planning import candidates as halfway
+from hwpass.planning import study
+from hwpass.planning.plan import Plan
+from hwpass.reporting.schema import Costs, Ratios
+from hwpass.reporting.sweep import SweepPoint, SweepReport, marked
+from hwpass.verdicts.masking import masked
+from hwpass.workflows import sweep as pareto
 
 ROOT = Path(__file__).parent.parent
 CNN = ROOT / "fixtures/cnn.onnx"
@@ -168,7 +170,7 @@ def test_a_model_that_fails_a_verdict_is_shown_but_not_written(
         turned = [g.model_copy(update={"kept": [g.width - 1 - i for i in g.kept]}) for g in plan.groups]
         return masked(coupling, plan.model_copy(update={"groups": turned}))
 
-    monkeypatch.setattr("hwpass.proof.masked", other_channels)
+    monkeypatch.setattr("hwpass.verdicts.proof.masked", other_channels)
     result = command(
         CNN, "--target", "mobile-cpu", "--points", "0.7", "--score", "l2", "-o", tmp_path / "models", status=5
     )

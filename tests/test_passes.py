@@ -12,15 +12,15 @@ from onnx import TensorProto, helper
 from oracle import difference, feeds_of, run
 from sketch import Sketch
 
-from hwpass.api import execute
 from hwpass.context import Context
-from hwpass.cost import Cost
+from hwpass.cost.prediction import Cost
 from hwpass.cost_models import load_target
-from hwpass.coupling import couple
+from hwpass.coupling.groups import couple
 from hwpass.errors import BudgetError, InputError, UsageError
-from hwpass.ir import Model
 from hwpass.manager import PassManager, passes
-from hwpass.plan import Plan
+from hwpass.model.model import Model
+from hwpass.planning.plan import Plan
+from hwpass.workflows.run import execute
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NETS = ("cnn", "densenet", "mobilenet", "resnet_se", "vit")

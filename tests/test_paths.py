@@ -16,20 +16,20 @@ from click.testing import CliRunner
 from sketch import Sketch
 
 import hwpass
-from hwpass.bench import bench
-from hwpass.calibration import load_calibration
-from hwpass.cli import main
+from hwpass.command.cli import main
 from hwpass.context import Context
+from hwpass.cost.bench import bench
 from hwpass.cost_models import load_target
-from hwpass.inputs import input_specs
-from hwpass.inspection import coupled
-from hwpass.job import Job
+from hwpass.files.whole_files import write_text
 from hwpass.manager import PassManager
 from hwpass.passes.apply_plan import ApplyPlan
-from hwpass.profile import profile_model
-from hwpass.recheck import verify_models
-from hwpass.threads import MOST_THREADS
-from hwpass.whole_files import write_text
+from hwpass.runtime.calibration import load_calibration
+from hwpass.runtime.inputs import input_specs
+from hwpass.runtime.threads import MOST_THREADS
+from hwpass.workflows.compare import verify_models
+from hwpass.workflows.inspect import coupled
+from hwpass.workflows.job import Job
+from hwpass.workflows.profile import profile_model
 
 TARGET = (Path(__file__).parent.parent / "cost_models/targets/mobile-cpu.toml").read_text(encoding="utf-8")
 PIPELINE = "fold,prune-channels{macs=0.7x,score=l2},verify"

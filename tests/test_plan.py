@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sketch import Sketch
 
-from hwpass.coupling import Coupling, couple
+from hwpass.coupling.groups import Coupling, couple
 from hwpass.errors import InputError
-from hwpass.index_ranges import from_ranges, to_ranges
-from hwpass.ir import Model
+from hwpass.files.index_ranges import from_ranges, to_ranges
 from hwpass.manager import PassManager, preparation
-from hwpass.plan import Plan, PlannedWeight
-from hwpass.steps import PREPARE
+from hwpass.model.model import Model
+from hwpass.planning.plan import Plan, PlannedWeight
+from hwpass.workflows.steps import PREPARE
 
 
 def coupled() -> Coupling:

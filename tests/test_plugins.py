@@ -46,7 +46,7 @@ MADE: dict[str, tuple[str, str, str | None]] = {
     "good-class": ("good-two = {module}:Mine", source("good-two", decorator=""), None),
     "good-rule": (
         "good-three = {module}",
-        source("good-three", before="from hwpass.ops.base import Rule, register as rule\n"
+        source("good-three", before="from hwpass.ops.rule import Rule, register as rule\n"
                "@rule\nclass R(Rule):\n    '''Theirs.'''\n    domain, ops = 'their.own', ('Odd',)\n"),
         None,
     ),
@@ -73,7 +73,7 @@ MADE: dict[str, tuple[str, str, str | None]] = {
     "unknown-types": ("bad-types = {module}", source("bad-types", kind="Nowhere"), "Nowhere"),
     "rule-of-ours": (
         "bad-rule = {module}",
-        source("rule-of-ours", after="from hwpass.ops.base import Rule, register as rule\n"
+        source("rule-of-ours", after="from hwpass.ops.rule import Rule, register as rule\n"
                "@rule\nclass R(Rule):\n    '''Theirs.'''\n    ops = ('Relu',)\n"),
         "two rules for Relu",
     ),

@@ -15,15 +15,15 @@ from sketch import Sketch
 
 import hwpass
 from hwpass import Context, Pass, PassManager, PassResult, VerdictError
-from hwpass.comparison import compare_arrays, compare_outputs, spread
 from hwpass.cost_models import load_target
-from hwpass.interface import Interface
-from hwpass.ir import Model
-from hwpass.job import Job
-from hwpass.proof import Prover
-from hwpass.proof_sides import AsGiven, InMemory
-from hwpass.sessions import open_session
-from hwpass.stages import Effect
+from hwpass.model.model import Model
+from hwpass.planning.stages import Effect
+from hwpass.proto.interface import Interface
+from hwpass.runtime.comparison import compare_arrays, compare_outputs, spread
+from hwpass.runtime.sessions import open_session
+from hwpass.verdicts.proof import Prover
+from hwpass.verdicts.proof_sides import AsGiven, InMemory
+from hwpass.workflows.job import Job
 
 
 def layers(width: int = 32, seed: int = 0) -> Sketch:
@@ -321,10 +321,10 @@ def test_a_file_is_run_before_it_gets_its_name(tmp_path: Path, monkeypatch: pyte
         stream.write(proto.SerializeToString())  # type: ignore[attr-defined]
 
     with monkeypatch.context() as patched:
-        patched.setattr("hwpass.ir.write_single", wrong)
+        patched.setattr("hwpass.model.model.write_single", wrong)
         with pytest.raises(VerdictError, match="not the model that was proved"):
             result.save(target)
-        patched.setattr("hwpass.ir.write_single", lambda proto, constants, stream: stream.write(b"\0" * 9))
+        patched.setattr("hwpass.model.model.write_single", lambda proto, constants, stream: stream.write(b"\0" * 9))
         with pytest.raises(VerdictError, match="does not run"):
             result.save(target)
     assert target.read_bytes() == b"what was there"

@@ -8,10 +8,10 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
+from hwpass.data.proof_inputs import proof_feeds, proof_inputs, variation
 from hwpass.errors import InputError
-from hwpass.inputs import input_specs
-from hwpass.proof_inputs import proof_feeds, proof_inputs, variation
-from hwpass.sessions import Feed, open_session, run_session
+from hwpass.runtime.inputs import input_specs
+from hwpass.runtime.sessions import Feed, open_session, run_session
 
 Shape = list[int | str | None]
 N = helper.make_node

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from oracle import ROUNDING, TOLERANCE, _sensitivity, difference, feeds_of, run
 from sketch import Sketch
 
-from hwpass import scores
-from hwpass.coupling import couple
-from hwpass.ir import Model
+from hwpass.coupling.groups import couple
+from hwpass.coupling.redundant_channels import redundancy, unread
 from hwpass.manager import PassManager
-from hwpass.redundancy import redundancy, unread
-from hwpass.rewrite import prune
+from hwpass.model.model import Model
+from hwpass.planning import scores
+from hwpass.surgery.cut import prune
 
 
 def folded(source: Sketch | onnx.ModelProto, limit: float = 1e-5) -> tuple[Model, bool, int]:

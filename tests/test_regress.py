@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwpass.regress import Clipping, Fit
-from hwpass.regress import fit as fit_tables
-from hwpass.row_table import RowTable
+from hwpass.data.row_table import RowTable
+from hwpass.surgery.least_squares import Clipping, Fit
+from hwpass.surgery.least_squares import fit as fit_tables
 
 
 def fit(

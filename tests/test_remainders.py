@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sketch import Sketch
 
-from hwpass.branches import branches
-from hwpass.cost import METRICS, Cost
+from hwpass.cost.prediction import METRICS, Cost
 from hwpass.cost_models import load_target
-from hwpass.coupling import Coupling, couple
-from hwpass.ir import Model
-from hwpass.rewrite import prune
+from hwpass.coupling.branches import branches
+from hwpass.coupling.groups import Coupling, couple
+from hwpass.model.model import Model
+from hwpass.surgery.cut import prune
 
 TARGETS = ["mobile-cpu", "server-cpu", "server-cpu-avx2"]
 

@@ -13,9 +13,8 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from hwpass.findings import MetricFound
-from hwpass.html_report import page as html
-from hwpass.report import (
+from hwpass.reporting.html import page as html
+from hwpass.reporting.schema import (
     Costs,
     ExactnessVerdict,
     FidelityVerdict,
@@ -33,7 +32,8 @@ from hwpass.report import (
     human_energy,
     human_seconds,
 )
-from hwpass.terminal_report import closing, show
+from hwpass.reporting.terminal import closing, show
+from hwpass.verdicts.findings import MetricFound
 
 BEFORE = Costs(
     latency_ms=15.5,

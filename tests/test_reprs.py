@@ -10,15 +10,15 @@ import pytest
 from sketch import Sketch
 
 import hwpass
-from hwpass.calibration import load_calibration
 from hwpass.context import Context
 from hwpass.cost_models import load_target
-from hwpass.inputs import input_specs
-from hwpass.inspection import coupled
-from hwpass.job import Job
 from hwpass.manager import PassManager
-from hwpass.profile import profile_model
-from hwpass.recheck import verify_models
+from hwpass.runtime.calibration import load_calibration
+from hwpass.runtime.inputs import input_specs
+from hwpass.workflows.compare import verify_models
+from hwpass.workflows.inspect import coupled
+from hwpass.workflows.job import Job
+from hwpass.workflows.profile import profile_model
 
 LONGEST = 200
 

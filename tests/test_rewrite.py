@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from oracle import check, feeds_of, random_keep, run
 from sketch import Sketch
 
-from hwpass.coupling import Coupling, couple
-from hwpass.ir import Model
-from hwpass.rewrite import Surgery, prune
-from hwpass.twin import dense_twin
+from hwpass.coupling.groups import Coupling, couple
+from hwpass.model.model import Model
+from hwpass.surgery.cut import Surgery, prune
+from hwpass.surgery.dense_twin import dense_twin
 
 KEPT = np.asarray([True, False, True, True, False, True])
 

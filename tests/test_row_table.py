@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwpass import row_table
-from hwpass.row_table import RowTable, side_by_side
+from hwpass.data import row_table
+from hwpass.data.row_table import RowTable, side_by_side
 
 
 @given(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sketch import Sketch
 
-from hwpass import scores
-from hwpass.coupling import Coupling, couple
+from hwpass.coupling.groups import Coupling, couple
 from hwpass.errors import UsageError
-from hwpass.ir import Model
+from hwpass.model.model import Model
+from hwpass.planning import scores
 
 #: x [N, 2] -> 3 hidden features -> 2: rows are inputs, columns outputs.
 FIRST = np.asarray([[1.0, -2.0, 0.0], [1.0, 2.0, 1.0]])

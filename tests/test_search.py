@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 import hwpass
-from hwpass import BudgetError, UsageError, search
-from hwpass.cli import main
+from hwpass import BudgetError, UsageError
+from hwpass.command.cli import main
+from hwpass.workflows import metric_search as search
 
 ROOT = Path(__file__).parent.parent
 CNN = ROOT / "fixtures/cnn.onnx"
@@ -36,7 +37,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, score: Callable[[float], float]) -> 
         dense = sum(int(np.prod(t.dims)) for t in onnx.load(CNN).graph.initializer)
         return score(weights / dense)
 
-    for module in ("hwpass.search", "hwpass.metric", "hwpass.passes.verify"):
+    for module in ("hwpass.workflows.metric_search", "hwpass.verdicts.task_metric", "hwpass.passes.verify"):
         monkeypatch.setattr(f"{module}.evaluate_metric", metric)
     return asked
 

@@ -13,12 +13,12 @@ from onnx import TensorProto as T
 from onnx import helper
 
 import hwpass
-from hwpass import sessions
-from hwpass.coupling import couple
-from hwpass.dimensions import dimension_values, typical_dimensions
+from hwpass.coupling.groups import couple
 from hwpass.errors import InputError
-from hwpass.inputs import input_specs, make_inputs
-from hwpass.sessions import StoredModel, one_line, open_session, run_session
+from hwpass.runtime import sessions
+from hwpass.runtime.dimensions import dimension_values, typical_dimensions
+from hwpass.runtime.inputs import input_specs, make_inputs
+from hwpass.runtime.sessions import StoredModel, one_line, open_session, run_session
 
 Shape = Sequence[int | str | None]
 

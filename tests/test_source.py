@@ -10,9 +10,9 @@ import onnx
 import pytest
 from sketch import Sketch
 
-import hwpass.ir as ir
+import hwpass.model.model as ir
 from hwpass.errors import VerdictError
-from hwpass.ir import Model
+from hwpass.model.model import Model
 
 
 def small() -> onnx.ModelProto:

@@ -6,8 +6,8 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 import hwpass
-from hwpass.proof_sides import InMemory
-from hwpass.stepwise import in_front, stepwise
+from hwpass.verdicts.proof_sides import InMemory
+from hwpass.verdicts.tensorwise import in_front, stepwise
 
 
 def _chain(scale: float, depth: int = 6, bump: float = 0.0) -> hwpass.Model:

@@ -12,8 +12,8 @@ import pytest
 from sketch import Sketch
 
 import hwpass
-from hwpass.ir import Model
-from hwpass.streaming import LARGE, large_constants, write_single
+from hwpass.model.model import Model
+from hwpass.proto.streaming import LARGE, large_constants, write_single
 
 FIXTURES = sorted((Path(__file__).parent.parent / "fixtures").glob("*.onnx"))
 

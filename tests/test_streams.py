@@ -17,11 +17,11 @@ from sketch import Sketch
 
 import hwpass
 from hwpass.context import Context
-from hwpass.coupling import couple
-from hwpass.ir import Model
+from hwpass.coupling.groups import couple
+from hwpass.coupling.residual_streams import streams
 from hwpass.manager import PassManager
-from hwpass.recheck import verify_models
-from hwpass.streams import streams
+from hwpass.model.model import Model
+from hwpass.workflows.compare import verify_models
 
 WIDTH = 16
 TOKENS = 5

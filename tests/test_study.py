@@ -10,11 +10,11 @@ import pytest
 
 from hwpass.context import Context
 from hwpass.errors import BudgetError
-from hwpass.ir import Model
-from hwpass.job import Attempt, Job
 from hwpass.manager import PassManager
-from hwpass.plan import Plan
-from hwpass.study import Study, StudyOptions
+from hwpass.model.model import Model
+from hwpass.planning.plan import Plan
+from hwpass.planning.study import Study, StudyOptions
+from hwpass.workflows.job import Attempt, Job
 
 ROOT = Path(__file__).parent.parent
 RESNET = ROOT / "fixtures/resnet_se.onnx"

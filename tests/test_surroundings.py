@@ -17,8 +17,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwpass import interrupts, temporary
-from hwpass.temporary import TemporaryFolder, sweep
+from hwpass.files import interrupts, temporary
+from hwpass.files.temporary import TemporaryFolder, sweep
 from tests.crash import kills
 
 ROOT = Path(__file__).parent.parent
@@ -287,7 +287,8 @@ def test_folders_of_ended_runs_are_removed_and_those_in_use_are_not(tmp_path: Pa
     with TemporaryFolder(tmp_path) as mine:
         # Another process meets it while it is in use.
         done = subprocess.run(
-            [sys.executable, "-c", "import sys; from hwpass.temporary import sweep; sweep(sys.argv[1])", str(tmp_path)],
+            [sys.executable, "-c", "import sys; from hwpass.files import temporary; temporary.sweep(sys.argv[1])",
+             str(tmp_path)],
             cwd=ROOT, check=False,
         )  # fmt: skip
         assert done.returncode == 0

@@ -10,12 +10,12 @@ import pytest
 from sketch import Sketch
 
 import hwpass
-from hwpass.api import execute
-from hwpass.domains import domains
-from hwpass.ir import Model
-from hwpass.leaves import dead_leaves, pink_noise
-from hwpass.sessions import open_session, run_session
-from hwpass.synthesis import SCALES, stated_scale, synthesise
+from hwpass.data.dead_leaves import dead_leaves, pink_noise
+from hwpass.data.domains import domains
+from hwpass.data.synthetic_inputs import SCALES, stated_scale, synthesise
+from hwpass.model.model import Model
+from hwpass.runtime.sessions import open_session, run_session
+from hwpass.workflows.run import execute
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -23,7 +23,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 @pytest.fixture(autouse=True)
 def many_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as a user gets; see `few_inputs`."""
-    monkeypatch.setattr("hwpass.synthesis.SAMPLES", 1024)
+    monkeypatch.setattr("hwpass.data.synthetic_inputs.SAMPLES", 1024)
 
 
 def load(sketch: Sketch) -> Model:

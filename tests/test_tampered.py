@@ -12,8 +12,8 @@ from faults import SUBJECTS
 from tampering import TAMPERINGS, Tampering
 
 import hwpass
-from hwpass.cli import main
-from hwpass.plan import Plan
+from hwpass.command.cli import main
+from hwpass.planning.plan import Plan
 
 CASES = [(entry, subject) for entry in TAMPERINGS for subject in entry.subjects]
 USED = sorted({subject for _, subject in CASES})

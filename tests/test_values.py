@@ -15,8 +15,8 @@ from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 import hwpass
 from hwpass.errors import InputError
-from hwpass.ir import Model
-from hwpass.recheck import verify_models
+from hwpass.model.model import Model
+from hwpass.workflows.compare import verify_models
 
 
 @pytest.mark.parametrize("layout", ["flat", "by axis"])

@@ -18,7 +18,7 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from hwpass.errors import InputError, UsageError, VerdictError
-from hwpass.verify import (
+from hwpass.verdicts.exactness import (
     Difference,
     check_valid,
     compare_outputs,

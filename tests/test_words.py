@@ -14,22 +14,22 @@ from click.testing import CliRunner
 from sketch import Sketch
 
 import hwpass
-from hwpass.bench import bench
-from hwpass.cli import main
+from hwpass.command.cli import main
+from hwpass.cost.bench import bench
 from hwpass.errors import option, words_of_a_pipeline, words_of_the_shell
 from hwpass.manager import PassManager
-from hwpass.profile import profile_model
-from hwpass.recheck import verify_models
-from hwpass.report import MetricVerdict
+from hwpass.reporting.schema import MetricVerdict
+from hwpass.workflows.compare import verify_models
+from hwpass.workflows.profile import profile_model
 
 ROOT = Path(__file__).parent.parent
 CNN = ROOT / "fixtures" / "cnn.onnx"
 
 #: Files whose texts only the shell sees, or that are not in words, each with the reason.
 APART = {
-    "hwpass/cli.py": "declares the options, and speaks to the shell alone",
-    "hwpass/shell.py": "prints what click says about options",
-    "hwpass/html_report.py": "names of CSS variables begin with two dashes",
+    "hwpass/command/cli.py": "declares the options, and speaks to the shell alone",
+    "hwpass/command/shell.py": "prints what click says about options",
+    "hwpass/reporting/html.py": "names of CSS variables begin with two dashes",
     "hwpass/errors.py": "is where an option gets its dashes",
 }
 
@@ -211,7 +211,7 @@ def test_a_comparison_speaks_to_who_asked() -> None:
 
 
 def test_a_metric_without_a_bound_names_the_parameter() -> None:
-    from hwpass.findings import MetricFound
+    from hwpass.verdicts.findings import MetricFound
 
     verdict = MetricVerdict.of(MetricFound("f", 1.0, 0.9, None))
     assert verdict.note.endswith("judge it with max_drop")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from onnx import defs
 
-from hwpass.ops.base import rules
-from hwpass.ops.control import Boundary
-from hwpass.ops.frozen import Frozen
+from hwpass.ops.rule import rules
+from hwpass.ops.rules.control import Boundary
+from hwpass.ops.rules.frozen import Frozen
 
 
 @dataclass(frozen=True, order=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from hwpass.work import Work
+from hwpass.cost_models.work import Work
 
 PLAIN = """
 name = "plain"

@@ -12,12 +12,12 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hwpass.cost.kernels import Kernels
 from hwpass.cost_models import load_target
 from hwpass.cost_models.blocked import BlockedLayout
-from hwpass.coupling import couple
-from hwpass.ir import Model
-from hwpass.kernels import Kernels
-from hwpass.work import Work
+from hwpass.cost_models.work import Work
+from hwpass.coupling.groups import couple
+from hwpass.model.model import Model
 
 MakeWork = Callable[..., Work]
 RULES = BlockedLayout(block=8, entry=4, exit=1)

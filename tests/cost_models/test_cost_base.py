@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwpass.cost_models import CostModel, cost_model, model_names, parse_target, register
-from hwpass.work import Floats, Work
+from hwpass.cost_models.work import Floats, Work
 
 MakeWork = Callable[..., Work]
 

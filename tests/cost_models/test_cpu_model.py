@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hwpass.cost_models import cost_model, load_target, parse_target
-from hwpass.work import Work
+from hwpass.cost_models.work import Work
 
 MakeWork = Callable[..., Work]
 SHIPPED = ("server-cpu", "server-cpu-avx2", "mobile-cpu")

@@ -17,11 +17,11 @@ from graphs import build
 from sketch import Sketch
 from witnesses import WITNESSES, models
 
-from hwpass.coupling import couple
-from hwpass.ir import Model
+from hwpass.coupling.groups import couple
 from hwpass.manager import PassManager, passes
-from hwpass.plan import Plan
-from hwpass.steps import PREPARE
+from hwpass.model.model import Model
+from hwpass.planning.plan import Plan
+from hwpass.workflows.steps import PREPARE
 
 from .mutation import WORDS, mutated_bytes, mutated_json, mutated_model, mutated_text
 

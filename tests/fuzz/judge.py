@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort  # type: ignore[import-untyped]
 from click.testing import CliRunner
 
-from hwpass.cli import main
+from hwpass.command.cli import main
 
 from .cases import Case
 

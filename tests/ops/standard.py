@@ -12,12 +12,12 @@ import onnxruntime as ort  # type: ignore[import-untyped]
 from node_cases import Case, variants
 from onnx.reference import ReferenceEvaluator
 
-from hwpass.coupling import Coupling, couple
+from hwpass.coupling.chains import frozen_layers
+from hwpass.coupling.groups import Coupling, couple
 from hwpass.errors import InputError
-from hwpass.explain import frozen_layers
-from hwpass.ir import Model
-from hwpass.rewrite import prune
-from hwpass.twin import dense_twin
+from hwpass.model.model import Model
+from hwpass.surgery.cut import prune
+from hwpass.surgery.dense_twin import dense_twin
 
 ort.set_default_logger_severity(4)
 

@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 from oracle import check
 from sketch import Sketch
 
-from hwpass.coupling import couple
-from hwpass.explain import frozen_layers
-from hwpass.ir import Model
+from hwpass.coupling.chains import frozen_layers
+from hwpass.coupling.groups import couple
+from hwpass.model.model import Model
 
 
 def _sequence(s: Sketch, h: str) -> str:

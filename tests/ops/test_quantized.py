@@ -12,7 +12,7 @@ import pytest
 from sketch import Sketch
 
 import hwpass
-from hwpass.ir import Model
+from hwpass.model.model import Model
 
 
 def convolutional() -> Sketch:
@@ -116,9 +116,9 @@ def test_weights_of_four_bits_in_blocks_are_thinned() -> None:
 
 def test_removed_weights_mean_zero_in_the_twin() -> None:
     """The integer of a removed weight is its zero point, one for every output channel."""
-    from hwpass.coupling import couple
-    from hwpass.rewrite import prune
-    from hwpass.twin import dense_twin
+    from hwpass.coupling.groups import couple
+    from hwpass.surgery.cut import prune
+    from hwpass.surgery.dense_twin import dense_twin
 
     s = Sketch(17)
     x = s.linear(s.input(["N", 4]), 4, 6)

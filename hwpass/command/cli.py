@@ -1,0 +1,402 @@
+"""The command line: options in, one line per error out, exit statuses of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from hwpass.command import ranges
+from hwpass.command.outputs import outputs
+from hwpass.command.shell import ShellGroup, fail, printed, source, status_line
+from hwpass.errors import BudgetError, UsageError
+from hwpass.files.whole_files import together
+from hwpass.version import __version__
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=ShellGroup, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="hwpass")
+def main() -> None:
+    """Prune ONNX models for a hardware target within a budget, and prove the result.
+
+    \b
+    Exit status: 0 done and verified; 2 usage; 3 the input cannot be used;
+    4 the budget cannot be met; 5 a verdict failed; 130, 143, 129 ended by a signal.
+    """
+
+
+def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def apply(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+BUDGETS = _stack(
+    click.option("--latency", multiple=True, metavar="0.6x|12ms", help="At most this predicted latency."),
+    click.option("--energy", multiple=True, metavar="0.7x|5mJ", help="At most this predicted energy per inference."),
+    click.option("--memory", multiple=True, metavar="0.8x|2MiB", help="At most this peak memory, weights included."),
+    click.option("--size", multiple=True, metavar="0.5x|4MiB", help="At most these bytes of weights."),
+    click.option("--macs", multiple=True, metavar="0.5x|300M", help="At most these multiply-accumulates."),
+    click.option("--channels", multiple=True, metavar="0.7x", help="Uniform width, for comparison."),
+)
+
+MODEL = click.argument("model")
+TARGET = click.option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
+COMPENSATE = click.option(
+    "--compensate", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
+    help="Make good what was removed by least squares on --calib, or on made-up inputs with --score auto.",
+)  # fmt: skip
+THREADS = click.option(
+    "--threads", type=ranges.THREADS, default=1, show_default=True, help="Threads to compute with."
+)
+ALLOW = click.option(
+    "--allow-external", is_flag=True, help="Read the model's external data wherever it lies, not only in its folder."
+)
+OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
+CALIB = click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score, compensate and measure fidelity on.")
+METRIC = click.option(
+    "--metric", metavar="PKG.MOD:FN", help="A figure of merit: a function of predict, larger is better."
+)
+EXACTNESS = _stack(
+    click.option("--rtol", type=ranges.NOT_NEGATIVE, default=None,
+                 help="Exactness: largest difference over the magnitude of what is compared. [default: 1e-4]"),
+    click.option("--atol", type=ranges.NOT_NEGATIVE, default=1e-9, show_default=True,
+                 help="Exactness: difference always allowed."),
+)  # fmt: skip
+TOLERANCES = _stack(
+    EXACTNESS,
+    click.option("--fidelity", multiple=True, metavar="METRIC>=X",
+                 help="Tolerance against the original, such as cosine>=0.99. Repeatable."),
+    CALIB,
+    METRIC,
+)  # fmt: skip
+
+
+def _max_drop(text: str) -> Callable[[Any], Any]:
+    return click.option("--max-drop", type=ranges.NOT_NEGATIVE, metavar="X", help=text)
+
+
+UNPROVED = click.option(
+    "--unproved", is_flag=True, help="Accept a result that is not proved: no verify in the pipeline, a tuned model."
+)
+MAX_DROP = _max_drop("Largest drop of the metric allowed.")
+
+
+SCORING = _stack(
+    click.option("--score", default="auto", show_default=True, metavar="auto|gram|l1|l2|bn|activation|random",
+                 help="What makes a channel matter; auto is gram, on made-up inputs without --calib."),
+    COMPENSATE,
+    click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable."),
+    click.option("--min-channels", type=ranges.CHANNELS, default=1, show_default=True,
+                 help="Fewest of a group; above 1 no whole branch goes."),
+    click.option("--align", type=ranges.CHANNELS, default=None, help="Channel step; the target's by default."),
+)  # fmt: skip
+
+
+@main.command(context_settings=CONTEXT)
+@MODEL
+@TARGET
+@OUTPUT
+@BUDGETS
+@TOLERANCES
+@_max_drop("Largest drop of the metric allowed. Without a budget: the fastest model within it is searched.")
+@SCORING
+@click.option("--pipeline", metavar="TEXT", help="Run these passes instead of the usual ones; see `hwpass passes`.")
+@click.option("--report", "report_path", metavar="OUT.html", help="Write the report as a web page.")
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
+@click.option("--plan", "plan_path", metavar="OUT.json", help="Write the plan.")
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs and scores.")
+@THREADS
+@ALLOW
+@click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
+@click.option("--force", is_flag=True, help="Keep the best effort when the budget cannot be met (status stays 4).")
+@UNPROVED
+def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
+        plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
+    """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
+    from hwpass.reporting import html as html_report
+    from hwpass.reporting import terminal as terminal_report
+    from hwpass.workflows import run as api
+
+    for name in ("latency", "energy", "memory", "size", "macs", "channels"):
+        given = options[name]
+        if len(given) > 1:
+            raise UsageError(f"--{name} is given {len(given)} times ({', '.join(given)}), which conflict; give it once")
+        options[name] = given[0] if given else None
+    _one_home(options["pipeline"])
+    inputs = {"MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
+    with outputs(
+        inputs, output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path
+    ) as out:
+        with status_line() as progress:
+            result = api.run(source(model)[0], target, progress=progress, **options)
+        plan = result.plan
+        out.write(
+            output=result,
+            plan=None if plan is None else plan.to_json,
+            report=lambda: html_report.page(result.report),
+            json=result.report.to_json,
+        )
+        with out.printed() as console:
+            terminal_report.show(result.report, console)
+            others = (plan_path, report_path, json_path)
+            terminal_report.close(result.report, console, None if dry_run else output, others, dry_run)
+    if result.unmet:
+        fail(BudgetError(result.unmet + " (the best effort was kept)"))
+
+
+@main.command(context_settings=CONTEXT)
+@MODEL
+@TARGET
+@click.option("-o", "--output", metavar="DIR", help="A folder to write the models to.")
+@click.option(
+    "--budget",
+    type=click.Choice(["latency", "energy", "memory", "size", "macs"]),
+    default="latency",
+    show_default=True,
+    help="The cost to go along.",
+)
+@click.option(
+    "--points",
+    default="0.9,0.75,0.6,0.5,0.4,0.33",
+    show_default=True,
+    metavar="X,X,...",
+    help="Shares of the dense model's cost.",
+)
+@CALIB
+@METRIC
+@SCORING
+@EXACTNESS
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the points as JSON; - is standard output.")
+@click.option("--csv", "csv_path", metavar="OUT.csv", help="Write the points as CSV; - is standard output.")
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs and scores.")
+@THREADS
+@ALLOW
+def sweep(model: str, target: str, points: str, json_path: str | None, csv_path: str | None, **options: Any) -> None:
+    """Prune MODEL to several budgets on one study of it, prove each, and mark the Pareto front."""
+    from hwpass.reporting.sweep import render_sweep
+    from hwpass.workflows.sweep import model_files, models_folder, parse_points, refused
+    from hwpass.workflows.sweep import sweep as run_sweep
+
+    inputs = {"MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
+    shares, folder = parse_points(points), options["output"]
+    models = [] if folder is None else model_files(model, options["budget"], shares)
+    with outputs(
+        inputs, {"output": [str(Path(folder or "") / name) for name in models]}, json=json_path, csv=csv_path
+    ) as out:
+        with nullcontext() if folder is None else models_folder(folder), together():
+            with status_line() as progress:
+                found = run_sweep(source(model)[0], target, points=shares, progress=progress, **options)
+            out.write(json=found.to_json, csv=found.to_csv)
+        with out.printed() as console:
+            render_sweep(found, console)
+    error = refused(found)
+    if error is not None:
+        fail(error)
+
+
+@main.command(context_settings=CONTEXT)
+@MODEL
+@TARGET
+@click.option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
+@THREADS
+@ALLOW
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the table as JSON; - is standard output.")
+def profile(model: str, target: str, measure: bool, threads: int, allow_external: bool,
+            json_path: str | None) -> None:  # fmt: skip
+    """Predicted latency, energy and memory of MODEL on a target, kernel by kernel."""
+    from hwpass.workflows.profile import profile_model, render_profile
+
+    with outputs({"MODEL": model, "target": target}, json=json_path) as out:
+        with status_line() as progress:
+            found = profile_model(source(model)[0], target, measure=measure, threads=threads,
+                                  allow_external=allow_external, progress=progress)  # fmt: skip
+        out.write(json=lambda: found.model_dump_json(indent=2) + "\n")
+        with out.printed() as console:
+            render_profile(found, console)
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("name", required=False)
+def targets(name: str | None) -> None:
+    """List the targets, or show one with its figures and their sources."""
+    from hwpass.reporting.listing import render_target, render_targets
+
+    with printed() as console:
+        if name is None:
+            render_targets(console)
+        else:
+            render_target(name, console)
+
+
+@main.command(context_settings=CONTEXT)
+@MODEL
+@click.option("--why", metavar="NODE", help="Explain what NODE is tied to, or what freezes it.")
+@ALLOW
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the groups as JSON; - is standard output.")
+def groups(model: str, why: str | None, allow_external: bool, json_path: str | None) -> None:
+    """What of MODEL is coupled, what is frozen, and why."""
+    from hwpass.reporting.groups import groups_json, render_groups
+    from hwpass.reporting.why import render_why
+    from hwpass.workflows.inspect import coupled
+
+    with outputs({"MODEL": model}, json=json_path) as out:
+        with status_line() as progress:
+            coupling = coupled(source(model)[0], progress, allow_external=allow_external)
+        out.write(json=lambda: groups_json(coupling))
+        with out.printed() as console:
+            if why is not None:
+                render_why(coupling, why, console)
+            else:
+                render_groups(coupling, console)
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("plan")
+@MODEL
+@click.option("-o", "--output", required=True, metavar="OUT", help="Where to write the model; - is standard output.")
+@click.option("--target", default=None, metavar="NAME|FILE.toml", help="Also report costs on a target.")
+@TOLERANCES
+@MAX_DROP
+@COMPENSATE
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
+@THREADS
+@UNPROVED
+@ALLOW
+def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int,
+          threads: int, unproved: bool, **options: Any) -> None:  # fmt: skip
+    """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
+    from hwpass.manager import preparation, read_plan
+    from hwpass.reporting import terminal as terminal_report
+    from hwpass.workflows import run as api
+    from hwpass.workflows.steps import amends
+
+    inputs = {"PLAN": plan, "MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
+    _one_stream(plan, model)
+    with outputs(inputs, output=output, json=json_path) as out:
+        given = read_plan(plan)
+        rest = amends(options["compensate"], options["calib"]) + _verify_text(options)
+        pipeline = ",".join((*map(str, preparation(given)), "apply-plan", rest))
+        with status_line() as progress:
+            result = api.execute(
+                source(model)[0],
+                pipeline,
+                target=target,
+                calib=options["calib"],
+                seed=seed,
+                threads=threads,
+                progress=progress,
+                plan=given,
+                unproved=unproved,
+                allow_external=options["allow_external"],
+            )
+        out.write(output=result, json=result.report.to_json)
+        with out.printed() as console:
+            terminal_report.show(result.report, console)
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("original")
+@click.argument("pruned")
+@click.option("--plan", "plan_path", metavar="PLAN.json", help="The plan: exactness is then proved by the dense twin.")
+@TOLERANCES
+@MAX_DROP
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
+@THREADS
+@UNPROVED
+@ALLOW
+def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, unproved: bool,
+           **options: Any) -> None:  # fmt: skip
+    """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
+    from hwpass.manager import read_plan
+    from hwpass.workflows.compare import render_verdicts, verify_models
+
+    _one_stream(*filter(None, (plan_path, original, pruned)))
+    plan = None if plan_path is None else read_plan(plan_path)
+    with status_line() as progress:
+        first, second = source(original, pruned)
+        outcome = verify_models(
+            first,
+            second,
+            plan,
+            _verify_text(options),
+            calib=options["calib"],
+            seed=seed,
+            threads=threads,
+            unproved=unproved,
+            allow_external=options["allow_external"],
+            progress=progress,
+        )
+    with printed() as console:
+        render_verdicts(outcome, console)
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("models", nargs=-1, required=True)
+@click.option("--sessions", type=ranges.SESSIONS, default=5, show_default=True, help="Fresh sessions per model.")
+@click.option("--runs", type=ranges.RUNS, default=20, show_default=True, help="Timed runs per session.")
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
+@THREADS
+@ALLOW
+@click.option("--cpu-time", is_flag=True, help="Count processor time of the one thread: steadier on a busy machine.")
+@click.option("--json", "json_path", metavar="OUT.json", help="Write the timings as JSON; - is standard output.")
+def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, cpu_time: bool,
+          allow_external: bool, json_path: str | None) -> None:  # fmt: skip
+    """Time MODELS in ONNX Runtime: fresh sessions, interleaved, denormals flushed, spread shown."""
+    import json
+    from dataclasses import asdict
+
+    from hwpass.cost.bench import bench as measure
+    from hwpass.reporting.listing import render_timings
+
+    with outputs({"MODEL": models}, json=json_path) as out:
+        with status_line() as progress:
+            timings = measure([Path(m) for m in models], sessions=sessions, runs=runs, threads=threads, seed=seed,
+                              cpu_time=cpu_time, allow_external=allow_external,
+                              progress=lambda done, total: progress(f"session {done} of {total}"))  # fmt: skip
+        out.write(json=lambda: json.dumps([asdict(t) for t in timings], indent=2) + "\n")
+        with out.printed() as console:
+            render_timings(timings, console)
+
+
+@main.command("passes", context_settings=CONTEXT)
+def list_passes() -> None:
+    """The passes and their options."""
+    from hwpass.reporting.listing import render_passes
+
+    with printed() as console:
+        render_passes(console)
+
+
+def _verify_text(options: dict[str, Any]) -> str:
+    from hwpass.workflows.steps import verify_step
+
+    return verify_step(options["rtol"], options["atol"], options["fidelity"], options["metric"], options["max_drop"])
+
+
+#: Options that say what the passes do; the text of a pipeline says it all.
+OF_PASSES = ("score", "keep", "min_channels", "align", "compensate", "rtol", "atol", "fidelity", "metric", "max_drop")
+
+
+def _one_home(pipeline: str | None) -> None:
+    """Refuse options that a pipeline given as text would leave without effect."""
+    context = click.get_current_context()
+    for name in OF_PASSES if pipeline is not None else ():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} has no effect beside --pipeline: put it into the pipeline's text, in braces")
+
+
+def _one_stream(*paths: str) -> None:
+    if paths.count("-") > 1:
+        raise UsageError("standard input (-) can be only one of the plan and the models")

@@ -1,0 +1,1 @@
+"""What widths cost on a target."""

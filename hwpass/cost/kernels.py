@@ -1,0 +1,396 @@
+"""Fused kernels of a model, and their work as a closed form of the widths of its groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from hwpass.cost_models.work import Floats, Work
+from hwpass.coupling.groups import Coupling
+from hwpass.ops import Node, Tensor
+from hwpass.ops.axes import Factor
+from hwpass.ops.classes import CLASSES
+from hwpass.ops.rule import Extent
+
+
+@dataclass(eq=False)
+class Kernel:
+    """Nodes that a runtime runs as one; `nodes[0]` gives the kernel its kind."""
+
+    nodes: list[Node]
+    recurrent: bool = False  # the step by step part of its only node; bytes are counted with the other part
+    without: int = -1  # what another kernel comes down to without channels of this group; -1: a kernel as given
+
+    @property
+    def extent(self) -> Extent | None:
+        """The GEMM view of its work."""
+        return self.nodes[0].recurrence if self.recurrent else self.nodes[0].extent
+
+    @property
+    def name(self) -> str:
+        """The name of its first node."""
+        return self.nodes[0].name
+
+    @property
+    def kind(self) -> str:
+        """The kind of its first node; shape arithmetic costs nothing worth modelling."""
+        first = self.nodes[0]
+        if self.recurrent:
+            return "recurrent"
+        shapes_only = all(t.data is not None for node in self.nodes for t in node.outputs[:1])
+        return "free" if shapes_only else first.kind
+
+    @property
+    def ops(self) -> str:
+        """Its operators, joined by a plus."""
+        return "+".join(node.op for node in self.nodes)
+
+
+def matches(op: str, item: str) -> bool:
+    """Whether an operator is what a chain's item names: itself, or a class word."""
+    return op == item or op in CLASSES.get(item, ())
+
+
+def fuse(nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequence[str]]) -> list[Kernel]:
+    """Group nodes into kernels by the longest matching prefix of a chain, in schedule order.
+
+    A node joins the kernel of the node before it when it is the only consumer of its output.
+    """
+    readers: dict[str, list[Node]] = {}
+    for node in nodes:
+        for tensor in node.gs.inputs:
+            if not isinstance(tensor, gs.Constant) and tensor.name:
+                readers.setdefault(tensor.name, []).append(node)
+    taken: set[int] = set()
+    kernels: list[tuple[int, Kernel]] = []
+    kept = set(outputs)
+    for node in nodes:
+        if node.index in taken:
+            continue
+        best = [node]
+        for chain in fusion:
+            if not matches(node.op, chain[0]):
+                continue
+            run = [node]
+            for item in chain[1:]:
+                name = run[-1].gs.outputs[0].name
+                after = readers.get(name, [])
+                if len(after) != 1 or name in kept or after[0].index in taken or not matches(after[0].op, item):
+                    break
+                run.append(after[0])
+            best = run if len(run) > len(best) else best
+        taken.update(n.index for n in best)
+        kernels.append((best[-1].index, Kernel(best)))
+        if node.recurrence is not None:
+            kernels.append((best[-1].index, Kernel([node], recurrent=True)))
+    return [kernel for _, kernel in sorted(kernels, key=lambda pair: pair[0])]
+
+
+def fused(coupling: Coupling, fusion: Sequence[Sequence[str]]) -> list[Kernel]:
+    """The kernels of a coupled model as it is."""
+    outputs = [t.name for t in coupling.build.model.graph.outputs]
+    return fuse([n for n in coupling.nodes if not _constant_only(n)], outputs, fusion)
+
+
+@dataclass(eq=False)
+class _Products:
+    """Many products of extents, each a constant times extents that depend on the widths."""
+
+    constants: list[float] = field(default_factory=list)
+    rows: list[list[int]] = field(default_factory=list)
+
+    def add(self, constant: float, rows: list[int]) -> int:
+        """Enter a product; returns its number."""
+        self.constants.append(constant)
+        self.rows.append(rows)
+        return len(self.rows) - 1
+
+    def freeze(self, unit: int) -> tuple[Floats, NDArray[np.int64]]:
+        """The constants [N] and row numbers [N, longest], padded by the row of ones."""
+        longest = max((len(r) for r in self.rows), default=0) or 1
+        padded = np.full((len(self.rows), longest), unit, np.int64)
+        for number, row in enumerate(self.rows):
+            padded[number, : len(row)] = row
+        return np.asarray(self.constants, np.float64), padded
+
+
+class Kernels:
+    """The kernels of a coupled model under a target's fusion rules.
+
+    Every extent is affine in the group widths w [P, G]: extent = base + coefficients @ w. Work is products of
+    extents, so thousands of plans are evaluated without touching the graph.
+    """
+
+    def __init__(self, coupling: Coupling, fusion: Sequence[Sequence[str]], kernels: list[Kernel] | None = None):
+        """`kernels` are those of `fused`, or these and what they come down to without whole branches."""
+        self.coupling = coupling
+        self.model = coupling.build.model
+        self.kernels = fused(coupling, fusion) if kernels is None else kernels
+        self.dense = np.asarray([g.width for g in coupling.groups], np.float64)
+        self._extents: dict[int, int] = {}
+        self._ids: list[NDArray[np.int64]] = []
+        self._products = _Products()
+        self._build()
+
+    def _row(self, factor: Factor) -> int | None:
+        """The row of a factor whose extent may change, None for a constant extent."""
+        if factor.ids is None:
+            return None
+        key = id(factor.ids)
+        if key not in self._extents:
+            self._extents[key] = len(self._ids)
+            self._ids.append(factor.ids)
+        return self._extents[key]
+
+    def _product(self, factors: Sequence[Factor], scale: float = 1.0) -> int:
+        constant, rows = scale, []
+        for factor in factors:
+            row = self._row(factor)
+            if row is None:
+                constant *= factor.size
+            else:
+                rows.append(row)
+        return self._products.add(constant, rows)
+
+    def _bytes(self, tensor: Tensor | None) -> int:
+        if tensor is None or tensor.axes is None:
+            return self._products.add(0.0, [])
+        itemsize = tensor.dtype.itemsize if tensor.dtype is not None else 4
+        return self._product([f for axis in tensor.axes for f in axis], float(itemsize))
+
+    def _build(self) -> None:
+        count = len(self.kernels)
+        # Numbers of products: one per kernel for the extents of its GEMM, a list to be summed for its bytes.
+        self._groups: list[int] = []
+        self._m: list[int] = []
+        self._n: list[int] = []
+        self._k: list[int] = []
+        self._written: list[list[int]] = [[] for _ in range(count)]
+        self._weights: list[list[int]] = [[] for _ in range(count)]
+        self._elements: list[list[int]] = [[] for _ in range(count)]
+        self.kind = np.asarray([k.kind for k in self.kernels])
+        self.op = np.asarray([k.ops for k in self.kernels])
+        self.axes = np.asarray([_spatial_axes(k.nodes[0]) for k in self.kernels], np.int64)
+        self.taps, self.stride, self.itemsize = np.ones(count), np.ones(count), np.full(count, 4.0)
+        producers: dict[str, list[int]] = {t.name: [-1] for t in self.model.graph.inputs}
+        size = {t.name: self._bytes(self.coupling.build.tensors[t.name]) for t in self.model.graph.inputs}
+        sources, sinks, edge_channels, edge_bytes = [], [], [], []
+        last_read: dict[str, int] = {}
+        self._constants: dict[str, tuple[int, float]] = {}
+        computed = _computed(self.coupling.nodes)
+        for number, kernel in enumerate(self.kernels):
+            if kernel.recurrent:
+                self._extent(number, kernel)
+                continue
+            inside = {t.name for node in kernel.nodes for t in node.gs.outputs}
+            seen: set[str] = set()
+            for place, node in enumerate(kernel.nodes):
+                for position, tensor in enumerate(node.gs.inputs):
+                    operand = node.inputs[position]
+                    if isinstance(tensor, gs.Constant) or tensor.name in computed:
+                        for name, own in computed.get(tensor.name) or [(tensor.name, operand)]:
+                            product = self._bytes(own)
+                            self._weights[number].append(product)
+                            if own is not None and own.dtype is not None:
+                                self._constants.setdefault(name, (product, float(own.dtype.itemsize)))
+                    elif tensor.name and tensor.name not in inside and tensor.name not in seen:
+                        seen.add(tensor.name)
+                        last_read[tensor.name] = number
+                        for source in producers.get(tensor.name, ()):
+                            sources.append(source)
+                            sinks.append(number)
+                            edge_bytes.append(size[tensor.name])
+                            edge_channels.append(self._channels(operand))
+                output = node.outputs[0] if node.outputs else None
+                if (place or node.extent is None) and output is not None and output.axes is not None:
+                    self._elements[number].append(self._product([f for axis in output.axes for f in axis]))
+            self._extent(number, kernel)
+            links = {node.gs.outputs[0].name for node in kernel.nodes[:-1]}
+            for node in kernel.nodes:
+                for tensor, abstract in zip(node.gs.outputs, node.outputs, strict=False):
+                    if tensor.name not in links:
+                        producers.setdefault(tensor.name, []).append(number)
+                        size[tensor.name] = self._bytes(abstract)
+            for tensor in kernel.nodes[-1].gs.outputs:
+                self._written[number].append(size.get(tensor.name, self._products.add(0.0, [])))
+        self.source, self.sink = np.asarray(sources, np.int64), np.asarray(sinks, np.int64)
+        self._edge_bytes, self._edge_channels = edge_bytes, edge_channels
+        ones = np.ones(len(sinks))
+        self._edges_of = csr_array((ones, (np.arange(len(sinks)), self.sink)), shape=(len(sinks), count))
+        self._liveness(producers, size, last_read)
+        self._finish()
+
+    def _channels(self, tensor: Tensor | None) -> int:
+        if tensor is None or tensor.axes is None or len(tensor.axes) < 2:
+            return self._products.add(1.0, [])
+        return self._product(tensor.axes[1])
+
+    def _extent(self, number: int, kernel: Kernel) -> None:
+        node, extent = kernel.nodes[0], kernel.extent
+        zero = self._products.add(0.0, [])
+        if extent is None:
+            for column in (self._groups, self._m, self._n, self._k):
+                column.append(zero)
+            self._groups[-1] = self._products.add(1.0, [])
+        else:
+            self._groups.append(self._product(extent.groups))
+            self._m.append(self._product(extent.m))
+            self._n.append(self._product(extent.n))
+            self._k.append(self._product(extent.k))
+            self.taps[number], self.stride[number] = extent.taps, extent.stride
+        if node.outputs and node.outputs[0].dtype is not None:
+            self.itemsize[number] = node.outputs[0].dtype.itemsize
+
+    def _liveness(self, producers: dict[str, list[int]], size: dict[str, int], last_read: dict[str, int]) -> None:
+        """From when to when every activation between kernels is live: the schedule is the graph's order."""
+        count = len(self.kernels)
+        ends = dict(last_read)
+        ends.update({t.name: count - 1 for t in self.model.graph.outputs})
+        # A view lives in the buffer it looks at.
+        roots: dict[str, str] = {}
+        for number, kernel in enumerate(self.kernels):
+            if kernel.kind == "free" and kernel.nodes[0].gs.inputs and kernel.nodes[0].gs.outputs:
+                before, after = kernel.nodes[0].gs.inputs[0].name, kernel.nodes[-1].gs.outputs[0].name
+                if before in producers and kernel.nodes[0].op not in ("Shape", "Size"):
+                    roots[after] = roots.get(before, before)
+                    ends[roots[after]] = max(ends.get(roots[after], number), ends.get(after, number))
+        external = {n for n in producers if n in ends and n not in roots}
+        starts, stops, tensors, makers = [], [], [], []
+        for name in sorted(external):
+            stop = ends[name]
+            # An elementwise kernel writes over an input that dies with it.
+            if 0 <= stop < count and self.kernels[stop].kind == "elementwise" and self._first_input(stop) == name:
+                stop = max(stop - 1, producers[name][-1])
+            starts.append(max(producers[name][0], 0))
+            stops.append(stop)
+            tensors.append(size[name])
+            makers.append(producers[name])
+        self._live = np.asarray(tensors, np.int64)
+        most = max(map(len, makers), default=1)
+        self._makers = np.asarray([m + m[-1:] * (most - len(m)) for m in makers], np.int64).reshape(-1, most)
+        rows = np.arange(len(tensors))
+        data = np.concatenate([np.ones(len(rows)), -np.ones(len(rows))])
+        columns = np.concatenate([np.asarray(starts, np.int64), np.asarray(stops, np.int64) + 1])
+        self._span = csr_array((data, (np.concatenate([rows, rows]), columns)), shape=(len(rows), count + 1))
+
+    def _first_input(self, number: int) -> str:
+        for tensor in self.kernels[number].nodes[0].gs.inputs:
+            if not isinstance(tensor, gs.Constant):
+                return str(tensor.name)
+        return ""
+
+    def _finish(self) -> None:
+        component, groups = self.coupling.component, self.coupling.groups
+        owner = np.full(int(component.max()) + 1, -1, np.int64)
+        for number, group in enumerate(groups):
+            owner[group.components] = number
+        rows = len(self._ids)
+        lengths = [len(ids) for ids in self._ids]
+        where = np.repeat(np.arange(rows), lengths)
+        found = owner[component[np.concatenate(self._ids)]] if rows else np.zeros(0, np.int64)
+        inside = found >= 0
+        # One more row, the constant 1, pads products of fewer extents.
+        self._base = np.append(np.bincount(where[~inside], minlength=rows).astype(np.float64), 1.0)
+        weights = 1.0 / self.dense[found[inside]]
+        self._slope = csr_array((weights, (where[inside], found[inside])), shape=(rows + 1, max(len(groups), 1)))
+        self._slope.sum_duplicates()
+        self._constant, self._padded = self._products.freeze(rows)
+        self._written_of, self._weights_of, self._elements_of = map(
+            self._sums, (self._written, self._weights, self._elements)
+        )
+
+    def _sums(self, lists: list[list[int]]) -> csr_array:
+        """What makes sums per kernel of products, as their values [P, products] times it."""
+        flat = [i for part in lists for i in part]
+        where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
+        ones, places = np.ones(len(flat)), (np.asarray(flat, np.int64), where)
+        return csr_array((ones, places), shape=(len(self._constant), len(lists)))
+
+    def values(self, widths: Floats) -> Floats:
+        """All products at widths [P, G]."""
+        if len(self.coupling.groups):
+            # Whole numbers by construction; rounded so that no staircase sees 95.9999.
+            extents = np.rint(self._base[None, :] + (self._slope @ widths.T).T)
+        else:
+            extents = np.repeat(self._base[None, :], len(widths), axis=0)
+        result = np.repeat(self._constant[None, :], len(widths), axis=0)
+        for column in range(self._padded.shape[1]):
+            result *= extents[:, self._padded[:, column]]
+        return result
+
+    def work(self, widths: Floats) -> Work:
+        """The work of every kernel at widths [P, G]."""
+        return self.work_of(self.values(widths))
+
+    def work_of(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Work:
+        """The work, from the products that `values` gives; `runs` [P, K] says which kernels a plan has.
+
+        What only kernels that do not run would hand on or read counts as nothing.
+        """
+        channels, moved = values[:, self._edge_channels], values[:, self._edge_bytes]
+        if runs is not None:
+            there = ((self.source < 0) | runs[:, self.source]) & runs[:, self.sink]
+            channels, moved = channels * there, moved * there
+        return Work(
+            kind=self.kind,
+            itemsize=self.itemsize,
+            taps=self.taps,
+            stride=self.stride,
+            groups=values[:, self._groups],
+            m=values[:, self._m],
+            n=values[:, self._n],
+            k=values[:, self._k],
+            read=np.asarray(moved @ self._edges_of),
+            written=np.asarray(values @ self._written_of),
+            weights=np.asarray(values @ self._weights_of),
+            elements=np.asarray(values @ self._elements_of),
+            source=self.source,
+            sink=self.sink,
+            channels=channels,
+            bytes=moved,
+            op=self.op,
+            axes=self.axes,
+        )
+
+    def size(self, values: Floats) -> Floats:
+        """Bytes of all constants, [P]."""
+        numbers = [number for number, _ in self._constants.values()]
+        return np.asarray(values[:, numbers].sum(axis=1))
+
+    def peak_activations(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
+        """Largest sum of the bytes of activations live at the same time, [P]; `runs` as in `work_of`."""
+        if not len(self._live):
+            return np.zeros(len(values))
+        held = values[:, self._live]
+        if runs is not None:
+            held = held * ((self._makers < 0) | runs[:, self._makers]).any(axis=2)
+        return np.asarray(np.cumsum(held @ self._span, axis=1).max(axis=1))
+
+
+def _spatial_axes(node: Node) -> int:
+    """How many axes stand behind the batch and channel axes of the node's first input."""
+    first = next((t for t in node.inputs if t is not None and t.axes is not None), None)
+    return max(0, first.rank - 2) if first is not None else 0
+
+
+def _computed(nodes: Sequence[Node]) -> dict[str, list[tuple[str, Tensor | None]]]:
+    """What is stored of each tensor that follows from constants alone (a dequantised weight): names and tensors."""
+    found: dict[str, list[tuple[str, Tensor | None]]] = {}
+    for node in nodes:
+        if not _constant_only(node):
+            continue
+        stored: list[tuple[str, Tensor | None]] = []
+        for tensor, operand in zip(node.gs.inputs, node.inputs, strict=False):
+            stored += found.get(tensor.name, [(tensor.name, operand)] if isinstance(tensor, gs.Constant) else [])
+        for output in node.gs.outputs:
+            found[output.name] = stored
+    return found
+
+
+def _constant_only(node: Node) -> bool:
+    return all(t is None or t.constant for t in node.inputs) and bool(node.inputs)

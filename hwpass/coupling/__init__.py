@@ -1,0 +1,1 @@
+"""Which channels go together, and why."""

@@ -1,0 +1,1 @@
+"""What models are fed, and what flows inside them."""

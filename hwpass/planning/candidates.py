@@ -1,0 +1,184 @@
+"""Widths chosen by what plans really cost: loss curves taken again on the way, and plans tried before one is kept.
+
+The curves of a study take every other group to be whole, and their sum is a poor guide when most channels go: what a
+group can still give depends on what the others have left. So widths are chosen for part of the way (geometrically, as
+the stages of a knapsack are), the channels removed and the rest refitted roughly, and curves taken from what that
+leaves; the rest of the way is chosen by those. Curves can still mislead far from the dense model, where a plan by norms
+or by one share for all groups may do better: all of them are tried, and the one is kept whose outputs, roughly
+refitted, are nearest to the original's on data that the fit did not see. Which channels of a group go stays the first
+study's matter, and the pruned model is made from the original alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwpass.cost_models.work import Floats
+from hwpass.model.model import Model
+from hwpass.planning import scores
+from hwpass.planning.allocation import Allocation
+from hwpass.planning.consumers import macs_of
+from hwpass.planning.study import Study
+from hwpass.runtime.calibration import Calibration
+from hwpass.runtime.inputs import is_float
+from hwpass.runtime.sessions import StoredModel, release_memory, run_session
+from hwpass.runtime.settings import Settings
+from hwpass.surgery.compensation import BATCH, Compensation
+from hwpass.surgery.cut import Surgery
+from hwpass.surgery.dense_twin import dense_twin
+
+#: A rough fit takes a quarter of the samples, but not fewer than so many, and so many rows of a layer.
+EVERY = 4
+LEAST = 64
+ROWS = 4096
+
+#: Budgets nearer than this to the dense model are met in one go.
+NEAR = 0.8
+
+#: Multiply-accumulates of the dense model on the samples of a rough fit beyond which half of the samples have to do.
+MANY = 1.5e10
+
+#: And those up to which all this is done unasked: it takes several times as long as a study.
+AFFORDABLE = 4e10
+
+
+#: Values of a batch of outputs that are compared, at most.
+VALUES = 1 << 20
+
+
+class Choice(NamedTuple):
+    """Widths, and the curves that tell what they lose."""
+
+    allocation: Allocation
+    curves: list[Floats]
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Chooses widths for a study; `cut` makes the pruned model of a choice from the original."""
+
+    study: Study
+    cut: Callable[[Allocation], Surgery]
+    context: Settings
+
+    def choose(self, limits: dict[str, float], rounds: int = 0) -> Choice:
+        """Widths within limits (in the units of METRICS), with curves taken `rounds` times.
+
+        0 rounds are two where that is affordable, else one. Curves are taken once where they are no measurements,
+        where the way is short, or the limits cannot be met.
+        """
+        study, base = self.study, self.study.cost.base
+        first = Choice(study.allocator(limits, self.context).run(), study.curves)
+        share = min((limit / base[m] for m, limit in limits.items() if base[m] > 0), default=1.0)
+        if study.data is None or not study.measured or not first.allocation.met or share > NEAR:
+            return first
+        macs = sum(macs_of(node) for node in study.coupling.nodes)
+        some = sparse(study.data, macs)
+        rounds = rounds or (2 if macs * len(some) <= AFFORDABLE else 1)
+        if rounds == 1:
+            return first
+        latest = study
+        for number in range(1, rounds):
+            part = number / rounds
+            ahead = {m: base[m] ** (1 - part) * min(limit, base[m]) ** part for m, limit in limits.items()}
+            found = self._retaken(latest, latest.allocator(ahead, self.context).run(), some)
+            release_memory()
+            if found is None:
+                break
+            latest = found
+        last = Choice(latest.allocator(limits, self.context).run(), latest.curves)
+        return self._nearer([last, first, *self._others(limits)], some)
+
+    def _retaken(self, study: Study, allocation: Allocation, data: Calibration) -> Study | None:
+        """The study with curves taken where an allocation leaves the model; None when it leaves it as it is."""
+        surgery = self._rough(allocation, data)
+        if surgery is None:
+            return None
+        twin = dense_twin(study.coupling, surgery)
+        return study.retaken(twin, surgery.keep, data, self._quiet("loss curves again"))
+
+    def _rough(self, allocation: Allocation, data: Calibration) -> Surgery | None:
+        """The pruned model, refitted on few data."""
+        surgery = self.cut(allocation)
+        if not surgery.modified:
+            return None
+        worker = Compensation(self.study.coupling, surgery, self._quiet("trying widths"), samples=len(data), rows=ROWS)
+        worker.run(data)
+        surgery.model.invalidate_shapes()
+        return surgery
+
+    def _others(self, limits: dict[str, float]) -> list[Choice]:
+        """Plans that measured curves have little part in: by norms of channels, and near one share for all groups."""
+        study = self.study
+        norms = scores.loss_curves(study.coupling, scores.importance(study.coupling, "l2"))
+        by_norms = replace(study, curves=norms).allocator(limits, self._quiet("widths by norms")).run()
+        allocator = study.allocator(limits, self.context)
+        near_uniform = allocator.improved(allocator.uniform())
+        return [Choice(allocation, study.curves) for allocation in (by_norms, near_uniform)]
+
+    def _nearer(self, choices: list[Choice], some: Calibration) -> Choice:
+        """Of the choices within the limits the one whose outputs, fitted on some data, are nearest to the original's on
+        others; of equal ones the first."""
+        different: dict[bytes, Choice] = {}
+        for choice in choices:
+            if choice.allocation.met:
+                different.setdefault(choice.allocation.widths.tobytes(), choice)
+        choices = list(different.values())
+        if len(choices) == 1:
+            return choices[0]
+        judges = others(some)
+        wanted = outputs(self.study.model, judges, self.context.threads)
+        errors = []
+        for choice in choices:
+            surgery = self._rough(choice.allocation, some)
+            model = self.study.model if surgery is None else surgery.model
+            errors.append(distance(wanted, outputs(model, judges, self.context.threads)))
+        return choices[int(np.argmin(errors))]
+
+    def _quiet(self, what: str) -> Settings:
+        """The context for work whose own progress would confuse."""
+        return replace(self.context, progress=lambda text: self.context.progress(f"{what}: {text}"))
+
+
+def sparse(data: Calibration, macs: float = 0.0) -> Calibration:
+    """A quarter of the samples from all over the data, but not too few; half of that where `macs` of one are many."""
+    some = replace(data, every=int(np.clip(len(data) // LEAST, 1, EVERY)))
+    return replace(some, every=2 * some.every) if macs * len(some) > MANY and some.every > 1 else some
+
+
+def others(some: Calibration) -> Calibration:
+    """Batches that a sparse part of the data leaves out; the part itself where there are none."""
+    left_out = replace(some, first=some.every // 2)
+    return some if next(left_out.batches(BATCH), None) is None else left_out
+
+
+def outputs(model: Model, data: Calibration, threads: int) -> list[list[NDArray[Any]]]:
+    """The floating-point outputs of a model, batch by batch: of large ones evenly spread values, [n, v]."""
+    with StoredModel(model.proto()) as stored:
+        session = stored.open_session(threads=threads)
+        found = [[_few(np.asarray(v)) for v in run_session(session, feed).values()] for feed in data.batches(BATCH)]
+        del session
+    return [[value for value in batch if is_float(value.dtype)] for batch in found]
+
+
+def _few(value: NDArray[Any]) -> NDArray[Any]:
+    rows = value.reshape(value.shape[0] if value.ndim else 1, -1)
+    return rows[:, :: -(-rows.size // VALUES) or 1].copy()
+
+
+def distance(wanted: Iterable[list[NDArray[Any]]], found: Iterable[list[NDArray[Any]]]) -> float:
+    """Squared error over variance, summed over outputs; infinite where an output is not finite."""
+    gaps: dict[int, float] = {}
+    sizes: dict[int, float] = {}
+    for batch, other in zip(wanted, found, strict=True):
+        for number, pair in enumerate(zip(batch, other, strict=True)):
+            a, b = (value.astype(np.float64) for value in pair)
+            gap = float(np.square(b - a).sum())
+            gaps[number] = gaps.get(number, 0.0) + (gap if np.isfinite(gap) else np.inf)
+            sizes[number] = sizes.get(number, 0.0) + float(np.square(a - a.mean(axis=0)).sum())
+    return sum(gaps[number] / (sizes[number] + 1e-30) for number in gaps)

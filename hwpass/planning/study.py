@@ -1,0 +1,234 @@
+"""What is found out about a model before widths are chosen, once for any number of budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwpass.cost.prediction import Cost
+from hwpass.cost_models import Target
+from hwpass.cost_models.work import Floats
+from hwpass.coupling.branches import branches
+from hwpass.coupling.groups import Coupling, couple
+from hwpass.coupling.walk import dynamic_dimensions
+from hwpass.data.activation_statistics import mean_squares
+from hwpass.data.synthetic_inputs import Synthetic, synthesise
+from hwpass.errors import UsageError, option
+from hwpass.files.data_files import shown
+from hwpass.globs import matches
+from hwpass.model.model import Model
+from hwpass.planning import scores
+from hwpass.planning.allocation import Allocation, Allocator, choices, steps
+from hwpass.planning.consumers import consumers, macs_of
+from hwpass.planning.loss_curves import curves_and_order
+from hwpass.reporting.figures import brief
+from hwpass.runtime.calibration import Calibration
+from hwpass.runtime.sessions import release_memory
+from hwpass.runtime.settings import Settings
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What decides on widths besides the budgets."""
+
+    score: str = "auto"
+    keep: tuple[str, ...] = ()
+    min_channels: int = 1
+    align: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Channels, costs, loss curves and importance of a prepared model on a target: the same for every budget."""
+
+    options: StudyOptions
+    target: Target
+    calibration: Calibration | None
+    synthetic: Synthetic | None  # what stands in for calibration data where it is missed
+    seed: int
+    coupling: Coupling
+    cost: Cost
+    curves: list[Floats]  # per group, [width + 1]
+    importance: scores.Importance
+    fixed: list[bool]  # groups that may not shrink
+    widest: list[int] | None = None  # per group, where curves were taken with some channels gone
+
+    def __repr__(self) -> str:
+        return brief(self, self.target.name, f"score {self.options.score}", repr(self.coupling))
+
+    @classmethod
+    def of(cls, model: Model, target: Target, context: Settings, options: StudyOptions) -> Study:
+        """Study a model: couple, gather statistics, score. Raises UsageError for options that do not fit."""
+        context.progress("coupling channels")
+        coupling = couple(model, sample_dims(model, context))
+        fixed = _fixed(coupling, options.keep)
+        synthetic = _synthetic(coupling, context) if options.score == "auto" and context.calibration is None else None
+        data = context.calibration if synthetic is None else synthetic.calibration
+        curves, importance = _curves(coupling, options.score, data, context)
+        release_memory()
+        return cls(
+            options=options,
+            target=target,
+            calibration=context.calibration,
+            synthetic=synthetic,
+            seed=context.seed,
+            coupling=coupling,
+            cost=Cost(coupling, target),
+            curves=curves,
+            importance=importance,
+            fixed=fixed,
+        )
+
+    def holds(self, model: Model, context: Settings, options: StudyOptions) -> bool:
+        """Whether it is about this model (the same operators on the same arrays), these data and these options."""
+        same = self.options == options and self.target is context.target and self.seed == context.seed
+        return same and self.calibration is context.calibration and _contents(model) == _contents(self.model)
+
+    @property
+    def model(self) -> Model:
+        """The model that was studied."""
+        return self.coupling.build.model
+
+    @property
+    def data(self) -> Calibration | None:
+        """What statistics were gathered on: calibration data, or what stands in for them."""
+        return self.calibration if self.synthetic is None else self.synthetic.calibration
+
+    @property
+    def align(self) -> int:
+        """The channel step."""
+        return self.options.align or self.target.align
+
+    @property
+    def measured(self) -> bool:
+        """Whether loss curves were taken from activations."""
+        return self.options.score in ("gram", "auto") and self.data is not None
+
+    def retaken(self, model: Model, keep: NDArray[np.bool_], data: Calibration, context: Settings) -> Study | None:
+        """The same channels with curves from another model, of the same graph, with zeros where channels are gone.
+
+        `keep` is the mask over components of what is left. Losses include what it took to get there. None where
+        the model's channels are coupled in another way.
+        """
+        coupling = couple(model, sample_dims(model, context))
+        ours, theirs = ([(g.name, g.width) for g in c.groups] for c in (self.coupling, coupling))
+        if ours != theirs:
+            return None
+        gone = np.zeros(int(coupling.component.max()) + 1, bool)
+        widths, spent = [], []
+        for group, other, curve in zip(self.coupling.groups, coupling.groups, self.curves, strict=True):
+            left = keep[group.components]
+            gone[other.components[~left]] = True
+            widths.append(int(left.sum()))
+            spent.append(curve[int((~left).sum())])
+        found, _ = _curves(coupling, self.options.score, data, context, gone)
+        release_memory()
+        curves = [cost + curve for cost, curve in zip(spent, found, strict=True)]
+        return replace(self, curves=curves, widest=widths)
+
+    def removable(self) -> list[bool]:
+        """Groups that may be left without a channel: a branch goes with them, and no layer that is to stay."""
+        if self.options.min_channels > 1:
+            return [False] * len(self.fixed)
+        stay = {layer for g, still in zip(self.coupling.groups, self.fixed, strict=True) if still for layer in g.layers}
+        nodes = self.coupling.nodes
+        return [
+            branch is not None and not any(nodes[i].name in stay for i in branch.gone | branch.constant)
+            for branch in branches(self.coupling)
+        ]
+
+    def uniform(self, share: float) -> Allocation:
+        """Every group at the width nearest to a share of its own."""
+        widths = []
+        for group, step, still in zip(self.coupling.groups, steps(self.coupling, self.align), self.fixed, strict=True):
+            options = choices(group.width, step, self.options.min_channels)
+            nearest = options[np.argmin(np.abs(options - share * group.width))]
+            widths.append(group.width if still else int(nearest))
+        chosen = np.asarray(widths, np.int64)
+        costs = {m: float(v[0]) for m, v in self.cost(chosen[None, :].astype(np.float64)).items()}
+        return Allocation(chosen, True, costs)
+
+    def allocator(self, limits: dict[str, float], context: Settings) -> Allocator:
+        """The problem of the least loss within limits, in the units of METRICS."""
+        return Allocator(
+            self.coupling,
+            self.cost,
+            self.curves,
+            limits,
+            align=self.align,
+            least=self.options.min_channels,
+            fixed=self.fixed,
+            removable=self.removable(),
+            widest=self.widest,
+            between=not self.options.align,
+            progress=context.progress,
+        )
+
+
+def sample_dims(model: Model, context: Settings) -> dict[str, int]:
+    """The sizes of dynamic axes in the user's own data, one sample at a time; empty without data."""
+    if context.calibration is None:
+        return {}
+    feed = next(iter(context.calibration.batches(1, limit=1)))
+    found = {}
+    for name, (tensor, place) in dynamic_dimensions(model.graph).items():
+        if tensor.name in feed and place < feed[tensor.name].ndim:
+            found[name] = int(feed[tensor.name].shape[place])
+    return found
+
+
+def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
+    names = [node.name for node in coupling.nodes]
+    for glob in keep:
+        if not any(matches(glob, name) for name in names):
+            raise UsageError(f"{option('keep', shown(glob))}: no layer has such a name; see `hwpass groups MODEL`")
+    return [any(matches(glob, layer) for layer in g.layers for glob in keep) for g in coupling.groups]
+
+
+def _synthetic(coupling: Coupling, context: Settings) -> Synthetic | None:
+    """Inputs in place of calibration data; None where there is nothing to prune, or none were found that run."""
+    if not coupling.groups:
+        return None
+    original = context.original
+    return synthesise(
+        coupling.build.model,
+        None if original is None else lambda: Model.load(original),
+        macs=sum(macs_of(node) for node in coupling.nodes),
+        seed=context.seed,
+        threads=context.threads,
+        progress=context.progress,
+    )
+
+
+def _curves(
+    coupling: Coupling,
+    score: str,
+    data: Calibration | None,
+    context: Settings,
+    gone: NDArray[np.bool_] | None = None,
+) -> tuple[list[Floats], scores.Importance]:
+    """Per group a loss curve and an importance per channel; `gone` marks components that are zero already."""
+    if score == "auto":
+        score = "l2" if data is None else "gram"
+    if score == "gram":
+        if data is None:
+            raise scores.without_data(score)
+        readers = consumers(
+            coupling, data, threads=context.threads, seed=context.seed, progress=context.progress,
+            gone=gone,
+        )  # fmt: skip
+        return curves_and_order(coupling, readers, scores.importance(coupling, "l2"), context.progress)
+    statistics = None
+    if score == "activation" and data is not None:
+        taps = scores.tapped(coupling)
+        model = coupling.build.model
+        statistics = mean_squares(model, taps, data, threads=context.threads, progress=context.progress)
+    importance = scores.importance(coupling, score, statistics, context.seed)
+    return scores.loss_curves(coupling, importance), importance
+
+
+def _contents(model: Model) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Operators and what they read; constants by the identity of their arrays, which copies of a model share."""
+    return [(node.op, [(t.name, id(getattr(t, "_values", None))) for t in node.inputs]) for node in model.walk()]

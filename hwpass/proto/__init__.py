@@ -1,0 +1,1 @@
+"""ONNX protobufs: what they say, in one form, and how they are written."""

@@ -1,0 +1,44 @@
+"""What a run is asked for besides its passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hwpass.cost_models import Target
+from hwpass.reporting.figures import brief, counted
+from hwpass.runtime.calibration import Calibration
+from hwpass.runtime.sessions import ModelLike
+from hwpass.runtime.threads import check_threads
+
+
+@dataclass
+class Settings:
+    """A target, data, threads, a seed, and who is told of progress and warnings.
+
+    `original` is what the verdicts compare with.
+    """
+
+    target: Target | None = None
+    original: ModelLike | None = None
+    calibration: Calibration | None = None
+    threads: int = 1
+    seed: int = 0
+    force: bool = False
+    progress: Callable[[str], None] = lambda text: None
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+
+    def __repr__(self) -> str:
+        target = "no target" if self.target is None else self.target.name
+        data = "no data" if self.calibration is None else repr(self.calibration)
+        force = "force" if self.force else ""
+        warnings = counted(len(self.warnings), "warning") if self.warnings else ""
+        return brief(self, target, data, counted(self.threads, "thread"), f"seed {self.seed}", force, warnings)
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the report, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)

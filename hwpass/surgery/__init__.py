@@ -1,0 +1,1 @@
+"""Cutting channels out, and refitting the remaining weights."""

@@ -1,0 +1,87 @@
+"""What the passes of one run found out, typed, and the models on the way that the proof goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from hwpass.model.model import Model
+from hwpass.planning.stages import Effect, Pruned, Stage
+from hwpass.reporting.figures import brief, counted
+from hwpass.verdicts.fidelity import Fidelity
+from hwpass.verdicts.proof import Proof
+
+
+@dataclass(frozen=True)
+class MetricFound:
+    """The task metric before and after, and the drop that is allowed (None: any)."""
+
+    name: str
+    before: float
+    after: float
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A latency budget that the search for --max-drop tried."""
+
+    asked: str
+    latency: Annotated[float, Field(description="predicted, over the dense model's")]
+    metric: float
+    drop: Annotated[float, Field(description="the original's metric minus this one's")]
+    passed: bool
+
+
+@dataclass
+class Findings:
+    """What passes leave for each other, for the proof and for the report. Fresh for each run of a pipeline."""
+
+    preparation: list[str] = field(default_factory=list)  # the passes before channels are coupled, as text
+    prepared: bool = False  # whether channels have been coupled, so that what runs now prepares nothing
+    centred_norms: dict[str, bool] = field(default_factory=dict)  # of rotate-streams: outputs, and whether centred
+    stages: list[Stage] = field(default_factory=list)
+    whole: Pruned | None = None  # of a plan that removes nothing
+    gains: list[tuple[str, float, float]] = field(default_factory=list)  # compensation, per layer: before, after
+    proof: Proof | None = None
+    fidelity: Fidelity | None = None
+    metric: MetricFound | None = None
+    trials: list[Trial] = field(default_factory=list)
+    unmet: str | None = None
+    read_back: Callable[[Path], None] | None = None  # proves the bytes of a file that is about to get its name
+
+    def __repr__(self) -> str:
+        removed = "" if self.last is None else repr(self.last.plan)
+        proof = "" if self.proof is None else f"exactness {self.proof.state}"
+        close = "" if self.fidelity is None else f"fidelity {self.fidelity.state}"
+        return brief(self, counted(len(self.stages), "stage"), removed, proof, close)
+
+    @property
+    def pruned(self) -> list[Pruned]:
+        """Every removal of channels, in order."""
+        return [stage.pruned for stage in self.stages if stage.pruned is not None]
+
+    @property
+    def last(self) -> Pruned | None:
+        """The latest removal of channels, or the plan that removes none."""
+        return self.pruned[-1] if self.pruned else self.whole
+
+    def add(self, stage: Stage) -> None:
+        """Enter a model; passes that change no value are taken together. What was proved before is not of this one."""
+        self.proof = self.read_back = None
+        before = self.stages[-1] if self.stages else None
+        if before is not None and stage.effect == before.effect == "exact":
+            self.stages[-1] = Stage("exact", (*before.passes, *stage.passes), stage.model)
+        else:
+            self.stages.append(stage)
+
+    def holds(self, model: Model, effect: Effect) -> bool:
+        """Whether the proof needs a model as it now is, so that no pass of this effect may edit it.
+
+        Passes that change no value may go on editing what such a pass left.
+        """
+        return any(stage.model is model and (stage.effect, effect) != ("exact", "exact") for stage in self.stages)
