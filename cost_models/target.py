@@ -18,8 +18,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hwpass.errors import InputError, UsageError
-from hwpass.files.data_files import read_data, shown, shown_path
-from hwpass.reporting.figures import brief
+from hwpass.figures import brief, shown, shown_path
+from hwpass.files.data_files import read_data
 
 #: No figure is larger, and no rate smaller than its inverse: beyond that, predictions overflow or divide by nothing.
 HUGE = 1e15

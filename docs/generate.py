@@ -1,4 +1,4 @@
-"""Write the pages that are derived from the code: operators, passes, targets, commands and JSON.
+"""Write the pages that are derived from the code: architecture, operators, passes, targets, commands and JSON.
 
 python docs/generate.py            # write them
 python docs/generate.py --check    # only say which are out of date; status 1 when one is
@@ -17,7 +17,9 @@ import click
 from pydantic import BaseModel
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import rooms  # noqa: E402
 
 from hwpass.command.cli import main as cli  # noqa: E402
 from hwpass.cost_models import load_target, target_names  # noqa: E402
@@ -30,7 +32,48 @@ from hwpass.reporting.schema import Report  # noqa: E402
 from hwpass.reporting.sweep import SweepReport  # noqa: E402
 from hwpass.workflows.profile import Profile  # noqa: E402
 
+ARCHITECTURE = """# Architecture
+
+{note}
+The code stands in rooms. A room imports only rooms before it in this table, ground first; `tests/test_rooms.py` reads
+every import, those inside functions too, and names the one that runs up.
+
+| room | what it holds |
+|---|---|
+{rows}
+
+`passes/` and `cost_models/` lie beside `hwpass/` and are packages of it. `ground` and `pipeline` are the modules beside
+the rooms: `errors`, `figures`, `globs`, `version`; `context`, `manager`, `pipeline_text`, `plugins`.
+
+An arrow is an import, and in brackets stands the number of modules. Arrows that a way over other rooms makes up are
+left out.
+
+{picture}
+
+## The way of `hwpass run`
+
+1. `command.cli` reads the options and `command.outputs` looks at every path that will be written, before any work.
+2. `workflows.run` makes the passes of the options; `workflows.job` loads the target (`cost_models`), the model
+   (`model`, which checks the file by `proto` and `runtime`) and the data (`runtime.calibration`).
+3. `manager` runs the passes in order, each on a copy or in place, and keeps in `verdicts.findings` the models that the
+   proof will go through.
+4. The preparation passes (`fold`, `fuse-bn`, `rotate-streams`, `fold-redundant`) rewrite the graph and no value.
+5. `prune-channels` couples channels (`coupling`, by the rules of `ops`), prices widths (`cost`, `cost_models`),
+   measures which channels matter (`planning`, on the user's inputs or on some that `data` makes up), chooses widths
+   (`planning.allocation`), and cuts (`surgery.cut`).
+6. `compensate` refits the remaining weights layer by layer (`surgery.compensation`).
+7. `verify` proves the result in legs (`verdicts.proof`) and measures how close it is (`verdicts.fidelity`).
+8. `reporting` makes the report; `command.outputs` writes drafts, runs the written model once more, and gives all files
+   their names at once.
+"""
+
 NOTE = "<!-- written by docs/generate.py; `make docs` writes it again -->\n"
+
+
+def architecture() -> str:
+    """The rooms of the code, and the way of a run through them."""
+    rows = "\n".join(f"| `{room}` | {what} |" for room, what in rooms.ROOMS.items())
+    return ARCHITECTURE.format(note=NOTE, rows=rows, picture=rooms.picture())
 
 
 def operators() -> str:
@@ -193,6 +236,7 @@ def _cell(text: str) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "architecture.md": architecture,
     "operators.md": operators,
     "passes.md": pass_pages,
     "targets.md": targets,

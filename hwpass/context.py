@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hwpass.figures import brief, counted
 from hwpass.model.model import Model
 from hwpass.planning.plan import Plan
 from hwpass.planning.study import Study
-from hwpass.reporting.figures import brief, counted
 from hwpass.runtime.sessions import ModelLike
 from hwpass.runtime.settings import Settings
 from hwpass.verdicts.findings import Findings

@@ -17,11 +17,10 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from hwpass import pipeline_text, plugins
 from hwpass.context import Context
 from hwpass.errors import InputError, UsageError, VerdictError
-from hwpass.files.data_files import shown_path
+from hwpass.figures import brief, shown_path
 from hwpass.model.model import Model
 from hwpass.planning.plan import Plan
 from hwpass.planning.stages import Effect, Pruned, Stage
-from hwpass.reporting.figures import brief
 from hwpass.runtime.blas_threads import limited
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from hwpass import plugins
 from hwpass.errors import HwpassError, UsageError, option
-from hwpass.files.data_files import shown
+from hwpass.figures import shown
 
 #: Characters of the longest pipeline that is read, and its most passes.
 LONGEST = 1 << 16

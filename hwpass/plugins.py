@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from hwpass.figures import shown
 from hwpass.files import interrupts
-from hwpass.files.data_files import shown
 
 #: The group of entry points for passes.
 PASSES = "hwpass.passes"

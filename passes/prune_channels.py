@@ -16,7 +16,7 @@ from hwpass.cost_models.work import Floats
 from hwpass.coupling.chains import frozen_layers
 from hwpass.coupling.groups import Coupling
 from hwpass.errors import BudgetError, InputError, UsageError, option
-from hwpass.files.data_files import shown
+from hwpass.figures import shown
 from hwpass.manager import Pass, PassResult, register
 from hwpass.model.model import Model
 from hwpass.pipeline_text import texts

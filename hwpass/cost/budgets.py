@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hwpass.cost.prediction import METRICS
 from hwpass.errors import UsageError, option
-from hwpass.files.data_files import shown
+from hwpass.figures import shown
 
 _UNITS = {
     "latency": {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0},

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from hwpass.coupling.factors import decide
 from hwpass.coupling.walk import Builder, analyse
+from hwpass.figures import brief, counted
 from hwpass.model.model import Model
 from hwpass.ops import Node
 from hwpass.ops.axes import Axis, Ids
 from hwpass.proto.gc_pause import collection_paused
-from hwpass.reporting.figures import brief, counted
 
 __all__ = ["Builder", "Coupling", "Group", "couple"]
 

@@ -7,6 +7,7 @@ import sys
 from typing import BinaryIO
 
 from hwpass.errors import InputError
+from hwpass.figures import shown_path
 
 
 def read_data(path: str | os.PathLike[str], kind: str, limit: int) -> str:
@@ -42,28 +43,3 @@ def read_data(path: str | os.PathLike[str], kind: str, limit: int) -> str:
 def _bounded(stream: BinaryIO, limit: int) -> bytes:
     # One byte more than is allowed tells a file that is too large from one that just fits.
     return stream.read(limit + 1)
-
-
-def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path as it may stand in a message: printable, on one line, and of one that is too long its end."""
-    text = shown(os.fspath(path), 5000)
-    return text if len(text) <= 300 else "..." + text[-297:]
-
-
-def shown(value: object, longest: int = 80) -> str:
-    """A value from a file as it may stand in a message: short, printable, on one line.
-
-    >>> shown("conv1"), shown("a\\nb"), shown("x" * 1000, 9)
-    ('conv1', 'a\\\\nb', 'xxxxxx...')
-    >>> shown({"deep": [1, 2]}), shown(10**5000)
-    ('a table', 'a number of 16610 bits')
-    """
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"a number of {value.bit_length()} bits"  # Python refuses to write very long ones
-    if isinstance(value, list | tuple):
-        return f"a list of {len(value)}"
-    text = (value if isinstance(value, str) else repr(value))[: longest + 1]
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from hwpass.figures import brief, counted
 from hwpass.files.whole_files import whole
 from hwpass.model.aliases import check_apart
 from hwpass.model.reading import read
@@ -29,7 +30,6 @@ from hwpass.proto.kept import Kept, keep
 from hwpass.proto.materialise import materialise_constants
 from hwpass.proto.shapes import with_shapes
 from hwpass.proto.streaming import contiguous, large_constants, mapped_files, write_single
-from hwpass.reporting.figures import brief, counted
 
 if TYPE_CHECKING:
     from hwpass.runtime.sessions import ModelLike

@@ -18,9 +18,9 @@ from pydantic import ValidationInfo as Info
 from hwpass.coupling.branches import branches
 from hwpass.coupling.groups import Coupling
 from hwpass.errors import InputError
-from hwpass.files.data_files import read_data, shown, shown_path
+from hwpass.figures import brief, counted, shown, shown_path
+from hwpass.files.data_files import read_data
 from hwpass.files.index_ranges import from_ranges, to_ranges
-from hwpass.reporting.figures import brief, counted
 
 #: Bytes of the largest plan file that is read, and how many channels all its lists may name together.
 LARGEST = 1 << 24

@@ -13,7 +13,7 @@ from hwpass.coupling.groups import Coupling
 from hwpass.coupling.redundant_channels import unread
 from hwpass.data.taps import Outer
 from hwpass.errors import UsageError, in_words, option
-from hwpass.files.data_files import shown
+from hwpass.figures import shown
 from hwpass.ops import Node
 from hwpass.ops.axes import Axis
 

@@ -8,11 +8,11 @@ from typing import Literal
 from hwpass.cost.prediction import Cost
 from hwpass.cost_models.work import Floats
 from hwpass.coupling.groups import Coupling
+from hwpass.figures import brief
 from hwpass.model.model import Model
 from hwpass.planning.allocation import Allocation
 from hwpass.planning.plan import Plan
 from hwpass.planning.study import Study
-from hwpass.reporting.figures import brief
 from hwpass.surgery.cut import Surgery
 
 Effect = Literal["none", "exact", "cut", "refit", "any"]

@@ -16,14 +16,13 @@ from hwpass.coupling.walk import dynamic_dimensions
 from hwpass.data.activation_statistics import mean_squares
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
 from hwpass.errors import UsageError, option
-from hwpass.files.data_files import shown
+from hwpass.figures import brief, shown
 from hwpass.globs import matches
 from hwpass.model.model import Model
 from hwpass.planning import scores
 from hwpass.planning.allocation import Allocation, Allocator, choices, steps
 from hwpass.planning.consumers import consumers, macs_of
 from hwpass.planning.loss_curves import curves_and_order
-from hwpass.reporting.figures import brief
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.sessions import release_memory
 from hwpass.runtime.settings import Settings

@@ -13,7 +13,7 @@ from hwpass.cost.kernels import Kernels
 from hwpass.coupling.chains import frozen_layers
 from hwpass.coupling.groups import Coupling
 from hwpass.errors import in_words
-from hwpass.reporting.figures import human_count
+from hwpass.figures import human_count
 from hwpass.reporting.node_names import Printable, short, short_path, shortened
 from hwpass.reporting.tables import print_line, print_table
 

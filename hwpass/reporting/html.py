@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from hwpass.reporting.figures import human_seconds
+from hwpass.figures import human_seconds
 from hwpass.reporting.schema import GroupChange, Report, abbreviated, frozen_by_reason
 
 STYLE = """

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from hwpass.cost_models import Target, load_target, target_names
 from hwpass.errors import in_words
+from hwpass.figures import human_seconds
 from hwpass.manager import Pass, passes
-from hwpass.reporting.figures import human_seconds
 from hwpass.reporting.tables import print_line, print_table
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hwpass.errors import option
-from hwpass.reporting.figures import brief, human_bytes, human_count, human_energy, human_seconds
+from hwpass.figures import brief, human_bytes, human_count, human_energy, human_seconds
 from hwpass.reporting.node_names import Printable, short_path
 from hwpass.verdicts.findings import Trial
 from hwpass.verdicts.states import State, state_of

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from hwpass.errors import in_words, option
-from hwpass.reporting.figures import brief, counted, human_bytes, human_count, human_seconds
+from hwpass.figures import brief, counted, human_bytes, human_count, human_seconds
 from hwpass.reporting.node_names import Printable, short_path
 from hwpass.reporting.schema import Costs, ExactnessVerdict, FidelityVerdict, ModelInfo, Ratios, figure, milliseconds
 from hwpass.reporting.tables import print_line, print_table

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hwpass.errors import in_words
-from hwpass.reporting.figures import human_seconds
+from hwpass.figures import human_seconds
 from hwpass.reporting.node_names import short, short_path, shortened
 from hwpass.reporting.schema import GroupChange, Report, VerdictRow, abbreviated, figure, frozen_by_reason, milliseconds
 from hwpass.reporting.tables import ROWS, print_line, print_table

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from hwpass.errors import InputError
-from hwpass.files.data_files import shown_path
-from hwpass.reporting.figures import brief, counted
+from hwpass.figures import brief, counted, shown_path
 from hwpass.runtime.array_files import Held, Rows, Spooled, as_batch, input_names, rows_from_path, unknown_input, whole
 from hwpass.runtime.dimensions import axis_roles
 from hwpass.runtime.inputs import InputSpec, is_float

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hwpass.cost_models import Target
-from hwpass.reporting.figures import brief, counted
+from hwpass.figures import brief, counted
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.sessions import ModelLike
 from hwpass.runtime.threads import check_threads

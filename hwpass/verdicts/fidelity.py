@@ -13,8 +13,8 @@ from typing import IO
 import numpy as np
 
 from hwpass.errors import InputError, UsageError, in_words, option
+from hwpass.figures import brief
 from hwpass.files.whole_files import spilling
-from hwpass.reporting.figures import brief
 from hwpass.runtime.inputs import is_float
 from hwpass.runtime.sessions import Feed, ModelLike, open_session, release_memory, run_session
 from hwpass.verdicts.states import State

@@ -9,9 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hwpass.figures import brief, counted
 from hwpass.model.model import Model
 from hwpass.planning.stages import Effect, Pruned, Stage
-from hwpass.reporting.figures import brief, counted
 from hwpass.verdicts.fidelity import Fidelity
 from hwpass.verdicts.proof import Proof
 

@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from hwpass.errors import InputError, VerdictError, option
+from hwpass.figures import brief, counted
 from hwpass.model.model import Model
 from hwpass.planning.stages import Pruned, Stage
 from hwpass.proto.interface import Interface
-from hwpass.reporting.figures import brief, counted
 from hwpass.runtime.comparison import VARIATION, Difference, compare_outputs, tolerance_of
 from hwpass.runtime.sessions import Feed, one_line, open_session, run_session
 from hwpass.surgery.dense_twin import dense_twin

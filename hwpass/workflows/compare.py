@@ -12,6 +12,7 @@ from rich.console import Console
 from hwpass.context import Context
 from hwpass.coupling.groups import Coupling
 from hwpass.errors import InputError, VerdictError, option
+from hwpass.figures import brief, counted
 from hwpass.manager import PassManager, preparation
 from hwpass.model.digest import content_digest
 from hwpass.model.model import Model
@@ -20,7 +21,6 @@ from hwpass.passes.verify import Verify
 from hwpass.planning.plan import Plan
 from hwpass.planning.stages import Pruned, Stage
 from hwpass.reporting.build import verdicts_of
-from hwpass.reporting.figures import brief, counted
 from hwpass.reporting.node_names import short_path
 from hwpass.reporting.schema import Verdicts
 from hwpass.reporting.tables import print_line

@@ -13,13 +13,13 @@ from hwpass.context import Context
 from hwpass.cost.prediction import METRICS
 from hwpass.cost_models import Target, load_target
 from hwpass.errors import VerdictError, option
+from hwpass.figures import brief
 from hwpass.manager import Pass, PassManager, PassRecord
 from hwpass.model.digest import content_digest
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
 from hwpass.planning.plan import Plan
 from hwpass.reporting.build import report_of
-from hwpass.reporting.figures import brief
 from hwpass.reporting.schema import ModelInfo, Report
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import input_specs

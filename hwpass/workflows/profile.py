@@ -13,11 +13,11 @@ from rich.console import Console
 from hwpass.cost.prediction import Cost
 from hwpass.cost_models import Target, load_target
 from hwpass.errors import in_words
+from hwpass.figures import brief, counted, human_bytes, human_count, human_energy, human_seconds
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
 from hwpass.proto.external import TrustedPath
-from hwpass.reporting.figures import brief, counted, human_bytes, human_count, human_energy, human_seconds
 from hwpass.reporting.node_names import Printable, short_path, shortened
 from hwpass.reporting.tables import ROWS, print_line, print_table
 from hwpass.runtime.threads import check_threads

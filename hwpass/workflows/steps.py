@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hwpass.errors import UsageError, option
-from hwpass.files.data_files import shown
+from hwpass.figures import shown
 from hwpass.pipeline_text import texts, written
 from hwpass.verdicts.task_metric import no_metric
 

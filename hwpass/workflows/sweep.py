@@ -14,7 +14,7 @@ import numpy as np
 
 from hwpass.cost_models import Target
 from hwpass.errors import BudgetError, InputError, UsageError, VerdictError, option
-from hwpass.files.data_files import shown
+from hwpass.figures import shown
 from hwpass.files.temporary import new_folder
 from hwpass.files.whole_files import check_folder, together
 from hwpass.manager import PassManager

@@ -1,10 +1,9 @@
-"""Figures as people read them."""
+"""Figures, names and values as people read them: short, printable, on one line."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-
-from hwpass.files.data_files import shown
 
 #: Characters of the longest `repr` of an object of hwpass.
 LONGEST_REPR = 180
@@ -108,3 +107,28 @@ def _three(value: float) -> str:
     """
     size = abs(value)
     return f"{value:.2f}" if size < 9.995 else f"{value:.1f}" if size < 99.95 else f"{value:.0f}"
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as it may stand in a message: printable, on one line, and of one that is too long its end."""
+    text = shown(os.fspath(path), 5000)
+    return text if len(text) <= 300 else "..." + text[-297:]
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """A value from a file as it may stand in a message: short, printable, on one line.
+
+    >>> shown("conv1"), shown("a\\nb"), shown("x" * 1000, 9)
+    ('conv1', 'a\\\\nb', 'xxxxxx...')
+    >>> shown({"deep": [1, 2]}), shown(10**5000)
+    ('a table', 'a number of 16610 bits')
+    """
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"  # Python refuses to write very long ones
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    text = (value if isinstance(value, str) else repr(value))[: longest + 1]
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
