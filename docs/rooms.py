@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 #: From the ground up, and what each is for: a room imports only what stands before it.
 ROOMS = {
     "ground": "errors, the version, globs, figures as people read them",
-    "files": "files that appear whole or not at all, what a signal ends, files that are data",
+    "files": "files that appear whole or not at all, what a signal ends, files that are data, and what others add",
     "cost_models": "targets, and what a kernel's work costs on one; the work is all they know of a model",
     "proto": "ONNX protobufs: read, brought into one form, written",
     "runtime": "ONNX Runtime: sessions, inputs, calibration data, settings of a run",
@@ -38,7 +38,7 @@ TOP = {
     "version": "ground",
     "figures": "ground",
     "globs": "ground",
-    "plugins": "pipeline",
+    "plugins": "files",
     "context": "pipeline",
     "manager": "pipeline",
     "pipeline_text": "pipeline",
