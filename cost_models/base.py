@@ -1,20 +1,19 @@
 """What a cost model is: pure functions from (work, target) to seconds and joules per kernel, and their
 registry.
 
-A new kind of hardware is one module in this package with one class under `@register`; a new target of a known
-kind is one file in `targets/`. Nothing else has to change.
+A new kind of hardware is one class under `@register`, in a module of this package or one that an entry point of
+another distribution names; a new target of a known kind is one TOML file. Nothing else has to change.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hwpass import plugins
 from hwpass.cost_models.target import DTYPE_BYTES, Target, first_complaint
 from hwpass.cost_models.work import Floats, Work
 from hwpass.errors import InputError
@@ -114,15 +113,22 @@ class CostModel(ABC):
         return np.asarray(traffic * self.per_byte(working_set, self._seconds_per_byte))
 
 
-_CLASSES: dict[str, type[CostModel]] = {}
+#: By class name, the `model` key of a target.
+_CLASSES: plugins.Classes[type[CostModel]] = plugins.Classes(
+    plugins.Kind(CostModel, "hwpass.cost_models.CostModel", "cost model", "cost models"),
+    "hwpass.cost_models",
+    plugins.COST_MODELS,
+    lambda cls: (cls.__name__,),
+)
 _Model = TypeVar("_Model", bound=type[CostModel])
 
 
 def register(cls: _Model) -> _Model:
-    """Class decorator: makes a cost model available under its class name, the `model` key of a target."""
-    if _CLASSES.get(cls.__name__, cls) is not cls:
-        raise ValueError(f"two cost models named {cls.__name__}")
-    _CLASSES[cls.__name__] = cls
+    """Class decorator: makes a cost model available under its class name, the `model` key of a target.
+
+    Raises TypeError for what is no cost model, ValueError for a name that is taken.
+    """
+    _CLASSES.register(cls)
     return cls
 
 
@@ -132,19 +138,18 @@ def model_names() -> list[str]:
 
 
 def model_classes() -> dict[str, type[CostModel]]:
-    """The registry of cost model classes; imports every module of this package first."""
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{__package__}.{module.name}")
-    return _CLASSES
+    """Every cost model class by name: those of this package, and those of installed packages (entry points
+    `hwpass.cost_models`)."""
+    return _CLASSES.known()
 
 
 def cost_model(target: Target) -> CostModel:
     """The cost model that interprets `target`; InputError names the key when the target asks for none we
     have."""
-    names = model_names()
-    if target.model not in _CLASSES:
+    known = model_classes()
+    if target.model not in known:
         raise InputError(
-            f"target '{target.name}': model: expected one of {', '.join(names)}, got {target.model!r}"
+            f"target '{target.name}': model: expected one of {', '.join(known)}, got {target.model!r}"
+            + plugins.why_not(plugins.COST_MODELS, target.model)
         )
-    return _CLASSES[target.model](target)
+    return known[target.model](target)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
-import pkgutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from hwpass import pipeline_text, plugins
@@ -89,7 +85,16 @@ class Pass(ABC):
         return self.name + ("{" + ",".join(given) + "}" if given else "")
 
 
-_PASSES: dict[str, type[Pass]] = {}
+def _names(cls: type[Pass]) -> tuple[str, ...]:
+    if not pipeline_text.is_name(cls.name):
+        raise ValueError(f"{cls.__name__}.name {cls.name!r} is no name for a pass: write letters, digits, - and _")
+    return (cls.name,)
+
+
+#: By name; a pass's options are read by their types, so those have to be known.
+_PASSES: plugins.Classes[type[Pass]] = plugins.Classes(
+    plugins.Kind(Pass, "hwpass.Pass", "pass", "passes"), "hwpass.passes", plugins.PASSES, _names, get_type_hints
+)
 _P = TypeVar("_P", bound=type[Pass])
 
 
@@ -98,13 +103,7 @@ def register(cls: _P) -> _P:
 
     Raises TypeError for what is no pass, ValueError for a name that is taken or cannot be written in a pipeline.
     """
-    if not (isinstance(cls, type) and issubclass(cls, Pass)):
-        raise TypeError(f"{getattr(cls, '__name__', cls)} is no subclass of hwpass.Pass")
-    if not pipeline_text.is_name(cls.name):
-        raise ValueError(f"{cls.__name__}.name {cls.name!r} is no name for a pass: write letters, digits, - and _")
-    if cls.name in _PASSES:
-        raise ValueError(f"two passes named {cls.name}")
-    _PASSES[cls.name] = cls
+    _PASSES.register(cls)
     return cls
 
 
@@ -113,11 +112,7 @@ def passes() -> dict[str, type[Pass]]:
 
     An entry point that is broken is left out, with one warning that names it, see `hwpass.plugins`.
     """
-    package = importlib.import_module("hwpass.passes")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    plugins.load(plugins.PASSES, _check_plugin, _registries)
-    return dict(sorted(_PASSES.items()))
+    return _PASSES.known()
 
 
 def preparation(plan: Plan, origin: str = "plan") -> list[Pass]:
@@ -142,34 +137,6 @@ def read_plan(path: str | Path) -> Plan:
     plan = Plan.read(path)
     preparation(plan, shown_path(str(path)))
     return plan
-
-
-def _registries() -> tuple[dict[Any, Any], ...]:
-    """What a module of somebody else's may enter something into, with all of our own in it before."""
-    from hwpass.cost_models.base import model_classes
-    from hwpass.ops import rules
-
-    return _PASSES, rules(), model_classes()
-
-
-def _check_plugin(found: object) -> None:
-    """Raise for what an entry point names, unless it is a pass, or a module that has entered one."""
-    if isinstance(found, ModuleType):
-        package = found.__name__.partition(".")[0]
-        added = [cls for cls in _PASSES.values() if cls.__module__.partition(".")[0] == package]
-        if not added:
-            raise plugins.Refused(f"module {found.__name__} registers no pass")
-    elif isinstance(found, type) and issubclass(found, Pass):
-        added = [found]
-        if found not in _PASSES.values():
-            register(found)
-    else:
-        kind = found.__name__ if isinstance(found, type) else type(found).__name__
-        raise plugins.Refused(f"{kind} is neither a subclass of hwpass.Pass nor a module that registers one")
-    for cls in added:
-        if inspect.isabstract(cls):
-            raise plugins.Refused(f"pass {cls.name} has no method run")
-        get_type_hints(cls)  # its options are read by them
 
 
 class PassManager:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from distributions import distribution, python
 
 from hwpass import plugins
 from hwpass.errors import UsageError
@@ -88,21 +87,7 @@ MADE: dict[str, tuple[str, str, str | None]] = {
 
 def install(folder: Path, made: Mapping[str, tuple[str, str, str | None]]) -> None:
     for name, (entry, text, _) in made.items():
-        module = f"fake_{name.replace('-', '_')}"
-        (folder / f"{module}.py").write_text(text, encoding="utf-8")
-        info = folder / f"{module}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
-        lines = f"[hwpass.passes]\n{entry.format(module=module)}\n"
-        (info / "entry_points.txt").write_text(lines, encoding="utf-8")
-
-
-def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), str(folder)])
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, check=False, cwd=folder,
-        env={**os.environ, "PYTHONPATH": path}, timeout=120,
-    )  # fmt: skip
+        distribution(folder, name, text, {plugins.PASSES: entry})
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +131,7 @@ import warnings
 warnings.simplefilter("ignore")
 from hwpass.manager import passes
 passes()
-from hwpass.ops import rules
+from hwpass.ops.rule import rules
 from hwpass.cost_models import load_target, cost_model
 model = cost_model(load_target("mobile-cpu"))
 print(rules()["", "Relu"].__module__, type(model).__module__, ("their.own", "Odd") in rules())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -13,6 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hwpass.ops.axes import Axis, Factor, Relations, axis_size
+from hwpass.plugins import Registry
 
 Array = NDArray[Any]
 
@@ -257,27 +256,20 @@ class Rule:
         return None
 
 
-_RULES: dict[tuple[str, str], Rule] = {}
-_COMPLETE: list[bool] = []  # filled once every module of rules was imported; one of them may have been before
+_RULES: Registry[tuple[str, str], Rule] = Registry("hwpass.ops.rules")
 
 
 def register(cls: type[Rule]) -> type[Rule]:
     """Class decorator: enter a rule into the table under each operator it names."""
     rule = cls()
     for op in cls.ops:
-        if (cls.domain, op) in _RULES:
-            raise ValueError(f"two rules for {op}")
-        _RULES[cls.domain, op] = rule
+        _RULES.enter((cls.domain, op), rule, f"two rules for {op}")
     return cls
 
 
 def rules() -> dict[tuple[str, str], Rule]:
     """The rule table: (domain, operator) to rule."""
-    if not _COMPLETE:
-        package = importlib.import_module(f"{__package__}.rules")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
-        _COMPLETE.append(True)
+    _RULES.complete()
     return _RULES
 
 
