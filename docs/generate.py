@@ -114,6 +114,10 @@ def pass_pages() -> str:
             for option in options:
                 default = f"`{option.default}`" if option.default else ""
                 lines.append(f"| `{option.name}` | {default} | {_cell(option.help)} |")
+            for option in options:
+                if option.choices:
+                    lines += ["", f"| {option.name} | meaning |", "|---|---|"]
+                    lines += [f"| `{choice}` | {_cell(meaning)} |" for choice, meaning in option.choices]
     return "\n".join(lines) + "\n"
 
 

@@ -16,22 +16,19 @@ from hwpass.cost_models.work import Floats
 from hwpass.coupling.chains import frozen_layers
 from hwpass.coupling.groups import Coupling
 from hwpass.errors import BudgetError, InputError, UsageError, option
-from hwpass.figures import shown
 from hwpass.manager import Pass, PassResult, register
 from hwpass.model.model import Model
 from hwpass.pipeline_text import texts
-from hwpass.planning import scores
 from hwpass.planning.allocation import Allocation
 from hwpass.planning.candidates import Choice, Chooser
 from hwpass.planning.overshoot import overshoot
 from hwpass.planning.plan import Plan, PlannedWeight
+from hwpass.planning.score import choices, names, score_named
 from hwpass.planning.stages import Pruned
 from hwpass.planning.study import Study, StudyOptions
 from hwpass.proto.streaming import release_pages
 from hwpass.surgery.cut import Surgery, prune
 
-#: Scores that are no score of their own: one that is chosen, and loss curves from activations.
-AUTOMATIC = ("auto", "gram")
 #: No count of channels or rounds is larger.
 MOST = 1 << 20
 
@@ -53,7 +50,7 @@ class PruneChannels(Pass):
     size: str = field(default="", metadata={"help": "at most these bytes of weights: 0.5x or 4MiB"})
     macs: str = field(default="", metadata={"help": "at most these multiply-accumulates: 0.5x or 300M"})
     channels: str = field(default="", metadata={"help": "uniform width, for comparison: 0.7x"})
-    score: str = field(default="auto", metadata={"help": f"auto, gram, {', '.join(scores.NAMES)}"})
+    score: str = field(default="auto", metadata={"help": names, "choices": choices})
     keep: tuple[str, ...] = field(default=(), metadata={"help": "layers whose channels stay, as globs joined by |"})
     min_channels: int = field(default=1, metadata={"help": "fewest channels of a group; above 1 no whole branch goes"})
     rounds: int = field(default=0, metadata={"help": "how often loss curves are measured; 0 decides by effort"})
@@ -62,9 +59,7 @@ class PruneChannels(Pass):
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", texts("keep", self.keep))
         self.budgets()
-        known = (*AUTOMATIC, *scores.NAMES)
-        if self.score not in known:
-            raise UsageError(f"{option('score', shown(self.score))}: no such score; choose {', '.join(known)}")
+        score_named(self.score)
         for name, least in (("min_channels", 1), ("rounds", 0), ("align", 0)):
             if not least <= (given := getattr(self, name)) <= MOST:
                 raise UsageError(f"{option(name, given)}: give {least} to {MOST}")

@@ -17,8 +17,9 @@ from hwpass.cost.prediction import Cost
 from hwpass.cost_models import load_target
 from hwpass.coupling.groups import Coupling, couple
 from hwpass.model.model import Model
-from hwpass.planning import scores
 from hwpass.planning.allocation import Allocation, Allocator, choices, steps
+from hwpass.planning.score import importance
+from hwpass.planning.share_curves import loss_curves
 
 
 @cache
@@ -48,7 +49,7 @@ class Macs:
 
 def problem(coupling: Coupling, share: float, align: int = 1, **more: Any) -> Allocator:
     cost = Macs(coupling)
-    curves = scores.loss_curves(coupling, scores.importance(coupling, "l2"))
+    curves = loss_curves(coupling, importance(coupling, "l2"))
     limits = {"macs": share * cost.base["macs"]}
     return Allocator(coupling, cost, curves, limits, align=align, **more)  # type: ignore[arg-type]
 
@@ -69,7 +70,7 @@ class Stairs(Macs):
 def test_widths_between_the_whole_and_the_narrowest_are_found_where_those_are_too_slow() -> None:
     coupling = chain(16, 16)
     cost = Stairs(coupling)
-    curves = scores.loss_curves(coupling, scores.importance(coupling, "l2"))
+    curves = loss_curves(coupling, importance(coupling, "l2"))
     found = Allocator(coupling, cost, curves, {"macs": 0.5 * cost.base["macs"]}, align=1).run()  # type: ignore[arg-type]
     assert found.met
     assert found.widths.min() >= 8
@@ -178,7 +179,7 @@ def test_a_plan_is_never_predicted_slower() -> None:
                     for m in metrics}  # fmt: skip
 
     cost = Backwards(coupling)
-    curves = scores.loss_curves(coupling, scores.importance(coupling, "l2"))
+    curves = loss_curves(coupling, importance(coupling, "l2"))
     found = Allocator(coupling, cost, curves, {"macs": 0.5 * cost.base["macs"]}, align=1).run()  # type: ignore[arg-type]
     assert not found.met
 
@@ -188,7 +189,7 @@ def test_a_real_target() -> None:
     coupling = chain(64, 64, 64)
     target = load_target("server-cpu")
     cost = Cost(coupling, target)
-    curves = scores.loss_curves(coupling, scores.importance(coupling, "l2"))
+    curves = loss_curves(coupling, importance(coupling, "l2"))
     limits = {"size": 0.6 * cost.base["size"], "latency": cost.base["latency"]}
     found = Allocator(coupling, cost, curves, limits, align=target.align).run()
     assert found.met

@@ -12,9 +12,10 @@ import hwpass
 from hwpass.coupling.groups import couple
 from hwpass.data.activation_statistics import mean_squares
 from hwpass.model.model import Model
-from hwpass.planning import scores
 from hwpass.planning.consumers import consumers
+from hwpass.planning.scores.activation import tapped
 from hwpass.runtime.calibration import load_calibration
+from hwpass.runtime.inputs import InputSpec, input_specs
 
 N = helper.make_node
 C = 8
@@ -117,7 +118,7 @@ def test_readers_in_bodies_are_scored_by_norms_and_those_of_captured_tensors_by_
 
 
 def test_only_tensors_of_the_main_graph_are_looked_at() -> None:
-    assert set(scores.tapped(couple(Model.load(model("nested If"))))) == {"x", "r", "z"}
+    assert set(tapped(couple(Model.load(model("nested If"))))) == {"x", "r", "z"}
 
 
 def test_tensors_that_cannot_be_handed_out_are_left_out() -> None:
@@ -127,5 +128,5 @@ def test_tensors_that_cannot_be_handed_out_are_left_out() -> None:
     assert set(found) == {"r", "z"}
 
 
-def specs(made: onnx.ModelProto) -> list[hwpass.runtime.sessions.InputSpec]:
-    return hwpass.runtime.sessions.input_specs(made)
+def specs(made: onnx.ModelProto) -> list[InputSpec]:
+    return input_specs(made)

@@ -23,10 +23,11 @@ from hwpass.cost_models.work import Floats
 from hwpass.coupling.branches import branches
 from hwpass.coupling.groups import Coupling, couple
 from hwpass.model.model import Model
-from hwpass.planning import scores
 from hwpass.planning.allocation import Allocation, Allocator
 from hwpass.planning.nearer import finer, without_branches
 from hwpass.planning.overshoot import TOLD, even_loss, overshoot
+from hwpass.planning.score import importance
+from hwpass.planning.share_curves import loss_curves
 
 WIDTHS = st.sampled_from([3, 5, 8, 10, 12, 16, 20, 24, 32, 40])
 
@@ -68,7 +69,7 @@ def depthwise(widths: list[int], inner: list[int], side: int) -> Sketch:
 def problem(coupling: Coupling, name: str, limits: dict[str, float]) -> tuple[Allocator, list[Floats]]:
     """As a study makes it, by norms."""
     cost = Cost(coupling, target(name))
-    curves = scores.loss_curves(coupling, scores.importance(coupling, "l2"))
+    curves = loss_curves(coupling, importance(coupling, "l2"))
     return Allocator(
         coupling, cost, curves, {m: share * cost.base[m] for m, share in limits.items()}, align=target(name).align,
         removable=[b is not None for b in branches(coupling)], between=True,
@@ -178,7 +179,7 @@ class Cliff:
 def cliff(narrow: int, curves: list[Floats] | None = None) -> tuple[Allocator, Allocation, list[Floats]]:
     coupling = couple(Model.load(plain([16, 16, 16], [], 8).model()))
     cost = Cliff(coupling, narrow)
-    curves = curves or scores.loss_curves(coupling, scores.importance(coupling, "l2"))
+    curves = curves or loss_curves(coupling, importance(coupling, "l2"))
     allocator = Allocator(coupling, cost, curves, {"macs": 0.6 * cost.base["macs"]}, align=4, between=True)  # type: ignore[arg-type]
     return allocator, allocator.run(), curves
 

@@ -16,7 +16,8 @@ from hwpass.coupling.groups import couple
 from hwpass.coupling.redundant_channels import redundancy, unread
 from hwpass.manager import PassManager
 from hwpass.model.model import Model
-from hwpass.planning import scores
+from hwpass.planning.score import importance
+from hwpass.planning.share_curves import loss_curves
 from hwpass.surgery.cut import prune
 
 
@@ -244,9 +245,9 @@ def test_what_nobody_reads_has_no_importance_and_no_price(score: str) -> None:
     s, _, second = two_layers()
     s.plant(second, (slice(None), slice(3, 5)), np.float32(0))
     coupling = couple(Model.load(s.model()))
-    importance = scores.importance(coupling, score)
-    assert np.flatnonzero(importance[0] == 0).tolist() == [3, 4]
-    (curve,) = scores.loss_curves(coupling, importance)
+    found = importance(coupling, score)
+    assert np.flatnonzero(found[0] == 0).tolist() == [3, 4]
+    (curve,) = loss_curves(coupling, found)
     assert curve[:3] == pytest.approx([0, 0, 0], abs=1e-6)
     assert curve[3] > 0.01
 

@@ -9,7 +9,10 @@ from sketch import Sketch
 from hwpass.coupling.groups import Coupling, couple
 from hwpass.errors import UsageError
 from hwpass.model.model import Model
-from hwpass.planning import scores
+from hwpass.planning.score import importance
+from hwpass.planning.scores.activation import tapped, weighted
+from hwpass.planning.share_curves import consumers, loss_curves
+from hwpass.planning.totals import energy
 
 #: x [N, 2] -> 3 hidden features -> 2: rows are inputs, columns outputs.
 FIRST = np.asarray([[1.0, -2.0, 0.0], [1.0, 2.0, 1.0]])
@@ -27,7 +30,7 @@ def perceptron(scale: list[float] | None = None) -> Coupling:
 
 def test_l1_by_hand() -> None:
     """Columns of the first: 2, 4, 1, mean 7/3. Rows of the second: 1, 4, 3, mean 8/3. The mean of both shares."""
-    (found,) = scores.importance(perceptron(), "l1")
+    (found,) = importance(perceptron(), "l1")
     expected = (np.asarray([2, 4, 1]) / (7 / 3) + np.asarray([1, 4, 3]) / (8 / 3)) / 2
     assert found == pytest.approx(expected)
     assert found.mean() == pytest.approx(1)
@@ -35,43 +38,43 @@ def test_l1_by_hand() -> None:
 
 def test_l2_by_hand() -> None:
     """Squares. Columns: 2, 8, 1, mean 11/3. Rows: 1, 8, 9, mean 6."""
-    (found,) = scores.importance(perceptron(), "l2")
+    (found,) = importance(perceptron(), "l2")
     assert found == pytest.approx((np.asarray([2, 8, 1]) / (11 / 3) + np.asarray([1, 8, 9]) / 6) / 2)
 
 
 def test_batch_norm_scales_by_hand() -> None:
     """Squares of 1, 2, 3 over their mean 14/3."""
-    (found,) = scores.importance(perceptron([1.0, 2.0, 3.0]), "bn")
+    (found,) = importance(perceptron([1.0, 2.0, 3.0]), "bn")
     assert found == pytest.approx(np.asarray([1, 4, 9]) / (14 / 3))
 
 
 def test_bn_falls_back_to_l2() -> None:
-    assert scores.importance(perceptron(), "bn")[0] == pytest.approx(scores.importance(perceptron(), "l2")[0])
+    assert importance(perceptron(), "bn")[0] == pytest.approx(importance(perceptron(), "l2")[0])
 
 
 def test_activation_by_hand() -> None:
     """E[h^2] 1, 2, 4 times the squared rows 1, 8, 9: 1, 16, 36, over their mean 53/3."""
     coupling = perceptron()
     tensor = coupling.nodes[1].gs.inputs[0].name
-    assert scores.tapped(coupling) == {coupling.nodes[0].gs.inputs[0].name: 1, tensor: 1}
-    (found,) = scores.importance(coupling, "activation", {tensor: np.asarray([1.0, 2.0, 4.0])})
+    assert tapped(coupling) == {coupling.nodes[0].gs.inputs[0].name: 1, tensor: 1}
+    (found,) = weighted(coupling, {tensor: np.asarray([1.0, 2.0, 4.0])})
     assert found == pytest.approx(np.asarray([1, 16, 36]) / (53 / 3))
 
 
 def test_activation_needs_data() -> None:
     with pytest.raises(UsageError, match="give inputs with calib"):
-        scores.importance(perceptron(), "activation")
+        importance(perceptron(), "activation")
 
 
 def test_random_follows_the_seed() -> None:
-    one, other, third = (scores.importance(perceptron(), "random", seed=seed)[0] for seed in (0, 0, 1))
+    one, other, third = (importance(perceptron(), "random", seed=seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(one, other)
     assert not np.array_equal(one, third)
 
 
 def test_an_unknown_score_names_those_there_are() -> None:
     with pytest.raises(UsageError, match="l1, l2"):
-        scores.importance(perceptron(), "taylor")
+        importance(perceptron(), "taylor")
 
 
 def test_channels_that_are_several_rows_add_up() -> None:
@@ -79,27 +82,27 @@ def test_channels_that_are_several_rows_add_up() -> None:
     s = Sketch()
     h = s.op("Conv", s.input([1, 1, 1, 2]), s.const(np.ones((2, 1, 1, 1))))
     s.output(s.op("Gemm", s.op("Flatten", h), s.const([[1.0], [1.0], [3.0], [3.0]])))
-    (found,) = scores.importance(couple(Model.load(s.model())), "l1")
+    (found,) = importance(couple(Model.load(s.model())), "l1")
     # The convolution says 1, 1; the classifier 2, 6 over their mean 4.
     assert found == pytest.approx([(1 + 0.5) / 2, (1 + 1.5) / 2])
 
 
 def test_energies_per_side() -> None:
     weight = np.arange(6.0).reshape(2, 3)
-    out, into = scores.energy(weight, 0, 1, 1)
+    out, into = energy(weight, 0, 1, 1)
     assert out.tolist() == [0 + 1 + 2, 3 + 4 + 5]
     assert into is not None
     assert into.tolist() == [3, 5, 7]
-    out, into = scores.energy(weight, 1, 0, 2)
+    out, into = energy(weight, 1, 0, 2)
     assert out.tolist() == [9, 17, 29]
     assert into is not None
     assert into.tolist() == [5, 50]
-    assert scores.energy(weight, 0, None, 1)[1] is None
+    assert energy(weight, 0, None, 1)[1] is None
 
 
 def test_loss_curves_start_at_nothing_and_only_grow() -> None:
     coupling = perceptron()
-    (curve,) = scores.loss_curves(coupling, [np.asarray([1.0, 2.0, 1.0])])
+    (curve,) = loss_curves(coupling, [np.asarray([1.0, 2.0, 1.0])])
     assert len(curve) == 4
     assert curve[0] == pytest.approx(0)
     assert (np.diff(curve) > 0).all()
@@ -107,7 +110,7 @@ def test_loss_curves_start_at_nothing_and_only_grow() -> None:
 
 def test_a_loss_by_hand() -> None:
     """Sorted 1, 1, 2. Without one: 3/4 of the score and 2/3 of the channels are left, so 1 / (17/24) - 1 = 7/17."""
-    (curve,) = scores.loss_curves(perceptron(), [np.asarray([1.0, 2.0, 1.0])])
+    (curve,) = loss_curves(perceptron(), [np.asarray([1.0, 2.0, 1.0])])
     assert curve[1] == pytest.approx(7 / 17, rel=1e-6)
 
 
@@ -117,7 +120,7 @@ def test_consumers_count_shares_of_inputs() -> None:
     x = s.input(["N", 3, 4, 4])
     s.output(s.conv(s.op("Concat", s.conv(x, 4, 3), s.conv(x, 6, 3), axis=1), 2, 10))
     coupling = couple(Model.load(s.model()))
-    assert scores.consumers(coupling) == pytest.approx([0.4, 0.6])
+    assert consumers(coupling) == pytest.approx([0.4, 0.6])
 
 
 @pytest.mark.parametrize("form", ["Cast", "DequantizeLinear", "Mul", "Transpose", "Reshape", "chain", "Identity"])
@@ -141,8 +144,8 @@ def test_weights_behind_other_operators_are_seen(form: str, score: str) -> None:
         first = s.op("Squeeze", s.op("Mul", s.op("Cast", s.const(FIRST[None] * 2, np.float16), to=1), s.const(0.5)))
     h = s.op("MatMul", s.input(["N", 2]), first)
     s.output(s.op("MatMul", h, s.const(SECOND)))
-    (found,) = scores.importance(couple(Model.load(s.model())), score)
-    (expected,) = scores.importance(perceptron(), score)
+    (found,) = importance(couple(Model.load(s.model())), score)
+    (expected,) = importance(perceptron(), score)
     assert found == pytest.approx(expected, rel=1e-6)
 
 
@@ -152,5 +155,5 @@ def test_batch_norm_scales_behind_a_cast_are_seen() -> None:
     scale = s.op("Cast", s.const([1.0, 2.0, 3.0], np.float16), to=1)
     h = s.op("BatchNormalization", h, scale, s.const([0.0] * 3), s.const([0.0] * 3), s.const([1.0] * 3))
     s.output(s.op("MatMul", h, s.const(SECOND)))
-    (found,) = scores.importance(couple(Model.load(s.model())), "bn")
+    (found,) = importance(couple(Model.load(s.model())), "bn")
     assert found == pytest.approx(np.asarray([1, 4, 9]) / (14 / 3))

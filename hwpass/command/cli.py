@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from hwpass.command import ranges
+from hwpass.command.derived_options import REPORT, SCORE
 from hwpass.command.outputs import outputs
 from hwpass.command.shell import ShellGroup, fail, printed, source, status_line
 from hwpass.errors import BudgetError, UsageError
@@ -92,8 +93,7 @@ MAX_DROP = _max_drop("Largest drop of the metric allowed.")
 
 
 SCORING = _stack(
-    click.option("--score", default="auto", show_default=True, metavar="auto|gram|l1|l2|bn|activation|random",
-                 help="What makes a channel matter; auto is gram, on made-up inputs without --calib."),
+    SCORE,
     COMPENSATE,
     click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable."),
     click.option("--min-channels", type=ranges.CHANNELS, default=1, show_default=True,
@@ -111,7 +111,7 @@ SCORING = _stack(
 @_max_drop("Largest drop of the metric allowed. Without a budget: the fastest model within it is searched.")
 @SCORING
 @click.option("--pipeline", metavar="TEXT", help="Run these passes instead of the usual ones; see `hwpass passes`.")
-@click.option("--report", "report_path", metavar="OUT.html", help="Write the report as a web page.")
+@REPORT
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
 @click.option("--plan", "plan_path", metavar="OUT.json", help="Write the plan.")
 @click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs and scores.")
@@ -123,8 +123,8 @@ SCORING = _stack(
 def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
         plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
-    from hwpass.reporting import html as html_report
     from hwpass.reporting import terminal as terminal_report
+    from hwpass.reporting.renderer import renderer_for
     from hwpass.workflows import run as api
 
     for name in ("latency", "energy", "memory", "size", "macs", "channels"):
@@ -137,13 +137,14 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
     with outputs(
         inputs, output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path
     ) as out:
+        renderer = None if report_path is None else renderer_for(report_path)
         with status_line() as progress:
             result = api.run(source(model)[0], target, progress=progress, **options)
         plan = result.plan
         out.write(
             output=result,
             plan=None if plan is None else plan.to_json,
-            report=lambda: html_report.page(result.report),
+            report=None if renderer is None else lambda: renderer.page(result.report),
             json=result.report.to_json,
         )
         with out.printed() as console:

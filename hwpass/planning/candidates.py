@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from hwpass.cost_models.work import Floats
 from hwpass.model.model import Model
-from hwpass.planning import scores
 from hwpass.planning.allocation import Allocation
 from hwpass.planning.consumers import macs_of
+from hwpass.planning.score import importance
+from hwpass.planning.share_curves import loss_curves
 from hwpass.planning.study import Study
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.inputs import is_float
@@ -115,7 +116,7 @@ class Chooser:
     def _others(self, limits: dict[str, float]) -> list[Choice]:
         """Plans that measured curves have little part in: by norms of channels, and near one share for all groups."""
         study = self.study
-        norms = scores.loss_curves(study.coupling, scores.importance(study.coupling, "l2"))
+        norms = loss_curves(study.coupling, importance(study.coupling, "l2"))
         by_norms = replace(study, curves=norms).allocator(limits, self._quiet("widths by norms")).run()
         allocator = study.allocator(limits, self.context)
         near_uniform = allocator.improved(allocator.uniform())

@@ -13,16 +13,14 @@ from hwpass.cost_models.work import Floats
 from hwpass.coupling.branches import branches
 from hwpass.coupling.groups import Coupling, couple
 from hwpass.coupling.walk import dynamic_dimensions
-from hwpass.data.activation_statistics import mean_squares
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
 from hwpass.errors import UsageError, option
 from hwpass.figures import brief, shown
 from hwpass.globs import matches
 from hwpass.model.model import Model
-from hwpass.planning import scores
 from hwpass.planning.allocation import Allocation, Allocator, choices, steps
-from hwpass.planning.consumers import consumers, macs_of
-from hwpass.planning.loss_curves import curves_and_order
+from hwpass.planning.consumers import macs_of
+from hwpass.planning.score import Importance, Seen, judge, score_named
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.sessions import release_memory
 from hwpass.runtime.settings import Settings
@@ -50,7 +48,7 @@ class Study:
     coupling: Coupling
     cost: Cost
     curves: list[Floats]  # per group, [width + 1]
-    importance: scores.Importance
+    importance: Importance
     fixed: list[bool]  # groups that may not shrink
     widest: list[int] | None = None  # per group, where curves were taken with some channels gone
 
@@ -63,9 +61,10 @@ class Study:
         context.progress("coupling channels")
         coupling = couple(model, sample_dims(model, context))
         fixed = _fixed(coupling, options.keep)
-        synthetic = _synthetic(coupling, context) if options.score == "auto" and context.calibration is None else None
+        missed = context.calibration is None and score_named(options.score).makes_inputs
+        synthetic = _synthetic(coupling, context) if missed else None
         data = context.calibration if synthetic is None else synthetic.calibration
-        curves, importance = _curves(coupling, options.score, data, context)
+        curves, importance = judge(options.score, Seen(coupling, data, context))
         release_memory()
         return cls(
             options=options,
@@ -103,7 +102,7 @@ class Study:
     @property
     def measured(self) -> bool:
         """Whether loss curves were taken from activations."""
-        return self.options.score in ("gram", "auto") and self.data is not None
+        return score_named(self.options.score).measured and self.data is not None
 
     def retaken(self, model: Model, keep: NDArray[np.bool_], data: Calibration, context: Settings) -> Study | None:
         """The same channels with curves from another model, of the same graph, with zeros where channels are gone.
@@ -122,7 +121,7 @@ class Study:
             gone[other.components[~left]] = True
             widths.append(int(left.sum()))
             spent.append(curve[int((~left).sum())])
-        found, _ = _curves(coupling, self.options.score, data, context, gone)
+        found, _ = judge(self.options.score, Seen(coupling, data, context, gone))
         release_memory()
         curves = [cost + curve for cost, curve in zip(spent, found, strict=True)]
         return replace(self, curves=curves, widest=widths)
@@ -199,33 +198,6 @@ def _synthetic(coupling: Coupling, context: Settings) -> Synthetic | None:
         threads=context.threads,
         progress=context.progress,
     )
-
-
-def _curves(
-    coupling: Coupling,
-    score: str,
-    data: Calibration | None,
-    context: Settings,
-    gone: NDArray[np.bool_] | None = None,
-) -> tuple[list[Floats], scores.Importance]:
-    """Per group a loss curve and an importance per channel; `gone` marks components that are zero already."""
-    if score == "auto":
-        score = "l2" if data is None else "gram"
-    if score == "gram":
-        if data is None:
-            raise scores.without_data(score)
-        readers = consumers(
-            coupling, data, threads=context.threads, seed=context.seed, progress=context.progress,
-            gone=gone,
-        )  # fmt: skip
-        return curves_and_order(coupling, readers, scores.importance(coupling, "l2"), context.progress)
-    statistics = None
-    if score == "activation" and data is not None:
-        taps = scores.tapped(coupling)
-        model = coupling.build.model
-        statistics = mean_squares(model, taps, data, threads=context.threads, progress=context.progress)
-    importance = scores.importance(coupling, score, statistics, context.seed)
-    return scores.loss_curves(coupling, importance), importance
 
 
 def _contents(model: Model) -> list[tuple[str, list[tuple[str, int]]]]:

@@ -102,11 +102,16 @@ def summary(thing: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PassOption:
-    """One option of a pass: how it is written, its default as it is written, and its help."""
+    """One option of a pass: how it is written, its default as it is written, its help, and what each choice means.
+
+    A field's `metadata["help"]` is a text or a function that gives one; `metadata["choices"]` is a function that gives
+    pairs of a choice and its meaning.
+    """
 
     name: str
     default: str
     help: str
+    choices: tuple[tuple[str, str], ...] = ()
 
 
 def pass_options(cls: type[Pass]) -> list[PassOption]:
@@ -119,7 +124,10 @@ def pass_options(cls: type[Pass]) -> list[PassOption]:
             text = "|".join(default)
         else:
             text = str(default).lower() if types[option.name] is bool else str(default)
-        found.append(PassOption(option.name.replace("_", "-"), text, str(option.metadata.get("help", ""))))
+        words = option.metadata.get("help", "")
+        choices = option.metadata.get("choices", tuple)
+        name = option.name.replace("_", "-")
+        found.append(PassOption(name, text, str(words() if callable(words) else words), tuple(choices())))
     return found
 
 
@@ -131,6 +139,8 @@ def render_passes(console: Console) -> None:
         for option in pass_options(cls):
             default = f" (default {option.default})" if option.default else ""
             print_line(console, f"  {option.name}: {option.help}{default}")
+            for choice, meaning in option.choices:
+                print_line(console, f"    {choice}: {meaning}")
     print_line(console, "")
     given = in_words("--pipeline ", "pipeline=")
     print_line(console, f"A pipeline: {given}'fold,fuse-bn,prune-channels{{latency=0.6x,score=l2}},verify'", "dim")

@@ -8,6 +8,7 @@ from typing import Any
 from hwpass.errors import UsageError, option
 from hwpass.figures import shown
 from hwpass.pipeline_text import texts, written
+from hwpass.planning.score import makes_inputs
 from hwpass.verdicts.task_metric import no_metric
 
 #: What runs before channels are coupled, and so what group names in a plan refer to.
@@ -17,15 +18,15 @@ PREPARE = "fold,fuse-bn,rotate-streams,fold-redundant"
 
 def chosen_score(score: str, compensate: str, calib: Any) -> str:
     """The score that is meant: curves on made-up inputs suppose that weights are refitted, so without that it is l2."""
-    return "l2" if score == "auto" and compensate == "off" and calib is None else score
+    return "l2" if makes_inputs(score) and compensate == "off" and calib is None else score
 
 
 def amends(compensate: str, calib: Any, score: str = "") -> str:
     """The pipeline text of what follows pruning, but for the verdicts: compensation, which wants the user's inputs or
-    those that an auto score makes up, and norms in standard operators."""
+    those that a score has made up, and norms in standard operators."""
     if compensate not in ("auto", "off"):
         raise UsageError(f"{option('compensate', shown(compensate))}: choose auto or off")
-    wanted = compensate == "auto" and (calib is not None or score == "auto")
+    wanted = compensate == "auto" and (calib is not None or makes_inputs(score))
     return ("compensate," if wanted else "") + "lower-norms,"
 
 

@@ -1,0 +1,46 @@
+"""Options whose values are those of a registry: their words are found when they are shown, not when commands start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+class Derived(click.Option):
+    """An option whose value is written as `words` say."""
+
+    def __init__(self, *arguments: Any, words: Callable[[], str], **more: Any) -> None:
+        self._words = words
+        super().__init__(*arguments, **more)
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in help."""
+        return self._words()
+
+    @metavar.setter
+    def metavar(self, value: str | None) -> None:
+        """Click's own, which is not used."""
+
+
+def _scores() -> str:
+    from hwpass.planning.score import scores
+
+    return "|".join(scores())
+
+
+def _reports() -> str:
+    from hwpass.reporting.renderer import renderers
+
+    return "|".join(f"OUT{suffix}" for suffix in renderers())
+
+
+SCORE = click.option(
+    "--score", default="auto", show_default=True, cls=Derived, words=_scores,
+    help="What makes a channel matter, see `hwpass passes`; auto is gram, on made-up inputs without --calib.",
+)  # fmt: skip
+REPORT = click.option(
+    "--report", "report_path", cls=Derived, words=_reports, help="Write the report in the form of the file's suffix."
+)

@@ -1,0 +1,1 @@
+"""The scores, one module per idea: `hwpass.planning.score` says what one is."""
