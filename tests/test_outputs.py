@@ -186,7 +186,7 @@ def test_all_outputs_appear_or_none(here: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_report_that_cannot_be_made_leaves_no_model(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwpass.reporting import html as html_report
+    from hwpass.reporting.renderers import html as html_report
 
     def broken(*_: object) -> str:
         raise OSError(28, "No space left on device")

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from hwpass.reporting.html import page as html
+from hwpass.reporting.renderers.html import page as html
 from hwpass.reporting.schema import (
     Costs,
     ExactnessVerdict,

@@ -28,8 +28,9 @@ CNN = ROOT / "fixtures" / "cnn.onnx"
 #: Files whose texts only the shell sees, or that are not in words, each with the reason.
 APART = {
     "hwpass/command/cli.py": "declares the options, and speaks to the shell alone",
+    "hwpass/command/derived_options.py": "declares options as well",
     "hwpass/command/shell.py": "prints what click says about options",
-    "hwpass/reporting/html.py": "names of CSS variables begin with two dashes",
+    "hwpass/reporting/renderers/html.py": "names of CSS variables begin with two dashes",
     "hwpass/errors.py": "is where an option gets its dashes",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from hwpass.figures import human_seconds
+from hwpass.reporting.renderer import Renderer, register
 from hwpass.reporting.schema import GroupChange, Report, abbreviated, frozen_by_reason
 
 STYLE = """
@@ -23,6 +24,17 @@ td { overflow-wrap: anywhere; }
 """
 
 BAR_WIDTH = 200
+
+
+@register
+class Html(Renderer):
+    """A web page."""
+
+    suffixes = (".html", ".htm")
+    summary = "a web page in one file"
+
+    def page(self, report: Report) -> str:
+        return page(report)
 
 
 def page(report: Report) -> str:
