@@ -18,6 +18,7 @@ from hwpass.command.cli import main
 from hwpass.cost.bench import bench
 from hwpass.errors import option, words_of_a_pipeline, words_of_the_shell
 from hwpass.manager import PassManager
+from hwpass.passes.verify import Verify
 from hwpass.reporting.schema import MetricVerdict
 from hwpass.workflows.compare import verify_models
 from hwpass.workflows.profile import profile_model
@@ -204,7 +205,7 @@ def test_reports_and_verdicts_speak_to_who_asked() -> None:
 def test_a_comparison_speaks_to_who_asked() -> None:
     found = hwpass.run(CNN, "mobile-cpu", macs=0.7, score="l2", compensate="off")
     pruned = found.model.proto()
-    compared = verify_models(CNN, pruned, None, "verify")
+    compared = verify_models(CNN, pruned, None, Verify())
     assert compared.verdicts.exactness is not None
     assert "give plan" in str(compared.verdicts)
     assert "--" not in str(compared.verdicts)
