@@ -71,8 +71,10 @@ def _or(value: Any, otherwise: Any) -> Any:
 
 def _text(metric: str, value: str | float) -> str:
     """A budget as it is written in a pipeline: numbers are shares of the dense model. Raises UsageError."""
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         return value
+    if value == "":
+        raise UsageError(f"{option(metric)}: it is empty; write 0.6x")
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{option(metric)}: a {type(value).__name__} is no budget; write 0.6 or '0.6x'")
     return f"{float(value):g}x"
