@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from hwpass.budget import parse_budgets
-from hwpass.cost import METRICS
 from hwpass.cost_models import Target
 from hwpass.data_files import shown
 from hwpass.errors import UsageError, option, words_of_a_pipeline
@@ -82,7 +80,6 @@ def run(
     """
     budgets = {"latency": latency, "energy": energy, "memory": memory, "size": size, "macs": macs, "channels": channels}
     given = {key: as_text(key, value) for key, value in budgets.items() if value is not None}
-    parse_budgets(given)
     setting: dict[str, Any] = {"target": target, "calib": calib, "seed": seed, "threads": threads, "force": force,
                                "progress": progress}  # fmt: skip
     if pipeline is not None:
@@ -102,8 +99,9 @@ def run(
         text = f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}"
         return execute(source, text, unproved=unproved, allow_external=allow_external, **setting)
     if metric is None or max_drop is None:
+        *names, last = map(option, budgets)
         raise UsageError(
-            f"give a budget: {', '.join(map(option, METRICS))} or {option('channels')}; or {option('metric')} with"
+            f"give a budget: {', '.join(names)} or {last}; or {option('metric')} with"
             f" {option('max_drop')}, which searches for it"
         )
     preparation = PassManager.parse(PREPARE)
@@ -185,8 +183,10 @@ def verify_step(
 
 def as_text(metric: str, value: str | float) -> str:
     """A budget as it is written in a pipeline: numbers are shares of the dense model. Raises UsageError."""
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         return value
+    if value == "":
+        raise UsageError(f"{option(metric)}: it is empty; write 0.6x")
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{option(metric)}: a {type(value).__name__} is no budget; write 0.6 or '0.6x'")
     return f"{float(value):g}x"

@@ -124,6 +124,8 @@ def sweep(**extra: Any) -> Callable[[], object]:
 #: Wrong calls, what the message must name, and the same on the command line where it can be written there.
 WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
     "no budget": (run(), "latency, energy, memory, size, macs or channels", "run M --target mobile-cpu"),
+    "an empty budget": (run(latency=""), "latency: it is empty", ""),
+    "a budget of another type": (run(latency=[1]), "latency: a list is no budget", ""),
     "a budget in words": (run(latency="fast"), "latency='fast'", "run M --target mobile-cpu --latency fast"),
     "a budget beside uniform width": (
         run(macs=0.5, channels=0.5), "channels", "run M --target mobile-cpu --macs 0.5x --channels 0.5x"
