@@ -47,7 +47,7 @@ class BlockedLayout:
         reads = np.zeros((plans, kernels), dtype=bool)
         writes = np.zeros((plans, kernels), dtype=bool)
         incoming = _incoming(work, kernels)
-        for k in np.flatnonzero(np.isin(work.kind, ABLE)):
+        for k in np.flatnonzero(np.isin(work.kind, ABLE)).tolist():
             edges = incoming[k]
             blocked = _blocked_inputs(work, edges, writes)  # [P, edges of k]
             alone, out = self._enters(work, k, edges, blocked)
