@@ -227,8 +227,7 @@ class Kernels:
                 self._written[number].append(size.get(tensor.name, self._products.add(0.0, [])))
         self.source, self.sink = np.asarray(sources, np.int64), np.asarray(sinks, np.int64)
         self._edge_bytes, self._edge_channels = edge_bytes, edge_channels
-        ones = np.ones(len(sinks))
-        self._edges_of = csr_array((ones, (np.arange(len(sinks)), self.sink)), shape=(len(sinks), count))
+        self._edges_of = csr_array((np.ones(len(sinks)), (np.arange(len(sinks)), self.sink)), shape=(len(sinks), count))
         self._liveness(producers, size, last_read)
         self._finish()
 
@@ -307,16 +306,14 @@ class Kernels:
         self._slope = csr_array((weights, (where[inside], found[inside])), shape=(rows + 1, max(len(groups), 1)))
         self._slope.sum_duplicates()
         self._constant, self._padded = self._products.freeze(rows)
-        self._written_of, self._weights_of, self._elements_of = map(
-            self._sums, (self._written, self._weights, self._elements)
-        )
+        sums = map(self._sums, (self._written, self._weights, self._elements))
+        self._written_of, self._weights_of, self._elements_of = sums
 
     def _sums(self, lists: list[list[int]]) -> csr_array:
         """What makes sums per kernel of products, as their values [P, products] times it."""
-        flat = [i for part in lists for i in part]
+        flat = np.asarray([i for part in lists for i in part], np.int64)
         where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
-        ones, places = np.ones(len(flat)), (np.asarray(flat, np.int64), where)
-        return csr_array((ones, places), shape=(len(self._constant), len(lists)))
+        return csr_array((np.ones(len(flat)), (flat, where)), shape=(len(self._constant), len(lists)))
 
     def values(self, widths: Floats) -> Floats:
         """All products at widths [P, G]."""
