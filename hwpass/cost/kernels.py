@@ -244,16 +244,14 @@ class Kernels:
         self._slope = csr_array((weights, (where[inside], found[inside])), shape=(rows + 1, max(len(groups), 1)))
         self._slope.sum_duplicates()
         self._constant, self._padded = self._products.freeze(rows)
-        self._written_of, self._weights_of, self._elements_of = map(
-            self._sums, (self._written, self._weights, self._elements)
-        )
+        sums = map(self._sums, (self._written, self._weights, self._elements))
+        self._written_of, self._weights_of, self._elements_of = sums
 
     def _sums(self, lists: list[list[int]]) -> csr_array:
         """What makes sums per kernel of products, as their values [P, products] times it."""
-        flat = [i for part in lists for i in part]
+        flat = np.asarray([i for part in lists for i in part], np.int64)
         where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
-        ones, places = np.ones(len(flat)), (np.asarray(flat, np.int64), where)
-        return csr_array((ones, places), shape=(len(self._constant), len(lists)))
+        return csr_array((np.ones(len(flat)), (flat, where)), shape=(len(self._constant), len(lists)))
 
     def values(self, widths: Floats) -> Floats:
         """All products at widths [P, G]."""
