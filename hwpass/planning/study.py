@@ -23,6 +23,7 @@ from hwpass.planning import scores
 from hwpass.planning.allocation import Allocation, Allocator, choices, steps
 from hwpass.planning.consumers import consumers, macs_of
 from hwpass.planning.loss_curves import curves_and_order
+from hwpass.proto import adapter
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.sessions import release_memory
 from hwpass.runtime.settings import Settings
@@ -228,6 +229,6 @@ def _curves(
     return scores.loss_curves(coupling, importance), importance
 
 
-def _contents(model: Model) -> list[tuple[str, list[tuple[str, int]]]]:
+def _contents(model: Model) -> list[tuple[str, list[tuple[str, int | None]]]]:
     """Operators and what they read; constants by the identity of their arrays, which copies of a model share."""
-    return [(node.op, [(t.name, id(getattr(t, "_values", None))) for t in node.inputs]) for node in model.walk()]
+    return [(node.op, [(t.name, adapter.identity(t)) for t in node.inputs]) for node in model.walk()]
