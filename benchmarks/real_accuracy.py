@@ -68,7 +68,7 @@ class Hwpass:
         try:
             if self._job is None:
                 self._job = Job(self.task.path, target=self.target, calib=self.calibration)
-                self._job.prepare(hwpass.PassManager.parse(PREPARE))
+                self._job.prepare(hwpass.PassManager(PREPARE))
             attempt = self._job.attempt(hwpass.PassManager.parse(f"prune-channels{{{options}}}{rest}"))
         except hwpass.HwpassError as error:
             raise Refusal(f"hwpass: {error}") from error

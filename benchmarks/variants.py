@@ -63,7 +63,7 @@ class Hwpass:
 def job(network: Path, target: str, calibration: Path | None) -> Job:
     """The network with its statistics and loss curves, which are the same at all budgets."""
     found = Job(network, target=target, calib=calibration, force=True)
-    found.prepare(PassManager.parse(PREPARE))
+    found.prepare(PassManager(PREPARE))
     return found
 
 

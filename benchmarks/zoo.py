@@ -44,7 +44,7 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name}
     with tempfile.TemporaryDirectory() as folder:
         path = save_zoo(Path(zoo), name, Path(folder))
-        prepared = PassManager.parse(PREPARE).run(hwpass.load(path))
+        prepared = PassManager(PREPARE).run(hwpass.load(path))
         rules()  # imports the rules, which is no part of coupling
         start = time.perf_counter()
         coupling = couple(prepared)

@@ -7,6 +7,7 @@ python docs/generate.py --check    # only say which are out of date; status 1 wh
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -22,9 +23,11 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import rooms  # noqa: E402
 
 from hwpass.command.cli import main as cli  # noqa: E402
+from hwpass.command.derived_options import WORDS  # noqa: E402
 from hwpass.cost_models import load_target, target_names  # noqa: E402
 from hwpass.manager import passes  # noqa: E402
 from hwpass.ops.table import treatments  # noqa: E402
+from hwpass.options import RunOptions  # noqa: E402
 from hwpass.planning.plan import Plan  # noqa: E402
 from hwpass.reporting.groups import GroupsReport  # noqa: E402
 from hwpass.reporting.listing import pass_options, summary, target_figures  # noqa: E402
@@ -43,8 +46,8 @@ every import, those inside functions too, and names the one that runs up.
 {rows}
 
 `passes/` and `cost_models/` lie beside `hwpass/` and are packages of it. `ground` and `pipeline` are the modules beside
-the rooms: `errors`, `figures`, `globs`, `version`; `context`, `manager`, `pipeline_text`. `plugins` counts as `files`:
-every room above can be added to.
+the rooms: `errors`, `figures`, `globs`, `options`, `version`; `context`, `manager`, `pipeline_text`. `plugins` counts
+as `files`: every room above can be added to.
 
 An arrow is an import, and in brackets stands the number of modules. Arrows that a way over other rooms makes up are
 left out.
@@ -94,6 +97,37 @@ def operators() -> str:
     for row in treatments():
         domain = row.domain or "ai.onnx"
         lines.append(f"| {row.operator} | {domain} | {row.treatment} | {row.kind} | {_cell(row.text)} |")
+    return "\n".join(lines) + "\n"
+
+
+def options() -> str:
+    """What may be asked of a run, in Python, on the command line and in a configuration file."""
+    lines = [
+        "# Options",
+        "",
+        NOTE,
+        "One definition, `hwpass.RunOptions`, serves all three: `hwpass.run(model, target, latency=0.6)` in Python,",
+        "`hwpass run MODEL --target T --latency 0.6x` on the command line, and in a file that `--config` names:",
+        "",
+        "```toml",
+        "[run]",
+        'target = "mobile-cpu"',
+        "latency = 0.6",
+        'keep = ["head*", "stem"]',
+        "```",
+        "",
+        "A table of the file has the name of a command, and its keys are that command's options and arguments. What",
+        "the command line gives goes first.",
+        "",
+        "| Python, file | command line | default | commands | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for item in dataclasses.fields(RunOptions):
+        told = item.metadata
+        value = WORDS[item.name]() if item.name in WORDS else told["metavar"] or "|".join(told["choices"])
+        shell = f"--{item.name.replace('_', '-')} {value}".strip()
+        row = (f"`{item.name}`", f"`{_cell(shell)}`", f"`{item.default!r}`", ", ".join(told["commands"]), told["help"])
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -243,6 +277,7 @@ def _cell(text: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "architecture.md": architecture,
     "operators.md": operators,
+    "options.md": options,
     "passes.md": pass_pages,
     "targets.md": targets,
     "commands.md": commands,

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 #: From the ground up, and what each is for: a room imports only what stands before it.
 ROOMS = {
-    "ground": "errors, the version, globs, figures as people read them",
+    "ground": "errors, the version, what may be asked of a run, globs, figures as people read them",
     "files": "files that appear whole or not at all, what a signal ends, files that are data, and what others add",
     "cost_models": "targets, and what a kernel's work costs on one; the work is all they know of a model",
     "proto": "ONNX protobufs: read, brought into one form, written",
@@ -38,6 +38,7 @@ TOP = {
     "version": "ground",
     "figures": "ground",
     "globs": "ground",
+    "options": "ground",
     "plugins": "files",
     "context": "pipeline",
     "manager": "pipeline",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hwpass.errors import BudgetError, HwpassError, InputError, UsageError, VerdictError
     from hwpass.manager import Pass, PassManager, PassResult
     from hwpass.model.model import Model
+    from hwpass.options import RunOptions
     from hwpass.planning.plan import Plan
     from hwpass.workflows.job import Result
     from hwpass.workflows.run import load, run
@@ -30,6 +31,7 @@ _HOMES = {
     "sweep": "workflows.sweep",
     "Model": "model.model",
     "Plan": "planning.plan",
+    "RunOptions": "options",
     "Context": "context",
     "Pass": "manager",
     "PassManager": "manager",
@@ -52,6 +54,7 @@ __all__ = [
     "PassResult",
     "Plan",
     "Result",
+    "RunOptions",
     "UsageError",
     "VerdictError",
     "__version__",

@@ -11,7 +11,7 @@ from hwpass.planning.study import Study
 from hwpass.runtime.sessions import ModelLike
 from hwpass.runtime.settings import Settings
 from hwpass.verdicts.findings import Findings
-from hwpass.verdicts.task_metric import metric_before
+from hwpass.verdicts.task_metric import TaskMetric, metric_before
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Shared:
     """What may serve more than one run: each user asks whether it is still about the same model and data."""
 
     study: Study | None = None
-    metrics: list[tuple[str, ModelLike, float]] = field(default_factory=list)  # of originals, by name
+    metrics: list[tuple[str | TaskMetric, ModelLike, float]] = field(default_factory=list)  # of originals, by name
 
     def __repr__(self) -> str:
         return brief(self, "no study" if self.study is None else repr(self.study), counted(len(self.metrics), "metric"))
@@ -49,7 +49,7 @@ class Context(Settings):
         self.findings = Findings()
         self.warnings = []
 
-    def metric_before(self, spec: str) -> float:
+    def metric_before(self, spec: str | TaskMetric) -> float:
         """The metric of the original, measured once for all runs on it. Raises UsageError."""
         assert self.original is not None
         return metric_before(spec, self.original, self.shared.metrics, self.threads)

@@ -7,12 +7,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from hwpass import pipeline_text, plugins
 from hwpass.context import Context
-from hwpass.errors import InputError, UsageError, VerdictError
+from hwpass.errors import InputError, UsageError, VerdictError, option
 from hwpass.figures import brief, shown_path
 from hwpass.model.model import Model
 from hwpass.planning.plan import Plan
@@ -67,6 +68,15 @@ class Pass(ABC):
     def __repr__(self) -> str:
         return brief(self, str(self))
 
+    def __post_init__(self) -> None:
+        """Raise UsageError for options that are not of their types; a subclass that checks more calls this first."""
+        types = get_type_hints(type(self))
+        for item in dataclasses.fields(self):
+            if not _is_a(value := getattr(self, item.name), types[item.name]):
+                kind = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+                wanted = kind.get(types[item.name], "a tuple of texts")
+                raise UsageError(f"{option(item.name)}: a {type(value).__name__} is not {wanted}")
+
     @abstractmethod
     def run(self, model: Model, context: Context) -> PassResult:
         """Do it. Raises HwpassError with one line when it cannot."""
@@ -78,10 +88,10 @@ class Pass(ABC):
     def __str__(self) -> str:
         """The pass as pipeline text; options at their defaults are left out."""
         given = []
-        for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
-            if value != option.default:
-                given.append(f"{option.name.replace('_', '-')}={pipeline_text.written(value)}")
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value != item.default:
+                given.append(f"{item.name.replace('_', '-')}={pipeline_text.written(value)}")
         return self.name + ("{" + ",".join(given) + "}" if given else "")
 
 
@@ -137,6 +147,17 @@ def read_plan(path: str | Path) -> Plan:
     plan = Plan.read(path)
     preparation(plan, shown_path(str(path)))
     return plan
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a value may stand in a field; a type that pipelines do not know takes anything."""
+    if kind is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, Real) and not isinstance(value, bool)
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    return kind != tuple[str, ...] or (isinstance(value, tuple) and all(isinstance(item, str) for item in value))
 
 
 class PassManager:

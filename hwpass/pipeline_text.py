@@ -238,6 +238,8 @@ def written(value: Any) -> str:
     """
     if isinstance(value, tuple):
         return "|".join(_item(str(item)) for item in value)
+    if callable(value):
+        value = f"{value.__module__}:{getattr(value, '__qualname__', type(value).__name__)}"
     return str(value).lower() if isinstance(value, bool) else _item(str(value))
 
 

@@ -29,6 +29,7 @@ class Compensate(Pass):
     rows: int = field(default=16384, metadata={"help": "most rows of a layer's input and output to fit on"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for option in ("samples", "rows"):
             if not 1 <= getattr(self, option) <= 1 << 31:
                 raise UsageError(f"pass compensate: option {option}={getattr(self, option)}: give 1 or more")

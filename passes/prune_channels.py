@@ -18,12 +18,13 @@ from hwpass.coupling.groups import Coupling
 from hwpass.errors import BudgetError, InputError, UsageError, option
 from hwpass.manager import Pass, PassResult, register
 from hwpass.model.model import Model
+from hwpass.options import pass_option
 from hwpass.pipeline_text import texts
 from hwpass.planning.allocation import Allocation
 from hwpass.planning.candidates import Choice, Chooser
 from hwpass.planning.overshoot import overshoot
 from hwpass.planning.plan import Plan, PlannedWeight
-from hwpass.planning.score import choices, names, score_named
+from hwpass.planning.score import choices, score_named
 from hwpass.planning.stages import Pruned
 from hwpass.planning.study import Study, StudyOptions
 from hwpass.proto.streaming import release_pages
@@ -44,20 +45,21 @@ class PruneChannels(Pass):
 
     name = "prune-channels"
     effect = "cut"
-    latency: str = field(default="", metadata={"help": "at most this latency: 0.6x or 12ms"})
-    energy: str = field(default="", metadata={"help": "at most this energy: 0.7x or 5mJ"})
-    memory: str = field(default="", metadata={"help": "at most this peak memory, weights included: 0.8x or 2MiB"})
-    size: str = field(default="", metadata={"help": "at most these bytes of weights: 0.5x or 4MiB"})
-    macs: str = field(default="", metadata={"help": "at most these multiply-accumulates: 0.5x or 300M"})
-    channels: str = field(default="", metadata={"help": "uniform width, for comparison: 0.7x"})
-    score: str = field(default="auto", metadata={"help": names, "choices": choices})
-    keep: tuple[str, ...] = field(default=(), metadata={"help": "layers whose channels stay, as globs joined by |"})
-    min_channels: int = field(default=1, metadata={"help": "fewest channels of a group; above 1 no whole branch goes"})
+    latency: str = pass_option("latency", "")
+    energy: str = pass_option("energy", "")
+    memory: str = pass_option("memory", "")
+    size: str = pass_option("size", "")
+    macs: str = pass_option("macs", "")
+    channels: str = pass_option("channels", "")
+    score: str = pass_option("score", "auto", choices=choices)
+    keep: tuple[str, ...] = pass_option("keep", (), "globs joined by |")
+    min_channels: int = pass_option("min_channels", 1)
     rounds: int = field(default=0, metadata={"help": "how often loss curves are measured; 0 decides by effort"})
-    align: int = field(default=0, metadata={"help": "channel step; 0 takes the target's"})
+    align: int = pass_option("align", 0, "0 takes that")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", texts("keep", self.keep))
+        super().__post_init__()
         self.budgets()
         score_named(self.score)
         for name, least in (("min_channels", 1), ("rounds", 0), ("align", 0)):

@@ -138,7 +138,12 @@ def _composed(model: Model, node: gs.Node) -> tuple[gs.Node, Norm] | None:
     if again.inputs[0] is not x or not all(m is not None and _over_last(m) and m.inputs[0] is x for m in means):
         return None
     chain = [m for m in (*means, centred, again, square, variance, shifted, root, node) if m is not None]
-    chain = list({id(n): n for n in chain}.values())
+    return _as_one(model, list({id(n): n for n in chain}.values()), x, float(epsilon.values.reshape(-1)[0]))
+
+
+def _as_one(model: Model, chain: list[gs.Node], x: gs.Tensor, epsilon: float) -> tuple[gs.Node, Norm] | None:
+    """One operator in place of a chain that normalises x, the Div last, and of the scale and bias behind it."""
+    node = chain[-1]
     inside = {id(n) for n in chain}
     if any(id(r) not in inside for n in chain[:-1] for t in n.outputs for r in t.outputs):
         return None
@@ -157,7 +162,7 @@ def _composed(model: Model, node: gs.Node) -> tuple[gs.Node, Norm] | None:
     for n in chain:
         n.inputs.clear()
         n.outputs.clear()
-    attributes = {"axis": -1, "epsilon": float(epsilon.values.reshape(-1)[0])}
+    attributes = {"axis": -1, "epsilon": epsilon}
     norm = gs.Node(MEANLESS, f"{output.name}_norm", attributes, [x, scale], [output])
     model.graph.nodes.insert(model.graph.nodes.index(scaled), norm)
     gone = {id(n) for n in chain}

@@ -10,6 +10,7 @@ from hwpass.errors import UsageError, VerdictError, option
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.manager import Pass, PassResult, register
 from hwpass.model.model import Model
+from hwpass.options import pass_option
 from hwpass.pipeline_text import texts
 from hwpass.proto.streaming import release_pages
 from hwpass.runtime.comparison import DEFAULT_ATOL
@@ -20,7 +21,7 @@ from hwpass.verdicts.findings import MetricFound
 from hwpass.verdicts.proof import Prover, ReadBack
 from hwpass.verdicts.proof_feeds import proof_feeds
 from hwpass.verdicts.proof_sides import AsGiven, InMemory
-from hwpass.verdicts.task_metric import no_metric, parse_metric
+from hwpass.verdicts.task_metric import TaskMetric, metric_name, no_metric, parse_metric
 
 #: How a verdict that failed ends, where a file would have been written.
 NOTHING = "nothing was written"
@@ -39,14 +40,15 @@ class Verify(Pass):
     name = "verify"
     effect = "none"
     exact: bool = field(default=True, metadata={"help": "prove exactness; false compares two models as they are"})
-    rtol: float = field(default=-1.0, metadata={"help": "tolerance of the proof; negative: 1e-4, more in 16 bits"})
-    atol: float = field(default=DEFAULT_ATOL, metadata={"help": "absolute difference that is always allowed"})
-    fidelity: tuple[str, ...] = field(default=(), metadata={"help": "tolerances such as cosine>=0.99, joined by |"})
-    metric: str = field(default="", metadata={"help": "a figure of merit, package.module:function"})
-    max_drop: float = field(default=-1.0, metadata={"help": "largest allowed drop of the metric; negative: any"})
+    rtol: float = pass_option("rtol", -1.0, "negative: 1e-4, more in 16 bits")
+    atol: float = pass_option("atol", DEFAULT_ATOL)
+    fidelity: tuple[str, ...] = pass_option("fidelity", (), "several joined by |")
+    metric: str | TaskMetric = pass_option("metric", "", "package.module:function")
+    max_drop: float = pass_option("max_drop", -1.0, "negative: any")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fidelity", texts("fidelity", self.fidelity))
+        super().__post_init__()
         if self.rtol != -1 and not 0 <= self.rtol < 1:
             raise UsageError(f"{option('rtol', self.rtol)}: give a share of the magnitude, at least 0 and less than 1")
         if not 0 <= self.atol < math.inf:
@@ -55,8 +57,10 @@ class Verify(Pass):
             raise UsageError(f"{option('max_drop', self.max_drop)}: give a finite drop; a negative one allows any")
         for text in self.fidelity:
             parse_fidelity(text)
-        if self.metric:
+        if isinstance(self.metric, str) and self.metric:
             parse_metric(self.metric)
+        elif self.metric:
+            metric_name(self.metric)
         elif self.max_drop >= 0:
             raise no_metric()
 
@@ -99,7 +103,7 @@ class Verify(Pass):
             context.progress("running the metric")
             before = context.metric_before(self.metric)
             after = evaluate_metric(metric, model.proto(), context.threads)
-            findings.metric = MetricFound(self.metric, before, after, bound)
+            findings.metric = MetricFound(metric_name(self.metric), before, after, bound)
         if outcome.state == "failed":
             raise VerdictError(f"fidelity failed, {NOTHING}: {'; '.join(outcome.failures)}")
         if metric is not None and bound is not None and before - after > bound + 1e-12:

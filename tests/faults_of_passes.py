@@ -6,9 +6,9 @@ from planted import Fault
 
 from hwpass.coupling import constant_channels as constants
 from hwpass.coupling import redundant_channels as redundancy
-from hwpass.passes import fold, fold_redundant, fuse_bn, lower_norms, rotate_streams
+from hwpass.passes import fold, fold_redundant, fuse_bn, rotate_streams
 from hwpass.proto import folding
-from hwpass.surgery import compensation
+from hwpass.surgery import compensation, norm_forms
 from hwpass.surgery import constant_edits as edits
 from hwpass.surgery.compensation import Compensation
 
@@ -105,21 +105,21 @@ ROTATE = [
 ]
 
 LOWER = [
-    Fault("the factor behind a norm is dropped", lower_norms._lowered, "scale.values * factor[1].values",
+    Fault("the factor behind a norm is dropped", norm_forms.lowered_norm, "scale.values * factor[1].values",
           "scale.values", "transformer"),
-    Fault("the factor behind an RMS norm is dropped", lower_norms._lowered, "scale.values * factor[1].values",
+    Fault("the factor behind an RMS norm is dropped", norm_forms.lowered_norm, "scale.values * factor[1].values",
           "scale.values", "transformer_23"),
-    Fault("epsilon of a norm is the usual one", lower_norms._lowered,
+    Fault("epsilon of a norm is the usual one", norm_forms.lowered_norm,
           'float(norm.attrs.get("epsilon", 1e-5))', "1e-5", "transformer"),
-    Fault("the mean is over another axis", lower_norms._lowered, 'then("ReduceMean", square, axes=[-1], keepdims=1)',
+    Fault("the mean is over another axis", norm_forms.lowered_norm, 'then("ReduceMean", square, axes=[-1], keepdims=1)',
           'then("ReduceMean", square, axes=[1], keepdims=1)', "transformer"),
-    Fault("a norm has no root", lower_norms._lowered, 'then("Sqrt", then("Add", mean,', 'then("Abs", then("Add", mean,',
-          "transformer"),
-    Fault("a thinned stream gets a layer normalisation", lower_norms._lowered, "if whole and opset >= 17:",
+    Fault("a norm has no root", norm_forms.lowered_norm, 'then("Sqrt", then("Add", mean,',
+          'then("Abs", then("Add", mean,', "transformer"),
+    Fault("a thinned stream gets a layer normalisation", norm_forms.lowered_norm, "if whole and opset >= 17:",
           "if opset >= 17:", "transformer"),
-    Fault("a layer normalisation loses its bias", lower_norms._lowered,
+    Fault("a layer normalisation loses its bias", norm_forms.lowered_norm,
           "*([bias[1]] if bias is not None else [])]", "]", "centred"),
-    Fault("an RMS norm is over another axis", lower_norms._lowered,
+    Fault("an RMS norm is over another axis", norm_forms.lowered_norm,
           '"RMSNormalization", norm.name, {"axis": -1,', '"RMSNormalization", norm.name, {"axis": 0,',
           "transformer_23"),
 ]
@@ -135,12 +135,12 @@ REFIT = [
     Fault("a fit takes the activation behind it away", compensation._store, "constant = gs.Constant(",
           "for t in node.outputs[0].outputs:\n    t.op = 'Neg' if t.op == 'Relu' else t.op\nconstant = gs.Constant(",
           "refit_conv"),
-    Fault("a refit thinned stream gets a layer normalisation", lower_norms._lowered,
+    Fault("a refit thinned stream gets a layer normalisation", norm_forms.lowered_norm,
           "if whole and opset >= 17:",
           "if opset >= 17:", "refit_transformer"),
-    Fault("a refit layer normalisation loses its bias", lower_norms._lowered,
+    Fault("a refit layer normalisation loses its bias", norm_forms.lowered_norm,
           "*([bias[1]] if bias is not None else [])]", "]", "refit_centred"),
-    Fault("a refit norm has no root", lower_norms._lowered, 'then("Sqrt", then("Add", mean,',
+    Fault("a refit norm has no root", norm_forms.lowered_norm, 'then("Sqrt", then("Add", mean,',
           'then("Abs", then("Add", mean,',
           "refit_transformer"),
     Fault("a fit is stored with an operator changed", compensation._store, "constant = gs.Constant(",

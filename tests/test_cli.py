@@ -349,7 +349,7 @@ def test_scores_in_the_help_are_those_there_are() -> None:
 
     scores = next(o for o in pass_options(passes()["prune-channels"]) if o.name == "score")
     option = next(p for p in main.commands["run"].params if p.name == "score")
-    assert option.metavar == scores.help.replace(", ", "|")
+    assert option.metavar == "|".join(name for name, _ in scores.choices)
 
 
 def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:

@@ -202,6 +202,6 @@ def test_a_refit_stays_within_a_budget_of_size() -> None:
     x = s.op("Relu", s.op("Gemm", x, s.weight(6, 16)))
     s.output(s.op("Gemm", x, s.weight(16, 128)))
     data = rng.standard_normal((256, 6)).astype(np.float32)
-    result = hwpass.run(s.model(), "mobile-cpu", size=0.7, align=False, calib={s.model().graph.input[0].name: data})
+    result = hwpass.run(s.model(), "mobile-cpu", size=0.7, align=1, calib={s.model().graph.input[0].name: data})
     assert result.report.ratio.size <= 0.7
     assert any(p.changed for p in result.report.passes if p.name == "compensate")

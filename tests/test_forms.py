@@ -13,6 +13,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, num
 import hwpass
 from hwpass.errors import InputError
 from hwpass.model.model import Model
+from hwpass.passes.verify import Verify
 from hwpass.workflows.compare import verify_models
 
 
@@ -63,7 +64,7 @@ def test_ir_3_lists_its_weights_among_the_inputs(tmp_path: Path) -> None:
     proto = listed(model(*layers(), opset=8, ir=3))
     assert kept(proto, tmp_path).ir_version == 4
     assert [v.name for v in pruned(proto, tmp_path).graph.input] == ["x"]
-    assert verify_models(proto, proto, None, "verify{rtol=0.0001}").verdicts is not None
+    assert verify_models(proto, proto, None, Verify(rtol=1e-4)).verdicts is not None
 
 
 def test_an_exporter_may_list_all_weights_among_the_inputs(tmp_path: Path) -> None:

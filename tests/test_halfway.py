@@ -33,7 +33,7 @@ def chooser() -> Chooser:
     """A chooser for the depthwise fixture, with a part of its calibration data."""
     model = Model.load(FIXTURES / "mobilenet.onnx")
     with np.load(FIXTURES / "calib.npz") as data:
-        images = data["image"][:256]
+        images = data["image"][:128]
     context = Context(target=load_target("server-cpu"))
     context.calibration = load_calibration(images, [InputSpec("image", np.dtype(np.float32), ("n", 1, 28, 28))])
     assert context.target is not None

@@ -110,7 +110,7 @@ def test_a_stamp_says_how_a_model_was_made(tmp_path: Path) -> None:
     written = onnx.load(tmp_path / "out.onnx")
     assert [(e.key, e.value) for e in written.metadata_props] == [
         ("from", "ModelProto"),
-        ("hwpass.cost.budgets", '{"latency": "12ms", "macs": "0.6x"}'),
+        ("hwpass.budget", '{"latency": "12ms", "macs": "0.6x"}'),
         ("hwpass.target", "mobile-cpu"),
         ("hwpass.version", "1.2"),
     ]

@@ -174,7 +174,7 @@ def again(coupling: Coupling, seed: int) -> tuple[Kernels, np.ndarray, Kernels] 
     return Kernels(coupling, FUSION), widths, Kernels(couple(Model.load(surgery.model.proto())), FUSION)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(programs(12))
 def test_the_closed_form_is_the_work_of_the_pruned_model(program: tuple[Any, ...]) -> None:
     found = again(couple(Model.load(build(program))), program[2])

@@ -76,7 +76,7 @@ def problem(coupling: Coupling, name: str, limits: dict[str, float]) -> tuple[Al
     ), curves  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from([plain, residual, depthwise]),
     st.lists(WIDTHS, min_size=1, max_size=4),

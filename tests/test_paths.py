@@ -23,6 +23,7 @@ from hwpass.cost_models import load_target
 from hwpass.files.whole_files import write_text
 from hwpass.manager import PassManager
 from hwpass.passes.apply_plan import ApplyPlan
+from hwpass.passes.verify import Verify
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import input_specs
 from hwpass.runtime.threads import MOST_THREADS
@@ -109,11 +110,11 @@ READS: dict[str, tuple[str, Callable[[Any, Path], object]]] = {
     "bench with data of elsewhere": (
         "m.onnx", lambda path, files: bench([path], sessions=1, runs=1, allow_external=True)
     ),
-    "verify_models": ("m.onnx", lambda path, files: verify_models(path, files / "m.onnx", None, "verify")),
-    "verify_models, the other": ("m.onnx", lambda path, files: verify_models(files / "m.onnx", path, None, "verify")),
+    "verify_models": ("m.onnx", lambda path, files: verify_models(path, files / "m.onnx", None, Verify())),
+    "verify_models, the other": ("m.onnx", lambda path, files: verify_models(files / "m.onnx", path, None, Verify())),
     "verify_models with data": (
         "data.npz",
-        lambda path, files: verify_models(files / "m.onnx", files / "m.onnx", None, "verify", calib=path),
+        lambda path, files: verify_models(files / "m.onnx", files / "m.onnx", None, Verify(), calib=path),
     ),
 }  # fmt: skip
 
@@ -254,7 +255,7 @@ def test_threads_have_one_bound(threads: Any, files: Path) -> None:
         lambda: Job(model, threads=threads),
         lambda: Context(threads=threads),
         lambda: profile_model(model, "mobile-cpu", threads=threads),
-        lambda: verify_models(model, model, None, "verify", threads=threads),
+        lambda: verify_models(model, model, None, Verify(), threads=threads),
         lambda: bench([model], threads=threads),
     ]
     for call in calls:

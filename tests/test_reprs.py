@@ -13,6 +13,7 @@ import hwpass
 from hwpass.context import Context
 from hwpass.cost_models import load_target
 from hwpass.manager import PassManager
+from hwpass.passes.verify import Verify
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import input_specs
 from hwpass.workflows.compare import verify_models
@@ -66,7 +67,7 @@ def made() -> dict[str, Any]:
         "Attempt": attempt,
         "SweepReport": hwpass.sweep(proto, target, points=[0.8], budget="macs", score="l2", compensate="off"),
         "Profile": profile_model(proto, target),
-        "Comparison": verify_models(proto, result.model.proto(), result.plan, "verify"),
+        "Comparison": verify_models(proto, result.model.proto(), result.plan, Verify()),
         "PruneChannels": PassManager.parse("prune-channels{keep=" + "|".join(["a" * 40] * 20) + "}").steps[0],
     }
 

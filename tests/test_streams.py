@@ -21,6 +21,7 @@ from hwpass.coupling.groups import couple
 from hwpass.coupling.residual_streams import streams
 from hwpass.manager import PassManager
 from hwpass.model.model import Model
+from hwpass.passes.verify import Verify
 from hwpass.workflows.compare import verify_models
 
 WIDTH = 16
@@ -250,7 +251,7 @@ def test_the_structure_of_a_tuned_model_is_proved_against_its_plan(opset: int) -
         if values.dtype == np.float32 and values.size > 1:
             new = (values * rng.uniform(0.5, 1.5, values.shape)).astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(new, tensor.name))
-    found = verify_models(proto, pruned, result.plan, "verify{rtol=1e-4}", unproved=True)
+    found = verify_models(proto, pruned, result.plan, Verify(rtol=1e-4), unproved=True)
     exact = found.verdicts.exactness
     assert exact is not None
     # The structure is, and the weights are the tuner's own.

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from crash import kills
 from onnx import TensorProto, helper, numpy_helper
 
 from hwpass.files import interrupts, temporary
 from hwpass.files.temporary import TemporaryFolder, sweep
-from tests.crash import kills
 
 ROOT = Path(__file__).parent.parent
 RUN = "run m.onnx --target mobile-cpu --score l2 --compensate off --macs 0.7x"
@@ -114,7 +114,7 @@ LIMITS = {
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_limits_of_the_system_are_said_in_one_line(name: str, here: Path) -> None:
-    from tests.test_outputs import network
+    from test_outputs import network
 
     onnx.save(network(4096), "m.onnx")
     limit, status, says = LIMITS[name]

@@ -16,6 +16,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, helper
 import hwpass
 from hwpass.errors import InputError
 from hwpass.model.model import Model
+from hwpass.passes.verify import Verify
 from hwpass.workflows.compare import verify_models
 
 
@@ -87,7 +88,7 @@ def test_values_that_are_not_tensors_keep_their_types(make: Callable[[], ModelPr
     assert list(onnx.load(tmp_path / "pruned.onnx").graph.output) == list(proto.graph.output)
     given = feed(proto)
     assert agree(outputs(proto, given), outputs(tmp_path / "pruned.onnx", given))
-    assert verify_models(proto, proto, None, "verify{rtol=0.0001}").verdicts is not None
+    assert verify_models(proto, proto, None, Verify(rtol=1e-4)).verdicts is not None
 
 
 @pytest.mark.parametrize("make", [sequences, maps])

@@ -18,6 +18,7 @@ from hwpass.command.cli import main
 from hwpass.cost.bench import bench
 from hwpass.errors import option, words_of_a_pipeline, words_of_the_shell
 from hwpass.manager import PassManager
+from hwpass.passes.verify import Verify
 from hwpass.reporting.schema import MetricVerdict
 from hwpass.workflows.compare import verify_models
 from hwpass.workflows.profile import profile_model
@@ -125,6 +126,8 @@ def sweep(**extra: Any) -> Callable[[], object]:
 #: Wrong calls, what the message must name, and the same on the command line where it can be written there.
 WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
     "no budget": (run(), "latency, energy, memory, size, macs or channels", "run M --target mobile-cpu"),
+    "an empty budget": (run(latency=""), "latency: it is empty", ""),
+    "a budget of another type": (run(latency=[1]), "latency: a list is no budget", ""),
     "a budget in words": (run(latency="fast"), "latency='fast'", "run M --target mobile-cpu --latency fast"),
     "a budget beside uniform width": (
         run(macs=0.5, channels=0.5), "channels", "run M --target mobile-cpu --macs 0.5x --channels 0.5x"
@@ -205,7 +208,7 @@ def test_reports_and_verdicts_speak_to_who_asked() -> None:
 def test_a_comparison_speaks_to_who_asked() -> None:
     found = hwpass.run(CNN, "mobile-cpu", macs=0.7, score="l2", compensate="off")
     pruned = found.model.proto()
-    compared = verify_models(CNN, pruned, None, "verify")
+    compared = verify_models(CNN, pruned, None, Verify())
     assert compared.verdicts.exactness is not None
     assert "give plan" in str(compared.verdicts)
     assert "--" not in str(compared.verdicts)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from hwpass.command import ranges
-from hwpass.command.derived_options import REPORT, SCORE
+from hwpass.command.derived_options import REPORT
+from hwpass.command.from_options import asked_of, config, one_home, single
 from hwpass.command.outputs import outputs
 from hwpass.command.shell import ShellGroup, fail, printed, source, status_line
 from hwpass.errors import BudgetError, UsageError
@@ -32,30 +31,8 @@ def main() -> None:
     """
 
 
-def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def apply(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return apply
-
-
-BUDGETS = _stack(
-    click.option("--latency", multiple=True, metavar="0.6x|12ms", help="At most this predicted latency."),
-    click.option("--energy", multiple=True, metavar="0.7x|5mJ", help="At most this predicted energy per inference."),
-    click.option("--memory", multiple=True, metavar="0.8x|2MiB", help="At most this peak memory, weights included."),
-    click.option("--size", multiple=True, metavar="0.5x|4MiB", help="At most these bytes of weights."),
-    click.option("--macs", multiple=True, metavar="0.5x|300M", help="At most these multiply-accumulates."),
-    click.option("--channels", multiple=True, metavar="0.7x", help="Uniform width, for comparison."),
-)
-
 MODEL = click.argument("model")
 TARGET = click.option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
-COMPENSATE = click.option(
-    "--compensate", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
-    help="Make good what was removed by least squares on --calib, or on made-up inputs with --score auto.",
-)  # fmt: skip
 THREADS = click.option(
     "--threads", type=ranges.THREADS, default=1, show_default=True, help="Threads to compute with."
 )
@@ -63,63 +40,17 @@ ALLOW = click.option(
     "--allow-external", is_flag=True, help="Read the model's external data wherever it lies, not only in its folder."
 )
 OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
-CALIB = click.option("--calib", metavar="FILE.npz|DIR", help="Inputs to score, compensate and measure fidelity on.")
-METRIC = click.option(
-    "--metric", metavar="PKG.MOD:FN", help="A figure of merit: a function of predict, larger is better."
-)
-EXACTNESS = _stack(
-    click.option("--rtol", type=ranges.NOT_NEGATIVE, default=None,
-                 help="Exactness: largest difference over the magnitude of what is compared. [default: 1e-4]"),
-    click.option("--atol", type=ranges.NOT_NEGATIVE, default=1e-9, show_default=True,
-                 help="Exactness: difference always allowed."),
-)  # fmt: skip
-TOLERANCES = _stack(
-    EXACTNESS,
-    click.option("--fidelity", multiple=True, metavar="METRIC>=X",
-                 help="Tolerance against the original, such as cosine>=0.99. Repeatable."),
-    CALIB,
-    METRIC,
-)  # fmt: skip
-
-
-def _max_drop(text: str) -> Callable[[Any], Any]:
-    return click.option("--max-drop", type=ranges.NOT_NEGATIVE, metavar="X", help=text)
-
-
-UNPROVED = click.option(
-    "--unproved", is_flag=True, help="Accept a result that is not proved: no verify in the pipeline, a tuned model."
-)
-MAX_DROP = _max_drop("Largest drop of the metric allowed.")
-
-
-SCORING = _stack(
-    SCORE,
-    COMPENSATE,
-    click.option("--keep", multiple=True, metavar="GLOB", help="Layers whose channels all stay. Repeatable."),
-    click.option("--min-channels", type=ranges.CHANNELS, default=1, show_default=True,
-                 help="Fewest of a group; above 1 no whole branch goes."),
-    click.option("--align", type=ranges.CHANNELS, default=None, help="Channel step; the target's by default."),
-)  # fmt: skip
-
 
 @main.command(context_settings=CONTEXT)
 @MODEL
 @TARGET
 @OUTPUT
-@BUDGETS
-@TOLERANCES
-@_max_drop("Largest drop of the metric allowed. Without a budget: the fastest model within it is searched.")
-@SCORING
-@click.option("--pipeline", metavar="TEXT", help="Run these passes instead of the usual ones; see `hwpass passes`.")
+@asked_of("run")
 @REPORT
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
 @click.option("--plan", "plan_path", metavar="OUT.json", help="Write the plan.")
-@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs and scores.")
-@THREADS
-@ALLOW
 @click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
-@click.option("--force", is_flag=True, help="Keep the best effort when the budget cannot be met (status stays 4).")
-@UNPROVED
+@config
 def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
         plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
@@ -127,12 +58,8 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
     from hwpass.reporting.renderer import renderer_for
     from hwpass.workflows import run as api
 
-    for name in ("latency", "energy", "memory", "size", "macs", "channels"):
-        given = options[name]
-        if len(given) > 1:
-            raise UsageError(f"--{name} is given {len(given)} times ({', '.join(given)}), which conflict; give it once")
-        options[name] = given[0] if given else None
-    _one_home(options["pipeline"])
+    options = single(options, "run")
+    one_home(options["pipeline"])
     inputs = {"MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
     with outputs(
         inputs, output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path
@@ -173,15 +100,10 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
     metavar="X,X,...",
     help="Shares of the dense model's cost.",
 )
-@CALIB
-@METRIC
-@SCORING
-@EXACTNESS
+@asked_of("sweep")
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the points as JSON; - is standard output.")
 @click.option("--csv", "csv_path", metavar="OUT.csv", help="Write the points as CSV; - is standard output.")
-@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs and scores.")
-@THREADS
-@ALLOW
+@config
 def sweep(model: str, target: str, points: str, json_path: str | None, csv_path: str | None, **options: Any) -> None:
     """Prune MODEL to several budgets on one study of it, prove each, and mark the Pareto front."""
     from hwpass.reporting.sweep import render_sweep
@@ -266,40 +188,34 @@ def groups(model: str, why: str | None, allow_external: bool, json_path: str | N
 @MODEL
 @click.option("-o", "--output", required=True, metavar="OUT", help="Where to write the model; - is standard output.")
 @click.option("--target", default=None, metavar="NAME|FILE.toml", help="Also report costs on a target.")
-@TOLERANCES
-@MAX_DROP
-@COMPENSATE
+@asked_of("apply")
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
-@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
-@THREADS
-@UNPROVED
-@ALLOW
-def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, seed: int,
-          threads: int, unproved: bool, **options: Any) -> None:  # fmt: skip
+@config
+def apply(
+    plan: str, model: str, output: str, target: str | None, json_path: str | None, **options: Any
+) -> None:
     """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
     from hwpass.manager import preparation, read_plan
+    from hwpass.options import RunOptions
+    from hwpass.passes.apply_plan import ApplyPlan
     from hwpass.reporting import terminal as terminal_report
     from hwpass.workflows import run as api
-    from hwpass.workflows.steps import amends
+    from hwpass.workflows.steps import amends, verify_step
 
     inputs = {"PLAN": plan, "MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
     _one_stream(plan, model)
     with outputs(inputs, output=output, json=json_path) as out:
         given = read_plan(plan)
-        rest = amends(options["compensate"], options["calib"]) + _verify_text(options)
-        pipeline = ",".join((*map(str, preparation(given)), "apply-plan", rest))
+        asked = RunOptions(**options)
+        rest = (*amends(asked, made_up=False), verify_step(asked, asked.max_drop))
         with status_line() as progress:
             result = api.execute(
                 source(model)[0],
-                pipeline,
+                (*preparation(given), ApplyPlan(), *rest),
                 target=target,
-                calib=options["calib"],
-                seed=seed,
-                threads=threads,
                 progress=progress,
                 plan=given,
-                unproved=unproved,
-                allow_external=options["allow_external"],
+                **asked.given(("calib", "seed", "threads", "unproved", "allow_external")),
             )
         out.write(output=result, json=result.report.to_json)
         with out.printed() as console:
@@ -310,18 +226,16 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
 @click.argument("original")
 @click.argument("pruned")
 @click.option("--plan", "plan_path", metavar="PLAN.json", help="The plan: exactness is then proved by the dense twin.")
-@TOLERANCES
-@MAX_DROP
-@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
-@THREADS
-@UNPROVED
-@ALLOW
-def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads: int, unproved: bool,
-           **options: Any) -> None:  # fmt: skip
+@asked_of("verify")
+@config
+def verify(original: str, pruned: str, plan_path: str | None, **options: Any) -> None:
     """Compare PRUNED with ORIGINAL: validity, fidelity, and with a plan exactness."""
     from hwpass.manager import read_plan
+    from hwpass.options import RunOptions
     from hwpass.workflows.compare import render_verdicts, verify_models
+    from hwpass.workflows.steps import verify_step
 
+    asked = RunOptions(**options)
     _one_stream(*filter(None, (plan_path, original, pruned)))
     plan = None if plan_path is None else read_plan(plan_path)
     with status_line() as progress:
@@ -330,13 +244,9 @@ def verify(original: str, pruned: str, plan_path: str | None, seed: int, threads
             first,
             second,
             plan,
-            _verify_text(options),
-            calib=options["calib"],
-            seed=seed,
-            threads=threads,
-            unproved=unproved,
-            allow_external=options["allow_external"],
+            verify_step(asked, asked.max_drop),
             progress=progress,
+            **asked.given(("calib", "seed", "threads", "unproved", "allow_external")),
         )
     with printed() as console:
         render_verdicts(outcome, console)
@@ -377,25 +287,6 @@ def list_passes() -> None:
 
     with printed() as console:
         render_passes(console)
-
-
-def _verify_text(options: dict[str, Any]) -> str:
-    from hwpass.workflows.steps import verify_step
-
-    return verify_step(options["rtol"], options["atol"], options["fidelity"], options["metric"], options["max_drop"])
-
-
-#: Options that say what the passes do; the text of a pipeline says it all.
-OF_PASSES = ("score", "keep", "min_channels", "align", "compensate", "rtol", "atol", "fidelity", "metric", "max_drop")
-
-
-def _one_home(pipeline: str | None) -> None:
-    """Refuse options that a pipeline given as text would leave without effect."""
-    context = click.get_current_context()
-    for name in OF_PASSES if pipeline is not None else ():
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} has no effect beside --pipeline: put it into the pipeline's text, in braces")
 
 
 def _one_stream(*paths: str) -> None:

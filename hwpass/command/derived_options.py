@@ -37,10 +37,8 @@ def _reports() -> str:
     return "|".join(f"OUT{suffix}" for suffix in renderers())
 
 
-SCORE = click.option(
-    "--score", default="auto", show_default=True, cls=Derived, words=_scores,
-    help="What makes a channel matter, see `hwpass passes`; auto is gram, on made-up inputs without --calib.",
-)  # fmt: skip
+#: How the values of options are written, by the names of the options.
+WORDS: dict[str, Callable[[], str]] = {"score": _scores}
 REPORT = click.option(
     "--report", "report_path", cls=Derived, words=_reports, help="Write the report in the form of the file's suffix."
 )

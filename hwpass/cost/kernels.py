@@ -10,91 +10,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from hwpass.cost.fusion import Kernel, constant_only, fused
 from hwpass.cost_models.work import Floats, Work
 from hwpass.coupling.groups import Coupling
 from hwpass.ops import Node, Tensor
 from hwpass.ops.axes import Factor
-from hwpass.ops.classes import CLASSES
-from hwpass.ops.rule import Extent
-
-
-@dataclass(eq=False)
-class Kernel:
-    """Nodes that a runtime runs as one; `nodes[0]` gives the kernel its kind."""
-
-    nodes: list[Node]
-    recurrent: bool = False  # the step by step part of its only node; bytes are counted with the other part
-    without: int = -1  # what another kernel comes down to without channels of this group; -1: a kernel as given
-
-    @property
-    def extent(self) -> Extent | None:
-        """The GEMM view of its work."""
-        return self.nodes[0].recurrence if self.recurrent else self.nodes[0].extent
-
-    @property
-    def name(self) -> str:
-        """The name of its first node."""
-        return self.nodes[0].name
-
-    @property
-    def kind(self) -> str:
-        """The kind of its first node; shape arithmetic costs nothing worth modelling."""
-        first = self.nodes[0]
-        if self.recurrent:
-            return "recurrent"
-        shapes_only = all(t.data is not None for node in self.nodes for t in node.outputs[:1])
-        return "free" if shapes_only else first.kind
-
-    @property
-    def ops(self) -> str:
-        """Its operators, joined by a plus."""
-        return "+".join(node.op for node in self.nodes)
-
-
-def matches(op: str, item: str) -> bool:
-    """Whether an operator is what a chain's item names: itself, or a class word."""
-    return op == item or op in CLASSES.get(item, ())
-
-
-def fuse(nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequence[str]]) -> list[Kernel]:
-    """Group nodes into kernels by the longest matching prefix of a chain, in schedule order.
-
-    A node joins the kernel of the node before it when it is the only consumer of its output.
-    """
-    readers: dict[str, list[Node]] = {}
-    for node in nodes:
-        for tensor in node.gs.inputs:
-            if not isinstance(tensor, gs.Constant) and tensor.name:
-                readers.setdefault(tensor.name, []).append(node)
-    taken: set[int] = set()
-    kernels: list[tuple[int, Kernel]] = []
-    kept = set(outputs)
-    for node in nodes:
-        if node.index in taken:
-            continue
-        best = [node]
-        for chain in fusion:
-            if not matches(node.op, chain[0]):
-                continue
-            run = [node]
-            for item in chain[1:]:
-                name = run[-1].gs.outputs[0].name
-                after = readers.get(name, [])
-                if len(after) != 1 or name in kept or after[0].index in taken or not matches(after[0].op, item):
-                    break
-                run.append(after[0])
-            best = run if len(run) > len(best) else best
-        taken.update(n.index for n in best)
-        kernels.append((best[-1].index, Kernel(best)))
-        if node.recurrence is not None:
-            kernels.append((best[-1].index, Kernel([node], recurrent=True)))
-    return [kernel for _, kernel in sorted(kernels, key=lambda pair: pair[0])]
-
-
-def fused(coupling: Coupling, fusion: Sequence[Sequence[str]]) -> list[Kernel]:
-    """The kernels of a coupled model as it is."""
-    outputs = [t.name for t in coupling.build.model.graph.outputs]
-    return fuse([n for n in coupling.nodes if not _constant_only(n)], outputs, fusion)
 
 
 @dataclass(eq=False)
@@ -117,6 +37,19 @@ class _Products:
         for number, row in enumerate(self.rows):
             padded[number, : len(row)] = row
         return np.asarray(self.constants, np.float64), padded
+
+
+@dataclass(eq=False)
+class _Flow:
+    """Activations between kernels while they are listed: who makes and reads them, and numbers of their products."""
+
+    producers: dict[str, list[int]]  # kernels by tensor; -1 is the outside
+    size: dict[str, int]  # product of the bytes, by tensor
+    last_read: dict[str, int] = field(default_factory=dict)
+    sources: list[int] = field(default_factory=list)
+    sinks: list[int] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    channels: list[int] = field(default_factory=list)
 
 
 class Kernels:
@@ -177,53 +110,64 @@ class Kernels:
         self.op = np.asarray([k.ops for k in self.kernels])
         self.axes = np.asarray([_spatial_axes(k.nodes[0]) for k in self.kernels], np.int64)
         self.taps, self.stride, self.itemsize = np.ones(count), np.ones(count), np.full(count, 4.0)
-        producers: dict[str, list[int]] = {t.name: [-1] for t in self.model.graph.inputs}
-        size = {t.name: self._bytes(self.coupling.build.tensors[t.name]) for t in self.model.graph.inputs}
-        sources, sinks, edge_channels, edge_bytes = [], [], [], []
-        last_read: dict[str, int] = {}
         self._constants: dict[str, tuple[int, float]] = {}
+        inputs = [t.name for t in self.model.graph.inputs]
+        flow = _Flow(
+            {name: [-1] for name in inputs},
+            {name: self._bytes(self.coupling.build.tensors[name]) for name in inputs},
+        )
         computed = _computed(self.coupling.nodes)
         for number, kernel in enumerate(self.kernels):
-            if kernel.recurrent:
-                self._extent(number, kernel)
-                continue
-            inside = {t.name for node in kernel.nodes for t in node.gs.outputs}
-            seen: set[str] = set()
-            for place, node in enumerate(kernel.nodes):
-                for position, tensor in enumerate(node.gs.inputs):
-                    operand = node.inputs[position]
-                    if isinstance(tensor, gs.Constant) or tensor.name in computed:
-                        for name, own in computed.get(tensor.name) or [(tensor.name, operand)]:
-                            product = self._bytes(own)
-                            self._weights[number].append(product)
-                            if own is not None and own.dtype is not None:
-                                self._constants.setdefault(name, (product, float(own.dtype.itemsize)))
-                    elif tensor.name and tensor.name not in inside and tensor.name not in seen:
-                        seen.add(tensor.name)
-                        last_read[tensor.name] = number
-                        for source in producers.get(tensor.name, ()):
-                            sources.append(source)
-                            sinks.append(number)
-                            edge_bytes.append(size[tensor.name])
-                            edge_channels.append(self._channels(operand))
-                output = node.outputs[0] if node.outputs else None
-                if (place or node.extent is None) and output is not None and output.axes is not None:
-                    self._elements[number].append(self._product([f for axis in output.axes for f in axis]))
+            if not kernel.recurrent:
+                self._reads(number, kernel, flow, computed)
             self._extent(number, kernel)
-            links = {node.gs.outputs[0].name for node in kernel.nodes[:-1]}
-            for node in kernel.nodes:
-                for tensor, abstract in zip(node.gs.outputs, node.outputs, strict=False):
-                    if tensor.name not in links:
-                        producers.setdefault(tensor.name, []).append(number)
-                        size[tensor.name] = self._bytes(abstract)
-            for tensor in kernel.nodes[-1].gs.outputs:
-                self._written[number].append(size.get(tensor.name, self._products.add(0.0, [])))
-        self.source, self.sink = np.asarray(sources, np.int64), np.asarray(sinks, np.int64)
-        self._edge_bytes, self._edge_channels = edge_bytes, edge_channels
-        ones = np.ones(len(sinks))
-        self._edges_of = csr_array((ones, (np.arange(len(sinks)), self.sink)), shape=(len(sinks), count))
-        self._liveness(producers, size, last_read)
+            if not kernel.recurrent:
+                self._writes(number, kernel, flow)
+        self.source, self.sink = np.asarray(flow.sources, np.int64), np.asarray(flow.sinks, np.int64)
+        self._edge_bytes, self._edge_channels = flow.bytes, flow.channels
+        edges = len(flow.sinks)
+        self._edges_of = csr_array((np.ones(edges), (np.arange(edges), self.sink)), shape=(edges, count))
+        self._liveness(flow.producers, flow.size, flow.last_read)
         self._finish()
+
+    def _reads(
+        self, number: int, kernel: Kernel, flow: _Flow, computed: dict[str, list[tuple[str, Tensor | None]]]
+    ) -> None:
+        """What a kernel reads: constants, and each activation once."""
+        seen = {t.name for node in kernel.nodes for t in node.gs.outputs}
+        for place, node in enumerate(kernel.nodes):
+            for tensor, operand in zip(node.gs.inputs, node.inputs, strict=False):
+                if isinstance(tensor, gs.Constant) or tensor.name in computed:
+                    for name, own in computed.get(tensor.name) or [(tensor.name, operand)]:
+                        self._weight(number, name, own)
+                elif tensor.name and tensor.name not in seen:
+                    seen.add(tensor.name)
+                    flow.last_read[tensor.name] = number
+                    for source in flow.producers.get(tensor.name, ()):
+                        flow.sources.append(source)
+                        flow.sinks.append(number)
+                        flow.bytes.append(flow.size[tensor.name])
+                        flow.channels.append(self._channels(operand))
+            output = node.outputs[0] if node.outputs else None
+            if (place or node.extent is None) and output is not None and output.axes is not None:
+                self._elements[number].append(self._product([f for axis in output.axes for f in axis]))
+
+    def _weight(self, number: int, name: str, own: Tensor | None) -> None:
+        product = self._bytes(own)
+        self._weights[number].append(product)
+        if own is not None and own.dtype is not None:
+            self._constants.setdefault(name, (product, float(own.dtype.itemsize)))
+
+    def _writes(self, number: int, kernel: Kernel, flow: _Flow) -> None:
+        """What a kernel leaves for others; what its own nodes hand to each other is never written."""
+        links = {node.gs.outputs[0].name for node in kernel.nodes[:-1]}
+        for node in kernel.nodes:
+            for tensor, abstract in zip(node.gs.outputs, node.outputs, strict=False):
+                if tensor.name not in links:
+                    flow.producers.setdefault(tensor.name, []).append(number)
+                    flow.size[tensor.name] = self._bytes(abstract)
+        for tensor in kernel.nodes[-1].gs.outputs:
+            self._written[number].append(flow.size.get(tensor.name, self._products.add(0.0, [])))
 
     def _channels(self, tensor: Tensor | None) -> int:
         if tensor is None or tensor.axes is None or len(tensor.axes) < 2:
@@ -300,16 +244,14 @@ class Kernels:
         self._slope = csr_array((weights, (where[inside], found[inside])), shape=(rows + 1, max(len(groups), 1)))
         self._slope.sum_duplicates()
         self._constant, self._padded = self._products.freeze(rows)
-        self._written_of, self._weights_of, self._elements_of = map(
-            self._sums, (self._written, self._weights, self._elements)
-        )
+        sums = map(self._sums, (self._written, self._weights, self._elements))
+        self._written_of, self._weights_of, self._elements_of = sums
 
     def _sums(self, lists: list[list[int]]) -> csr_array:
         """What makes sums per kernel of products, as their values [P, products] times it."""
-        flat = [i for part in lists for i in part]
+        flat = np.asarray([i for part in lists for i in part], np.int64)
         where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
-        ones, places = np.ones(len(flat)), (np.asarray(flat, np.int64), where)
-        return csr_array((ones, places), shape=(len(self._constant), len(lists)))
+        return csr_array((np.ones(len(flat)), (flat, where)), shape=(len(self._constant), len(lists)))
 
     def values(self, widths: Floats) -> Floats:
         """All products at widths [P, G]."""
@@ -382,7 +324,7 @@ def _computed(nodes: Sequence[Node]) -> dict[str, list[tuple[str, Tensor | None]
     """What is stored of each tensor that follows from constants alone (a dequantised weight): names and tensors."""
     found: dict[str, list[tuple[str, Tensor | None]]] = {}
     for node in nodes:
-        if not _constant_only(node):
+        if not constant_only(node):
             continue
         stored: list[tuple[str, Tensor | None]] = []
         for tensor, operand in zip(node.gs.inputs, node.inputs, strict=False):
@@ -390,7 +332,3 @@ def _computed(nodes: Sequence[Node]) -> dict[str, list[tuple[str, Tensor | None]
         for output in node.gs.outputs:
             found[output.name] = stored
     return found
-
-
-def _constant_only(node: Node) -> bool:
-    return all(t is None or t.constant for t in node.inputs) and bool(node.inputs)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hwpass.cost.kernels import Kernel, fuse, fused
+from hwpass.cost.fusion import Kernel, fuse, fused
 from hwpass.cost_models.work import Floats
 from hwpass.coupling.branches import Branch, branches
 from hwpass.coupling.groups import Coupling

@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TypeProto, defs, helper, numpy_helper
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
 
 from hwpass.model.model import Model, bodies
 from hwpass.ops import Node, Tensor, rule_for
 from hwpass.ops.axes import axis_size, opaque
 from hwpass.ops.rule import Array, Derived, Freeze, Relate, Rule, Sign, WrongExtents
 from hwpass.ops.signs import signed
+from hwpass.proto import adapter
 from hwpass.runtime.inputs import dimension_name
 
 #: Values of more elements than this are never those of a shape.
@@ -174,7 +174,7 @@ class Builder(Relate):
         names = [t.name for t in node.gs.outputs]
         try:
             schema = defs.get_schema(node.op, self.opset, node.gs.domain or "")
-            proto = OnnxExporter.export_node(node.gs)
+            proto = adapter.node_proto(node.gs)
             types, data = {}, {}
             for tensor, operand in zip(node.gs.inputs, node.inputs, strict=True):
                 if operand is None:
@@ -242,7 +242,7 @@ def small_value(node: Node, rule: Any, values: list[Array | None], shapes: list[
 
 
 def _type(tensor: Tensor) -> TypeProto:
-    elem = dtype_to_onnx(tensor.dtype) if tensor.dtype is not None else 1
+    elem = adapter.element_type(tensor.dtype) if tensor.dtype is not None else 1
     shape = None if tensor.axes is None else [axis_size(axis) for axis in tensor.axes]
     return helper.make_tensor_type_proto(elem, shape)
 

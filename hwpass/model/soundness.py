@@ -91,6 +91,21 @@ class _Checks:
         if depth > DEEPEST:
             raise self.fail(f"bodies lie more than {DEEPEST} deep in each other; export it flatter")
         place = "the graph" if depth == 0 else f"body {graph.name!r}"
+        own = self.given(graph, place)
+        seen = outer | own | self.made(graph, own)
+        for node in graph.node:
+            for given in node.input:
+                if given and given not in seen:
+                    raise self.fail(f"{_called(node)} reads {given!r}, which nothing makes; export the model again")
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.GRAPH:
+                    self.graph(attribute.g, seen, depth + 1)
+        for value in graph.output:
+            if value.name not in seen or not value.name:
+                raise self.fail(f"output {value.name!r} of {place} is made by no node; export the model again")
+
+    def given(self, graph: GraphProto, place: str) -> set[str]:
+        """The inputs and initializers of a graph, each looked at."""
         self.text(place, [graph.name, graph.doc_string])
         for value in (*graph.input, *graph.output, *graph.value_info):
             self.value(value)
@@ -104,26 +119,19 @@ class _Checks:
             self.tensor(tensor, f"initializer {tensor.name!r}")
         for sparse in graph.sparse_initializer:
             self.sparse(sparse, f"sparse initializer {sparse.values.name!r}")
-        made: dict[str, NodeProto] = {}
-        own = {*inputs, *weights}
+        return {*inputs, *weights}
+
+    def made(self, graph: GraphProto, own: set[str]) -> set[str]:
+        """The tensors that nodes make, each node looked at, each tensor made once."""
+        found: dict[str, NodeProto] = {}
         for node in graph.node:
             self.node(node)
             for output in node.output:
-                if output and (output in made or output in own):
-                    first = _called(made[output]) if output in made else "an input or initializer"
+                if output and (output in found or output in own):
+                    first = _called(found[output]) if output in found else "an input or initializer"
                     raise self.fail(f"tensor {output!r} is made twice: by {first} and by {_called(node)}; rename one")
-                made[output] = node
-        seen = outer | own | made.keys()
-        for node in graph.node:
-            for given in node.input:
-                if given and given not in seen:
-                    raise self.fail(f"{_called(node)} reads {given!r}, which nothing makes; export the model again")
-            for attribute in node.attribute:
-                if attribute.type == AttributeProto.GRAPH:
-                    self.graph(attribute.g, seen, depth + 1)
-        for value in graph.output:
-            if value.name not in seen or not value.name:
-                raise self.fail(f"output {value.name!r} of {place} is made by no node; export the model again")
+                found[output] = node
+        return set(found)
 
     def text(self, place: str, texts: Iterable[Any]) -> None:
         # Protobuf hands out bytes where they are not UTF-8.

@@ -7,7 +7,7 @@ that the norms of weights decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,26 +84,17 @@ def consumers(
 
     `gone` marks components that are zero already: they are left out.
     """
-    live = np.zeros(int(coupling.component.max()) + 1, bool)
-    for group in coupling.groups:
-        live[group.components] = True
     outer = Outer(coupling.build.model)
     readers: list[tuple[Node, str, NDArray[np.int64], NDArray[np.intp]]] = []
     taps: dict[str, Tap] = {}
-    for node in coupling.nodes:
-        product = node.product
-        if product is None or node.tensor(product.data).constant:
-            continue
-        components = coupling.components_of(node.axes(product.data)[product.data_axis])
-        if not live[components].any():
-            continue
-        tensor = node.gs.inputs[product.data]
-        if contracts(node, len(components)):
-            left = np.arange(len(components)) if gone is None else np.flatnonzero(~gone[components])
-            name = tensor.name if outer.holds(tensor) else ""
-            readers.append((node, name, components, left))
-            if name:
-                taps[name] = Tap(product.data_axis, left)
+    for node, components in _reading(coupling):
+        assert node.product is not None
+        left = np.arange(len(components)) if gone is None else np.flatnonzero(~gone[components])
+        tensor = node.gs.inputs[node.product.data]
+        name = tensor.name if outer.holds(tensor) else ""
+        readers.append((node, name, components, left))
+        if name:
+            taps[name] = Tap(node.product.data_axis, left)
     step = batch_size(coupling, [*taps])
     covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress, step)
     found, gram = [], None
@@ -127,6 +118,20 @@ def consumers(
         if not any(reader is other for other in measured):
             reader.sensitivity = typical
     return found
+
+
+def _reading(coupling: Coupling) -> Iterator[tuple[Node, NDArray[np.int64]]]:
+    """Products of activations with prunable channels, and the components of those channels."""
+    live = np.zeros(int(coupling.component.max()) + 1, bool)
+    for group in coupling.groups:
+        live[group.components] = True
+    for node in coupling.nodes:
+        product = node.product
+        if product is None or node.tensor(product.data).constant:
+            continue
+        components = coupling.components_of(node.axes(product.data)[product.data_axis])
+        if live[components].any() and contracts(node, len(components)):
+            yield node, components
 
 
 def _narrow(matrix: Floats) -> Floats:

@@ -94,11 +94,6 @@ def scores() -> dict[str, type[Score]]:
     return _SCORES.known()
 
 
-def names() -> str:
-    """The names as a list for people."""
-    return ", ".join(scores())
-
-
 def choices() -> list[tuple[str, str]]:
     """Name and summary of every score."""
     return [(name, cls.summary) for name, cls in scores().items()]

@@ -21,6 +21,7 @@ from hwpass.model.model import Model
 from hwpass.planning.allocation import Allocation, Allocator, choices, steps
 from hwpass.planning.consumers import macs_of
 from hwpass.planning.score import Importance, Seen, judge, score_named
+from hwpass.proto import adapter
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.sessions import release_memory
 from hwpass.runtime.settings import Settings
@@ -200,6 +201,6 @@ def _synthetic(coupling: Coupling, context: Settings) -> Synthetic | None:
     )
 
 
-def _contents(model: Model) -> list[tuple[str, list[tuple[str, int]]]]:
+def _contents(model: Model) -> list[tuple[str, list[tuple[str, int | None]]]]:
     """Operators and what they read; constants by the identity of their arrays, which copies of a model share."""
-    return [(node.op, [(t.name, id(getattr(t, "_values", None))) for t in node.inputs]) for node in model.walk()]
+    return [(node.op, [(t.name, adapter.identity(t)) for t in node.inputs]) for node in model.walk()]

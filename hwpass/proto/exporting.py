@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, defs, helper, numpy_helper
-from onnx_graphsurgeon.exporters.onnx_exporter import constant_to_onnx_tensor
+
+from hwpass.proto import adapter
 
 #: Constants of at least this many bytes are worth writing apart.
 LARGE = 1024
@@ -158,7 +159,7 @@ def tensor_proto(tensor: gs.Constant, hollow: bool = False) -> TensorProto:
     """A constant as a protobuf; with `hollow` a large one without its data."""
     values = tensor.values
     if _converted(tensor):
-        held: TensorProto = constant_to_onnx_tensor(tensor)
+        held = adapter.constant_proto(tensor)
         return held
     if hollow and large(tensor):
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)

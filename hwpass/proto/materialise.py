@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
+from hwpass.proto import adapter
 from hwpass.proto.external import Home, external, mapped
 
 
@@ -45,7 +46,7 @@ def materialise_constants(scope: gs.Graph, home: Home, name: str) -> None:
 def _constant_value(node: gs.Node) -> NDArray[Any] | Any | None:
     attributes = node.attrs
     if "value" in attributes:
-        return attributes["value"]._values
+        return adapter.held(attributes["value"])
     for key, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64),
                        ("value_ints", np.int64)):  # fmt: skip
         if key in attributes:
@@ -58,17 +59,15 @@ def _constant_value(node: gs.Node) -> NDArray[Any] | Any | None:
 
 
 def _materialise(tensor: gs.Constant, home: Home, name: str) -> None:
-    values = tensor._values
+    values = adapter.held(tensor)
     if isinstance(values, np.ndarray):
         return
-    proto = getattr(values, "tensor", None)
-    if isinstance(proto, TensorProto):
-        if external(proto):
-            tensor._values = mapped(proto, home, name)
-        else:
-            tensor._values = numpy_helper.to_array(proto)
+    proto = adapter.lazy_proto(values)
+    if proto is not None:
+        found = mapped(proto, home, name) if external(proto) else numpy_helper.to_array(proto)
+        adapter.hold(tensor, found)
         tensor.data_location = None
-        if tensor._values.dtype != np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)):
+        if found.dtype != np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)):
             tensor.export_dtype = proto.data_type
     else:
-        tensor._values = values.load()
+        adapter.hold(tensor, values.load())

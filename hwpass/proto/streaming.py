@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
+from hwpass.proto import adapter
 from hwpass.proto.exporting import LARGE, large
 
 __all__ = ["LARGE", "contiguous", "large_constants", "release_pages", "write_single"]
@@ -34,14 +33,14 @@ def write_single(proto: ModelProto, constants: Mapping[str, gs.Constant], stream
     proto.graph.initializer.extend(copies)
     graph = proto.graph.SerializeToString(deterministic=True)
     sizes = {name: len(header) + constants[name].values.nbytes for name, header in headers.items()}
-    total = len(graph) + sum(len(INITIALIZER) + len(_VarintBytes(s)) + s for s in sizes.values())
+    total = len(graph) + sum(len(INITIALIZER) + len(adapter.varint(s)) + s for s in sizes.values())
     outer = ModelProto()
     outer.CopyFrom(proto)
     outer.ClearField("graph")
     stream.write(outer.SerializeToString(deterministic=True))
-    stream.write(GRAPH + _VarintBytes(total) + graph)
+    stream.write(GRAPH + adapter.varint(total) + graph)
     for name, header in headers.items():
-        stream.write(INITIALIZER + _VarintBytes(sizes[name]) + header)
+        stream.write(INITIALIZER + adapter.varint(sizes[name]) + header)
         stream.write(contiguous(constants[name].values))
 
 
@@ -52,18 +51,16 @@ def contiguous(values: np.ndarray) -> memoryview:
 
 def _header(tensor: TensorProto, values: np.ndarray) -> bytes:
     """A TensorProto without data, up to where the data begins."""
-    return bytes(tensor.SerializeToString(deterministic=True) + RAW_DATA + _VarintBytes(values.nbytes))
+    return bytes(tensor.SerializeToString(deterministic=True) + RAW_DATA + adapter.varint(values.nbytes))
 
 
 def mapped_files(constants: Iterable[gs.Constant]) -> set[str]:
     """The files that weights are mapped from."""
-    names = (getattr(tensor._values, "filename", None) for tensor in constants)
+    names = (adapter.mapped_file(adapter.held(tensor)) for tensor in constants)
     return {str(name) for name in names if name is not None}
 
 
 def release_pages(constants: Iterable[gs.Constant]) -> None:
     """Let the system take back the pages of memory-mapped weights; they are read again when needed."""
     for tensor in constants:
-        mapping = getattr(tensor._values, "_mmap", None)
-        if mapping is not None and hasattr(mapping, "madvise"):
-            mapping.madvise(mmap.MADV_DONTNEED)
+        adapter.release(adapter.held(tensor))

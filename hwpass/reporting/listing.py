@@ -104,8 +104,7 @@ def summary(thing: Any) -> str:
 class PassOption:
     """One option of a pass: how it is written, its default as it is written, its help, and what each choice means.
 
-    A field's `metadata["help"]` is a text or a function that gives one; `metadata["choices"]` is a function that gives
-    pairs of a choice and its meaning.
+    A field's `metadata["choices"]` is a function that gives pairs of a choice and its meaning.
     """
 
     name: str
@@ -124,10 +123,9 @@ def pass_options(cls: type[Pass]) -> list[PassOption]:
             text = "|".join(default)
         else:
             text = str(default).lower() if types[option.name] is bool else str(default)
-        words = option.metadata.get("help", "")
         choices = option.metadata.get("choices", tuple)
-        name = option.name.replace("_", "-")
-        found.append(PassOption(name, text, str(words() if callable(words) else words), tuple(choices())))
+        words = str(option.metadata.get("help", ""))
+        found.append(PassOption(option.name.replace("_", "-"), text, words, tuple(choices())))
     return found
 
 

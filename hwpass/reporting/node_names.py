@@ -100,7 +100,7 @@ def find(wanted: str, names: Sequence[str], what: str = "node", hint: str = "") 
             return found[0]
         if found:
             few = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
-            raise UsageError(f"{what} {wanted!r} is in the names of {len(found)}: {few}; write more of it")
+            raise UsageError(f"{what} {wanted!r} is in the names of {len(found)}: {few}; be more specific")
     raise UsageError(f"there is no {what} {wanted!r}{_nearest(wanted, names)}{hint}")
 
 

@@ -159,15 +159,11 @@ def _checked(source: str, segments: list[dict[str, Rows]], specs: Sequence[Input
     checked: list[dict[str, Rows]] = []
     samples = 0
     for segment in segments:
-        for name in segment:
-            if name not in {spec.name for spec in specs}:
-                raise unknown_input(source, name, specs)
+        _check_names(source, segment, specs)
         dims: dict[str, tuple[int, str]] = {}
         counts: dict[str, int] = {}
         rows_of: dict[str, Rows] = {}
         for spec in specs:
-            if spec.name not in segment:
-                raise InputError(f"{source}: input {spec.name!r} is missing; needed are {input_names(specs)}")
             rows, axis = segment[spec.name], axes[spec.name]
             _check_shape(source, spec, rows.shape, axis, batch, dims)
             _check_type(source, spec, rows.dtype)
@@ -197,6 +193,15 @@ def _checked(source: str, segments: list[dict[str, Rows]], specs: Sequence[Input
     kept = {name: axis for name, axis in axes.items() if axis is not None}
     dtypes = {spec.name: spec.dtype for spec in specs}
     return Calibration(source, samples, batch, tuple(checked), constant, kept, dtypes)
+
+
+def _check_names(source: str, segment: Mapping[str, Rows], specs: Sequence[InputSpec]) -> None:
+    for name in segment:
+        if name not in {spec.name for spec in specs}:
+            raise unknown_input(source, name, specs)
+    for spec in specs:
+        if spec.name not in segment:
+            raise InputError(f"{source}: input {spec.name!r} is missing; needed are {input_names(specs)}")
 
 
 class _Constant(Calibration):

@@ -29,6 +29,7 @@ from hwpass.runtime.settings import Settings
 from hwpass.surgery.cut import Surgery
 from hwpass.surgery.least_squares import Clipping, fit, fit_channels
 from hwpass.surgery.product_tail import Tail, follow
+from hwpass.surgery.wanted_rows import WantedRows, Without
 
 #: Share of the rows that choose lambda and judge the step; they never enter a fit.
 HELD_OUT = 0.2
@@ -181,7 +182,7 @@ class Compensation:
         for place, axis in enumerate(axes):
             kept = self._kept(axis)
             if place != channels % len(axes) and not kept.all():
-                values = _Without(values, kept, place)
+                values = Without(values, kept, place)
         return values
 
     def _where(self, values: Sequence[np.ndarray], image: slice, width: int, name: str) -> list[tuple[Ints, ...]]:
@@ -206,47 +207,27 @@ class Compensation:
         name, axis = node.gs.outputs[0].name, 1 if rows_of is image_rows else -1
         outputs = self._original(dense, name, axis)
         tail = follow(target)
-        theirs: Sequence[np.ndarray] | None = None
-        ours: Sequence[np.ndarray] | None = None
+        lacking = None
         if tail.other is not None:
-            known = dense.live(tail.other) and pruned.live(tail.other)
-            if known:
-                theirs, ours = self._original(dense, tail.other, axis), pruned.value(tail.other)
-                known = theirs[0].shape == outputs[0].shape and ours[0].ndim == theirs[0].ndim
-                known = known and ours[0].shape[axis] == int(mask.sum())
-            if not known:
-                theirs, tail = None, Tail()
-
-        def by_group(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-            return rows if groups == 1 else rows.reshape(len(rows), groups, -1)
-
-        def full(number: int) -> NDArray[np.float32]:
-            return rows_of(outputs[number], where[number])[:, mask]
-
-        def now(number: int) -> NDArray[np.float32]:
-            assert theirs is not None
-            assert ours is not None
-            return rows_of(_spread(ours[number], theirs[number], axis), where[number])
-
-        def wanted() -> Iterator[NDArray[np.float32]]:
-            for number, places in enumerate(where):
-                rows = full(number)
-                if theirs is not None:
-                    rows = rows + (rows_of(theirs[number], places)[:, mask] - now(number))
-                yield by_group(rows)
-
-        def offset() -> Iterator[NDArray[np.float32]]:
-            for number, places in enumerate(where):
-                rows = np.zeros((len(places[0]), 1), np.float32)
-                if theirs is not None:
-                    rows = now(number)
-                if tail.constant is not None:
-                    rows = rows + tail.constant.astype(np.float32).reshape(1, -1)
-                yield by_group(np.broadcast_to(rows, (len(rows), int(mask.sum()))))
-
+            lacking = self._lacking(tail.other, dense, pruned, outputs, axis, int(mask.sum()))
+            if lacking is None:
+                tail = Tail()
+        wanted = WantedRows(outputs, lacking, tail, where, rows_of, mask, axis, groups)
         clipping = Clipping(tail.low, tail.high)
-        shifted = theirs is not None or (clipping.clips and tail.constant is not None)
-        return _Wanted(RowTable(wanted()), clipping, RowTable(offset()) if shifted else None)
+        shifted = lacking is not None or (clipping.clips and tail.constant is not None)
+        return _Wanted(RowTable(wanted.rows()), clipping, RowTable(wanted.offsets()) if shifted else None)
+
+    def _lacking(
+        self, other: str, dense: Segments, pruned: Segments, outputs: Sequence[np.ndarray], axis: int, kept: int
+    ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None:
+        """The other side of a residual sum as the original has it and as the pruned network has it; None where they
+        cannot be set against each other."""
+        if not (dense.live(other) and pruned.live(other)):
+            return None
+        theirs, ours = self._original(dense, other, axis), pruned.value(other)
+        if theirs[0].shape != outputs[0].shape or ours[0].ndim != theirs[0].ndim or ours[0].shape[axis] != kept:
+            return None
+        return theirs, ours
 
     def _conv(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
         x, y = pruned.value(target.inputs[0].name), self._original(dense, node.gs.outputs[0].name, 1)
@@ -352,26 +333,6 @@ class Compensation:
     @staticmethod
     def _held(rows: int) -> int:
         return max(1, int(rows * HELD_OUT))
-
-
-class _Without(Sequence[np.ndarray]):
-    """Arrays without what was removed along one axis, made as they are asked for."""
-
-    def __init__(self, values: Sequence[np.ndarray], kept: NDArray[np.bool_], place: int) -> None:
-        self.values, self.kept, self.place = values, kept, place
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, number: Any) -> Any:
-        return np.compress(self.kept, self.values[number], self.place)
-
-
-def _spread(value: np.ndarray, like: np.ndarray, axis: int) -> np.ndarray:
-    """A value over the whole extents of another, the channel axis excepted: a branch that went left one for all."""
-    shape = list(like.shape)
-    shape[axis] = value.shape[axis]
-    return np.broadcast_to(value, shape)
 
 
 def _bias(node: gs.Node, width: int) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from hwpass.coupling.groups import Coupling
 from hwpass.model.model import Model
@@ -11,6 +12,8 @@ from hwpass.ops import Node
 from hwpass.ops.axes import Axis
 from hwpass.ops.rule import Array
 from hwpass.surgery.cut import Surgery
+
+Mask = NDArray[np.bool_]
 
 
 def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
@@ -37,17 +40,12 @@ def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
         for position, tensor in enumerate(found.pop(0).inputs):
             if not isinstance(tensor, gs.Constant):
                 continue
-            axes = _twin_axes(analysed, position, coupling)
-            if axes is None:
-                continue
             before = target.inputs[position] if position < len(target.inputs) else None
             if isinstance(before, gs.Constant) and before.values is tensor.values:
                 continue
-            masks = [coupling.kept(surgery.keep, axis) for axis in axes]
-            if tuple(int(m.sum()) for m in masks) != tensor.values.shape:
+            masks = _masks(analysed, position, tensor, coupling, surgery)
+            if masks is None:
                 continue
-            if tensor.values.dtype.kind in "iu" and all(m.all() for m in masks):
-                continue  # a shape operand, rewritten for the pruned widths
             fill = analysed.fill.get(position, 0.0)
             key = (
                 tensor.name,
@@ -85,6 +83,21 @@ def _bias_alone(node: Node, target: gs.Node, value: Array, coupling: Coupling, s
     if node.op != "MatMul":
         alone = gs.Constant(f"{name}_alone", bias)
         target.inputs = [*list(target.inputs)[:2], alone]
+
+
+def _masks(
+    node: Node, position: int, tensor: gs.Constant, coupling: Coupling, surgery: Surgery
+) -> list[Mask] | None:
+    """Where the entries of a pruned constant go in the original's, axis by axis; None for one that stays as it is."""
+    axes = _twin_axes(node, position, coupling)
+    if axes is None:
+        return None
+    masks = [coupling.kept(surgery.keep, axis) for axis in axes]
+    if tuple(int(m.sum()) for m in masks) != tensor.values.shape:
+        return None
+    if tensor.values.dtype.kind in "iu" and all(m.all() for m in masks):
+        return None  # a shape operand, rewritten for the pruned widths
+    return masks
 
 
 def _twin_axes(node: Node, position: int, coupling: Coupling) -> tuple[Axis, ...] | None:

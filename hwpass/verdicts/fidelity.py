@@ -325,16 +325,7 @@ def _judge(
                 mend = f"give {option('calib')}"
                 failures.append(f"output {name!r} cannot be judged by {asked[0]}: {item.unknown}; {mend}")
             continue
-        figures = item.figures()
-        for tolerance in asked:
-            if tolerance.metric not in figures:
-                if tolerance.output is not None:
-                    failures.append(f"output {name!r} has no {tolerance.metric}, asked for by {tolerance}")
-            elif not tolerance.accepts(figures[tolerance.metric]):
-                failures.append(
-                    f"output {name!r}: {tolerance.metric} is {figures[tolerance.metric]:.4g}, not "
-                    f"{tolerance.comparison} {tolerance.value:g}"
-                )
+        failures += _missed(name, item.figures(), asked)
     for tolerance in tolerances:
         known = [o for o in outputs.values() if not o.unknown]
         if tolerance.output is None and known and not any(tolerance.metric in o.figures() for o in known):
@@ -349,6 +340,19 @@ def _judge(
     warnings += [f"{text}; fine-tune the model, or ask for less" for text in far]
     note = _note(outputs, far, given)
     return Fidelity("not judged", note, outputs, bool(far), failures, warnings, batches)
+
+
+def _missed(name: str, figures: Mapping[str, float], asked: Sequence[FidelityTolerance]) -> Iterator[str]:
+    """A line for each tolerance that an output's figures miss, or that asks for a figure it has not."""
+    for tolerance in asked:
+        if tolerance.metric not in figures:
+            if tolerance.output is not None:
+                yield f"output {name!r} has no {tolerance.metric}, asked for by {tolerance}"
+        elif not tolerance.accepts(figures[tolerance.metric]):
+            yield (
+                f"output {name!r}: {tolerance.metric} is {figures[tolerance.metric]:.4g}, not "
+                f"{tolerance.comparison} {tolerance.value:g}"
+            )
 
 
 def _far(outputs: Mapping[str, OutputFidelity]) -> list[str]:

@@ -24,8 +24,6 @@ Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 TaskMetric = Callable[[Predict], float]
 """Scores a model by calling it; larger is better."""
 
-_GIVEN: dict[str, TaskMetric] = {}  # functions that were given as such, while a call with them lasts
-
 
 def parse_metric(spec: str) -> tuple[str, str]:
     """The module and the function of `package.module:function`; nothing is imported. Raises `UsageError`."""
@@ -35,13 +33,13 @@ def parse_metric(spec: str) -> tuple[str, str]:
     return module, function
 
 
-def task_metric(spec: str) -> TaskMetric:
-    """Load `package.module:function`; modules of the current folder are found.
+def task_metric(spec: str | TaskMetric) -> TaskMetric:
+    """Load `package.module:function`; modules of the current folder are found. A function is what it is.
 
     Raises `UsageError`, one line, when there is no such module or function.
     """
-    if spec in _GIVEN:
-        return _GIVEN[spec]
+    if not isinstance(spec, str):
+        return spec
     module_name, attribute = parse_metric(spec)
     with suppress(FileNotFoundError):  # a folder that was deleted has no modules
         if (here := str(Path.cwd())) not in sys.path:
@@ -74,27 +72,14 @@ def no_metric() -> UsageError:
     return UsageError(f"{option('max_drop')} bounds the drop of a metric: give one with {given}")
 
 
-@contextmanager
-def named(metric: str | TaskMetric | None) -> Iterator[str | None]:
-    """A metric as text: a function is known by its module and name as long as the context lasts.
-
-    Raises `UsageError` for what is neither text nor a function.
-    """
-    if metric is None or isinstance(metric, str):
-        yield metric
-        return
+def metric_name(metric: str | TaskMetric) -> str:
+    """A metric as a report names it. Raises `UsageError` for what is neither text nor a function."""
+    if isinstance(metric, str):
+        return metric
     if not callable(metric):
         raise UsageError(f"metric: a {type(metric).__name__} is neither a function nor package.module:function")
     module = getattr(metric, "__module__", None) or type(metric).__module__
-    name = f"{module}:{_called(metric)}".translate({ord(c): "_" for c in ",{} \n\t"})
-    number = 1
-    while (spec := name if number == 1 else f"{name}#{number}") in _GIVEN:
-        number += 1
-    _GIVEN[spec] = metric
-    try:
-        yield spec
-    finally:
-        del _GIVEN[spec]
+    return f"{module}:{_called(metric)}"
 
 
 def evaluate_metric(metric: TaskMetric, model: ModelLike, threads: int = 1) -> float:
@@ -120,11 +105,14 @@ def evaluate_metric(metric: TaskMetric, model: ModelLike, threads: int = 1) -> f
 
 
 def metric_before(
-    spec: str, original: ModelLike, known: list[tuple[str, ModelLike, float]], threads: int = 1
+    spec: str | TaskMetric,
+    original: ModelLike,
+    known: list[tuple[str | TaskMetric, ModelLike, float]],
+    threads: int = 1,
 ) -> float:
     """The metric of an original model, measured unless it is `known`; then it is. Raises `UsageError`."""
     for name, model, value in known:
-        if name == spec and model is original:
+        if (name is spec or name == spec) and model is original:
             return value
     value = evaluate_metric(task_metric(spec), original, threads)
     known.append((spec, original, value))

@@ -13,7 +13,7 @@ from hwpass.context import Context
 from hwpass.coupling.groups import Coupling
 from hwpass.errors import InputError, VerdictError, option
 from hwpass.figures import brief, counted
-from hwpass.manager import PassManager, preparation
+from hwpass.manager import preparation
 from hwpass.model.digest import content_digest
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
@@ -55,7 +55,7 @@ def verify_models(
     original: Source,
     pruned: Source,
     plan: Plan | None,
-    verify_text: str,
+    step: Verify,
     *,
     calib: Any = None,
     seed: int = 0,
@@ -79,8 +79,6 @@ def verify_models(
     context.bind(first)
     if calib is not None:
         context.calibration = load_calibration(calib, input_specs(first.interface()))
-    (step,) = PassManager.parse(verify_text).steps
-    assert isinstance(step, Verify)
     context.findings.proof = proof = _proof(first, second, plan, step, context)
     try:
         if proof.state == "failed":

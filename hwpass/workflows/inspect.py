@@ -22,7 +22,7 @@ def coupled(
     """Load a model, prepare it as a run would (or by other passes), and solve which channels go together."""
     progress("loading")
     model = source if isinstance(source, Model) else Model.load(source, allow_external=allow_external)
-    passes = PassManager.parse(PREPARE) if prepare is None else PassManager(prepare)
+    passes = PassManager(PREPARE if prepare is None else prepare)
     prepared = passes.run(model, Context(progress=progress))
     progress("coupling channels")
     return couple(prepared)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from hwpass.errors import BudgetError, option
-from hwpass.manager import PassManager
+from hwpass.manager import Pass, PassManager
 from hwpass.verdicts.findings import Trial
-from hwpass.verdicts.task_metric import evaluate_metric, task_metric
+from hwpass.verdicts.task_metric import TaskMetric, evaluate_metric, task_metric
 from hwpass.workflows.job import Attempt, Job
 
 #: Shares of the dense latency tried first, as long as the drop allows; then the bracket is halved.
@@ -22,16 +22,16 @@ TRIALS = 8
 
 def search(
     job: Job,
-    prune: Callable[[str], str],
-    amend: str,
-    verify: Callable[[float | None], str],
-    metric: str,
+    prune: Callable[[str], Pass],
+    amend: Sequence[Pass],
+    verify: Callable[[float | None], Pass],
+    metric: str | TaskMetric,
     max_drop: float,
 ) -> Attempt:
     """The fastest attempt found whose metric is at most `max_drop` below the original's, verified.
 
-    `prune` gives the pipeline text for a latency budget such as `0.5x`, `amend` is what follows it, and `verify` gives
-    the verdicts on the winner for an allowed drop. Every model that was measured stands in the report. Raises
+    `prune` gives the pass for a latency budget such as `0.5x`, `amend` are those that follow it, and `verify` gives the
+    verdicts on the winner for an allowed drop. Every model that was measured stands in the report. Raises
     BudgetError when none is within the drop, unless the job is forced: then the one that dropped least is kept.
     """
     context = job.context
@@ -48,7 +48,7 @@ def search(
         text = f"{share:g}x"
         context.progress(f"trying {option('latency', text)}")
         try:
-            made = job.attempt(PassManager.parse(prune(text)), force=False)
+            made = job.attempt(PassManager([prune(text)]), force=False)
         except BudgetError as error:
             refusal, low = error, share
             continue
@@ -59,7 +59,7 @@ def search(
         widths = pruned.allocation.widths
         trial = seen.get(widths.tobytes())
         if trial is None:
-            made = job.further(made, PassManager.parse(amend))
+            made = job.further(made, PassManager(amend))
             context.progress(f"running the metric at {option('latency', text)}")
             after = evaluate_metric(score, made.model.proto(), context.threads)
             ratio = pruned.allocation.costs["latency"] / pruned.cost.base["latency"]
@@ -87,12 +87,12 @@ def search(
             raise BudgetError(text)
         chosen.context.findings.unmet = text
         chosen.context.warn(text)
-        kept = job.further(chosen, PassManager.parse(verify(None)))
+        kept = job.further(chosen, PassManager([verify(None)]))
         found = kept.context.findings.metric
         assert found is not None
         kept.context.findings.metric = replace(found, max_drop=max_drop)
         return kept
-    return job.further(chosen, PassManager.parse(verify(max_drop)))
+    return job.further(chosen, PassManager([verify(max_drop)]))
 
 
 def _next(low: float, high: float) -> float:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from numbers import Real
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from hwpass.cost.budgets import parse_budgets
 from hwpass.cost.prediction import METRICS
 from hwpass.cost_models import Target
 from hwpass.errors import UsageError, option, words_of_a_pipeline
-from hwpass.manager import PassManager
+from hwpass.manager import Pass, PassManager
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
+from hwpass.options import RunOptions, chosen, signature
 from hwpass.planning.plan import Plan
 from hwpass.workflows.job import Job, Result
 from hwpass.workflows.metric_search import search
-from hwpass.workflows.steps import PREPARE, amends, chosen_score, prune_step, verify_step
+from hwpass.workflows.steps import PREPARE, amends, budgets, prune_step, usual, verify_step
 
 
 def load(source: Source, *, allow_external: bool = False) -> Model:
@@ -39,34 +36,14 @@ def trusted(source: Source | Model, allow_external: bool) -> Source | Model:
 def run(
     source: Source | Model,
     target: str | os.PathLike[str] | Target,
+    options: RunOptions | None = None,
     *,
-    latency: str | float | None = None,
-    energy: str | float | None = None,
-    memory: str | float | None = None,
-    size: str | float | None = None,
-    macs: str | float | None = None,
-    channels: str | float | None = None,
-    calib: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
-    metric: str | None = None,
-    max_drop: float | None = None,
-    score: str = "auto",
-    compensate: str = "auto",
-    keep: str | Iterable[str] = (),
-    min_channels: int = 1,
-    align: int | None = None,
-    rtol: float | None = None,
-    atol: float = 1e-9,
-    fidelity: str | Iterable[str] = (),
-    pipeline: str | None = None,
-    seed: int = 0,
-    threads: int = 1,
-    force: bool = False,
-    unproved: bool = False,
-    allow_external: bool = False,
     progress: Callable[[str], None] | None = None,
+    **asked: Any,
 ) -> Result:
     """Prune a model for a target within the budgets given, and prove the rewrite.
 
+    What is asked is given by name, as `run(model, "mobile-cpu", latency=0.6)`, or as `RunOptions`; names go first.
     A budget is a share of the dense model (`0.6`, `"0.6x"`) or absolute (`"12ms"`, `"5mJ"`, `"2MiB"`, `"300M"`).
     Without one, `metric` and `max_drop` are enough: the fastest model whose metric falls by at most that is searched.
     Layers that one of `keep` names stay whole: names, or globs as in `hwpass.globs`.
@@ -75,44 +52,57 @@ def run(
     External data is read from the model's own folder only, unless `allow_external` is given.
     Raises UsageError, InputError, BudgetError (unless `force`) or VerdictError; each message is one line.
     """
-    budgets = {"latency": latency, "energy": energy, "memory": memory, "size": size, "macs": macs, "channels": channels}
-    given = {key: as_text(key, value) for key, value in budgets.items() if value is not None}
+    options = chosen("run", options, asked)
+    given = budgets(options)
     parse_budgets(given)
-    setting: dict[str, Any] = {"target": target, "calib": calib, "seed": seed, "threads": threads, "force": force,
-                               "progress": progress}  # fmt: skip
-    if pipeline is not None:
-        setting["allow_external"] = allow_external
+    setting = options.given(("calib", "seed", "threads", "force"))
+    setting |= {"target": target, "progress": progress}
+    if options.pipeline is not None:
         if given:
             raise UsageError(
                 f"{option('pipeline')} says what runs: put budgets into it, as in prune-channels{{latency=0.6x}}"
             )
         with words_of_a_pipeline():
-            PassManager.parse(pipeline)
-        return execute(source, pipeline, unproved=unproved, **setting)
-    score = chosen_score(score, compensate, calib)
-    prune = partial(prune_step, score=score, keep=keep, min_channels=min_channels, align=align)
-    checks = partial(verify_step, rtol, atol, fidelity, metric)
-    fixes = amends(compensate, calib, score)
-    if given:
-        text = f"{PREPARE},{prune(given)},{fixes}{checks(max_drop)}"
-        return execute(source, text, unproved=unproved, allow_external=allow_external, **setting)
-    if metric is None or max_drop is None:
+            steps = PassManager.parse(options.pipeline).steps
+    elif given:
+        steps = usual(options)
+    elif options.metric is None or options.max_drop is None:
         raise UsageError(
             f"give a budget: {', '.join(map(option, METRICS))} or {option('channels')}; or {option('metric')} with"
             f" {option('max_drop')}, which searches for it"
         )
-    preparation = PassManager.parse(PREPARE)
-    for text in (prune({"latency": "1x"}), fixes, checks(max_drop)):
-        PassManager.parse(text)
-    job = Job(trusted(source, allow_external), **setting)
-    job.prepare(preparation)
-    found = search(job, lambda share: prune({"latency": share}), fixes, checks, metric, max_drop)
-    return job.result(found, unproved=unproved)
+    else:
+        return _searched(source, options, setting)
+    return execute(source, steps, unproved=options.unproved, allow_external=options.allow_external, **setting)
+
+
+def _searched(source: Source | Model, options: RunOptions, setting: dict[str, Any]) -> Result:
+    """The fastest model within the largest drop."""
+
+    def prune(share: str) -> Pass:
+        return prune_step(options, {"latency": share})
+
+    def verify(max_drop: float | None) -> Pass:
+        return verify_step(options, max_drop)
+
+    assert options.metric is not None
+    assert options.max_drop is not None
+    # Everything that can be wrong with the request is found before the model is touched.
+    fixes = amends(options)
+    prune("1x")
+    verify(options.max_drop)
+    job = Job(trusted(source, options.allow_external), **setting)
+    job.prepare(PassManager(PREPARE))
+    found = search(job, prune, fixes, verify, options.metric, options.max_drop)
+    return job.result(found, unproved=options.unproved)
+
+
+run.__signature__ = signature(run, "run")  # type: ignore[attr-defined]
 
 
 def execute(
     source: Source | Model,
-    pipeline: str,
+    pipeline: str | Sequence[Pass],
     *,
     target: str | os.PathLike[str] | Target | None = None,
     calib: Any = None,
@@ -124,19 +114,10 @@ def execute(
     unproved: bool = False,
     allow_external: bool = False,
 ) -> Result:
-    """Run a pipeline on a model and report. `run` and `hwpass apply` are both this."""
+    """Run a pipeline, as text or passes, on a model and report. `run` and `hwpass apply` are both this."""
     # Everything that can be wrong with the request is found before the model is touched.
-    manager = PassManager.parse(pipeline)
+    manager = PassManager.parse(pipeline) if isinstance(pipeline, str) else PassManager(pipeline)
     source = trusted(source, allow_external)
     job = Job(source, target=target, calib=calib, seed=seed, threads=threads, force=force, progress=progress)
     job.context.plan = plan
     return job.result(job.attempt(manager), unproved=unproved)
-
-
-def as_text(metric: str, value: str | float) -> str:
-    """A budget as it is written in a pipeline: numbers are shares of the dense model. Raises UsageError."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise UsageError(f"{option(metric)}: a {type(value).__name__} is no budget; write 0.6 or '0.6x'")
-    return f"{float(value):g}x"

@@ -1,66 +1,81 @@
-"""The steps of a usual run, as pipeline text."""
+"""The passes of a usual run, made of what is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
+from hwpass.cost.prediction import METRICS
 from hwpass.errors import UsageError, option
 from hwpass.figures import shown
-from hwpass.pipeline_text import texts, written
+from hwpass.manager import Pass
+from hwpass.options import RunOptions
+from hwpass.passes.compensate import Compensate
+from hwpass.passes.fold import Fold
+from hwpass.passes.fold_redundant import FoldRedundant
+from hwpass.passes.fuse_bn import FuseBatchNorm
+from hwpass.passes.lower_norms import LowerNorms
+from hwpass.passes.prune_channels import PruneChannels
+from hwpass.passes.rotate_streams import RotateStreams
+from hwpass.passes.verify import Verify
 from hwpass.planning.score import makes_inputs
 from hwpass.verdicts.task_metric import no_metric
 
 #: What runs before channels are coupled, and so what group names in a plan refer to.
-PREPARE = "fold,fuse-bn,rotate-streams,fold-redundant"
+PREPARE: tuple[Pass, ...] = (Fold(), FuseBatchNorm(), RotateStreams(), FoldRedundant())
+
+BUDGETS = (*METRICS, "channels")
 
 
-
-def chosen_score(score: str, compensate: str, calib: Any) -> str:
-    """The score that is meant: curves on made-up inputs suppose that weights are refitted, so without that it is l2."""
-    return "l2" if makes_inputs(score) and compensate == "off" and calib is None else score
-
-
-def amends(compensate: str, calib: Any, score: str = "") -> str:
-    """The pipeline text of what follows pruning, but for the verdicts: compensation, which wants the user's inputs or
-    those that a score has made up, and norms in standard operators."""
-    if compensate not in ("auto", "off"):
-        raise UsageError(f"{option('compensate', shown(compensate))}: choose auto or off")
-    wanted = compensate == "auto" and (calib is not None or makes_inputs(score))
-    return ("compensate," if wanted else "") + "lower-norms,"
+def budgets(options: RunOptions) -> dict[str, str]:
+    """The budgets that are asked for, as text."""
+    return {name: _text(name, value) for name, value in options.given(BUDGETS).items() if value is not None}
 
 
-def prune_step(
-    budgets: Mapping[str, str],
-    *,
-    score: str = "auto",
-    keep: str | Iterable[str] = (),
-    min_channels: int = 1,
-    align: int | None = None,
-) -> str:
-    """The pipeline text of pruning within budgets."""
-    return "prune-channels" + _options({
-        **budgets, "score": score, "keep": texts("keep", keep), "min_channels": min_channels, "align": align or 0,
-    })  # fmt: skip
+def prune_step(options: RunOptions, asked: dict[str, str]) -> PruneChannels:
+    """Pruning within budgets. Raises UsageError."""
+    score = options.score
+    if makes_inputs(score) and options.compensate == "off" and options.calib is None:
+        score = "l2"  # curves on made-up inputs suppose that weights are refitted
+    given: dict[str, Any] = {**asked, "keep": options.keep}  # one text stands for a tuple of one
+    return PruneChannels(score=score, min_channels=options.min_channels, align=_or(options.align, 0), **given)
 
 
-def verify_step(
-    rtol: float | None = None,
-    atol: float = 1e-9,
-    fidelity: str | Iterable[str] = (),
-    metric: str | None = None,
-    max_drop: float | None = None,
-) -> str:
-    """The pipeline text of the verdicts. Raises UsageError for a drop that nothing can have."""
-    if max_drop is not None and metric is None:
+def amends(options: RunOptions, *, made_up: bool = True) -> tuple[Pass, ...]:
+    """What follows pruning, but for the verdicts: compensation, which wants the user's inputs or those that a
+    score has made up, and norms in standard operators. Raises UsageError."""
+    if options.compensate not in ("auto", "off"):
+        raise UsageError(f"{option('compensate', shown(options.compensate))}: choose auto or off")
+    known = options.calib is not None or (made_up and makes_inputs(options.score))
+    return (*((Compensate(),) if options.compensate == "auto" and known else ()), LowerNorms())
+
+
+def verify_step(options: RunOptions, max_drop: float | None = None) -> Verify:
+    """The verdicts. Raises UsageError for a drop that nothing can have."""
+    if max_drop is not None and options.metric is None:
         raise no_metric()
     if max_drop is not None and not max_drop >= 0:
         raise UsageError(f"{option('max_drop', max_drop)}: a drop is at least 0")
-    return "verify" + _options({
-        "rtol": rtol, "atol": atol, "fidelity": texts("fidelity", fidelity), "metric": metric, "max_drop": max_drop,
-    })  # fmt: skip
+    given: dict[str, Any] = {"fidelity": options.fidelity, "metric": _or(options.metric, "")}
+    return Verify(rtol=_or(options.rtol, -1.0), atol=options.atol, max_drop=_or(max_drop, -1.0), **given)
 
 
-def _options(values: Mapping[str, Any]) -> str:
-    given = [f"{key.replace('_', '-')}={written(value)}" for key, value in values.items() if value not in (None, ())]
-    return "{" + ",".join(given) + "}"
+def usual(options: RunOptions) -> tuple[Pass, ...]:
+    """A whole run within the budgets that are asked for. Raises UsageError."""
+    asked = budgets(options)
+    return (*PREPARE, prune_step(options, asked), *amends(options), verify_step(options, options.max_drop))
+
+
+def _or(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+def _text(metric: str, value: str | float) -> str:
+    """A budget as it is written in a pipeline: numbers are shares of the dense model. Raises UsageError."""
+    if isinstance(value, str) and value:
+        return value
+    if value == "":
+        raise UsageError(f"{option(metric)}: it is empty; write 0.6x")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UsageError(f"{option(metric)}: a {type(value).__name__} is no budget; write 0.6 or '0.6x'")
+    return f"{float(value):g}x"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from hwpass.cost_models import Target
 from hwpass.errors import BudgetError, InputError, UsageError, VerdictError, option
@@ -20,15 +18,16 @@ from hwpass.files.whole_files import check_folder, together
 from hwpass.manager import PassManager
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
+from hwpass.options import RunOptions, chosen, signature
 from hwpass.passes.prune_channels import mend
 from hwpass.reporting.build import costs_from, verdicts_of
 from hwpass.reporting.schema import Ratios
 from hwpass.reporting.sweep import ALONG, SweepPoint, SweepReport, marked, no_front
-from hwpass.verdicts.task_metric import task_metric
+from hwpass.verdicts.task_metric import metric_name, task_metric
 from hwpass.version import __version__
 from hwpass.workflows.job import Job
 from hwpass.workflows.run import trusted
-from hwpass.workflows.steps import PREPARE, amends, chosen_score, prune_step, verify_step
+from hwpass.workflows.steps import PREPARE, amends, prune_step, verify_step
 
 POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
 
@@ -36,57 +35,42 @@ POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
 def sweep(
     source: Source | Model,
     target: str | os.PathLike[str] | Target,
+    options: RunOptions | None = None,
     *,
     points: str | float | Iterable[float] = POINTS,
     budget: str = "latency",
-    calib: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | np.ndarray | None = None,
-    metric: str | None = None,
-    score: str = "auto",
-    compensate: str = "auto",
-    keep: str | Iterable[str] = (),
-    min_channels: int = 1,
-    align: int | None = None,
-    rtol: float | None = None,
-    atol: float = 1e-9,
     output: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    threads: int = 1,
-    allow_external: bool = False,
     progress: Callable[[str], None] | None = None,
+    **asked: Any,
 ) -> SweepReport:
     """Prune to each of several shares of one cost of the dense model, and mark the Pareto front: by the metric, or by
     the error on the data given; without both no point is marked.
 
     The dense model is studied once; a point may take loss curves again on its own way. Points that cannot be reached
     and models that fail a verdict are reported as such. With `output`, a folder, the models that passed are written
-    there; none is kept in memory.
+    there; none is kept in memory. What else is asked is given by name, or as `RunOptions`.
     Raises UsageError or InputError; each message is one line.
     """
     if budget not in ALONG:
         raise UsageError(f"{option('budget', shown(budget))}: choose one of {', '.join(ALONG)}")
+    options = chosen("sweep", options, asked)
     shares = _shares(points)
-    preparation = PassManager.parse(PREPARE)
-    score = chosen_score(score, compensate, calib)
-    amend = PassManager.parse(amends(compensate, calib, score))
-    verify = PassManager.parse(verify_step(rtol, atol, (), metric))
-    prunes = [
-        PassManager.parse(
-            prune_step({budget: f"{s:g}x"}, score=score, keep=keep, min_channels=min_channels, align=align)
-        )
-        for s in shares
-    ]
+    amend, verify = PassManager(amends(options)), PassManager([verify_step(options)])
+    prunes = [PassManager([prune_step(options, {budget: f"{share:g}x"})]) for share in shares]
+    metric = options.metric
     if metric is not None:
         task_metric(metric)
-    source = trusted(source, allow_external)
+    source = trusted(source, options.allow_external)
     with ExitStack() as stack:
         folder = None if output is None else stack.enter_context(models_folder(output))
         # All models at once, so that a sweep that was interrupted leaves nothing.
         stack.enter_context(together())
-        job = Job(source, target=target, calib=calib, seed=seed, threads=threads, progress=progress)
+        setting = options.given(("calib", "seed", "threads"))
+        job = Job(source, target=target, progress=progress, **setting)
         if metric is not None:
             job.context.progress("running the metric on the original model")
         before = None if metric is None else job.context.metric_before(metric)
-        job.prepare(preparation)
+        job.prepare(PassManager(PREPARE))
         tell = job.context.progress
         work = _Sweep(job, amend, verify, folder, before)
         found = []
@@ -94,19 +78,22 @@ def sweep(
             job.context.progress = partial(_under, tell, f"point {number} of {len(shares)}, {share:g}x")
             found.append(work.point(share, budget, prune))
     points_found = [work.dense(), *found]
-    judged = metric is not None or calib is not None
+    judged = metric is not None or options.calib is not None
     return SweepReport(
         hwpass=__version__,
         model=job.info,
         target=job.context.target.name if job.context.target is not None else "",
         budget=budget,
-        metric=metric,
-        data=calib is not None,
+        metric=None if metric is None else metric_name(metric),
+        data=options.calib is not None,
         front_note=None if judged else no_front(),
         points=marked(points_found, budget) if judged else points_found,
         warnings=work.warnings(),
         seconds=round(time.perf_counter() - job.start, 3),
     )
+
+
+sweep.__signature__ = signature(sweep, "sweep")  # type: ignore[attr-defined]
 
 
 def _under(tell: Callable[[str], None], heading: str, text: str) -> None:

@@ -85,7 +85,7 @@ def network() -> onnx.ModelProto:
 @cache
 def plan() -> dict[str, Any]:
     """A plan of `network` that keeps two thirds of every group, as JSON."""
-    coupling = couple(PassManager.parse(PREPARE).run(Model.load(network())))
+    coupling = couple(PassManager(PREPARE).run(Model.load(network())))
     kept = [np.arange(max(1, group.width * 2 // 3)) for group in coupling.groups]
     data: dict[str, Any] = json.loads(Plan.of(coupling, kept, PREPARE).to_json())
     return data
