@@ -13,8 +13,8 @@ from hwpass.reporting.schema import Report, abbreviated, figure, frozen_by_reaso
 _PLAIN = re.compile(r"(?! )[^`|\\<&]+(?<! )")
 #: Signs that mean something in Markdown. Those that tables and HTML see first become entities.
 _SIGNS = re.compile(r"[&<>|`\\*_\[\]#~!]")
-#: What begins a list where it begins a line.
-_BULLET = re.compile(r"(?<!.)(\d*)([-+=.)])")
+#: What begins a list, or is a rule, where it begins a line.
+_BULLET = re.compile(r"^(\d*)([-+.)])(?=[-\s]|$)")
 
 
 @register
