@@ -81,7 +81,7 @@ class RunOptions:
         metavar="METRIC>=X", of_pass=True,
     )  # fmt: skip
     calib: Any = _asked(
-        None, "Inputs to score, compensate and measure fidelity on.", "text", EVERY, metavar="FILE.npz|DIR"
+        None, "Inputs to score, compensate and measure fidelity on.", "text", EVERY, metavar="FILE|DIR"
     )
     metric: str | Callable[..., Any] | None = _asked(
         None, "A figure of merit: a function of predict, larger is better.", "text", EVERY, metavar="PKG.MOD:FN",

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from hwpass.errors import InputError
-from hwpass.runtime.array_files import HELD_BYTES
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import InputSpec
+from hwpass.runtime.readers.npz import HELD_BYTES
 
 F = np.dtype(np.float32)
 IMAGE = [InputSpec("image", F, ("batch", 1, 4, 4))]

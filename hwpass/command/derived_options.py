@@ -31,6 +31,12 @@ def _scores() -> str:
     return "|".join(scores())
 
 
+def _data() -> str:
+    from hwpass.runtime.reader import FOLDER, readers
+
+    return "|".join([*(f"FILE{suffix}" for suffix in readers() if suffix != FOLDER), "DIR"])
+
+
 def _reports() -> str:
     from hwpass.reporting.renderer import renderers
 
@@ -38,7 +44,7 @@ def _reports() -> str:
 
 
 #: How the values of options are written, by the names of the options.
-WORDS: dict[str, Callable[[], str]] = {"score": _scores}
+WORDS: dict[str, Callable[[], str]] = {"score": _scores, "calib": _data}
 REPORT = click.option(
     "--report", "report_path", cls=Derived, words=_reports, help="Write the report in the form of the file's suffix."
 )

@@ -1,7 +1,7 @@
 """Calibration data: checked completely when it is loaded, then read in batches.
 
-Three sources: an `.npz` (one array per input), a folder of `.npy` (one per input; for a model with a single
-input also many files, each a batch or a sample), and any Python iterable of feeds.
+The sources are files and folders, each read by what `hwpass.runtime.reader` has for its suffix (an `.npz` has one array
+per input, a folder of `.npy` one per input or many for a single one), and any Python iterable of feeds.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 
 from hwpass.errors import InputError
 from hwpass.figures import brief, counted, shown_path
-from hwpass.runtime.array_files import Held, Rows, Spooled, as_batch, input_names, rows_from_path, unknown_input, whole
+from hwpass.runtime.array_files import Held, Rows, Spooled, as_batch, input_names, unknown_input, whole
 from hwpass.runtime.dimensions import axis_roles
 from hwpass.runtime.inputs import InputSpec, is_float
+from hwpass.runtime.reader import rows_from_path
 
 CHECK_BYTES = 16 << 20
 """How much of a file is looked at at a time when its values are checked."""
@@ -103,7 +104,7 @@ def load_calibration(
 ) -> Calibration:
     """Check and open calibration data for a model with these inputs.
 
-    `data` is an `.npz`, a folder of `.npy`, a mapping of whole arrays, an iterable of feeds (batches or
+    `data` is a file (an `.npz`, say) or a folder of `.npy`, a mapping of whole arrays, an iterable of feeds (batches or
     single samples), or, for a model with one input, an array. Raises `InputError`, one line, for all that
     would go wrong later: names, types, ranks, fixed sizes, unequal counts, NaN and Inf, no samples at all.
     """

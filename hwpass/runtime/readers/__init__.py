@@ -1,0 +1,1 @@
+"""The readers of data in files, one module each: `hwpass.runtime.reader` says what one is."""
