@@ -1,6 +1,6 @@
 PYTHON ?= python
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types docs demo ci
+.PHONY: help install test coverage lint types docs demo ci
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -11,8 +11,12 @@ install:  ## Install hwpass for work on it, with the tools the other targets nee
 test:  ## Run the tests and doctests
 	$(PYTHON) -m pytest
 
+coverage:  ## Run the tests and say which lines and branches they reach
+	$(PYTHON) -m pytest -n auto --cov --cov-report=term:skip-covered
+
 lint:  ## Check the style, and that the derived pages of docs/ are current
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
 	$(PYTHON) docs/generate.py --check
 
 types:  ## Check the types

@@ -107,7 +107,7 @@ def test_terminals_of_any_kind_get_the_report(variables: dict[str, str], here: P
 
 LIMITS = {
     "no room for libraries": ("ulimit -v 60000; ", 3, "memory"),
-    "room for some libraries": ("ulimit -v 200000; ", 3, "memory"),
+    "room for some libraries": ("ulimit -v 230000; ", 3, "memory"),
     "files of no size": ("ulimit -f 20; ", 3, "set TMPDIR"),
 }
 
