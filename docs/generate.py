@@ -250,7 +250,8 @@ def _fields(schema: dict[str, Any], whole: dict[str, Any], prefix: str) -> Itera
 def _kind(value: dict[str, Any], whole: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
     """The type in words, and the object's schema where it is one (or a list of them)."""
     if "$ref" in value:
-        return "object", whole["$defs"][value["$ref"].rpartition("/")[2]]
+        found = whole["$defs"][value["$ref"].rpartition("/")[2]]
+        return ("object", found) if "properties" in found else _kind(found, whole)
     if "const" in value:
         return f"always {value['const']}", None
     if "anyOf" in value:

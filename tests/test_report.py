@@ -91,7 +91,7 @@ def test_the_schema_has_exactly_these_keys() -> None:
     data = json.loads(report().to_json())
     assert list(data) == [
         "schema", "hwpass", "model", "target", "budget", "before", "after", "ratio", "verdicts", "groups",
-        "frozen", "passes", "seconds", "warnings", "trials",
+        "frozen", "passes", "seconds", "warnings", "trials", "notes",
     ]  # fmt: skip
     assert data["schema"] == 1
     assert list(data["model"]) == ["path", "sha256", "nodes", "opset"]

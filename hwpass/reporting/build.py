@@ -62,6 +62,7 @@ def report_of(
         passes=[ReportedPass(name=r.name, seconds=round(r.seconds, 4), changed=r.changed) for r in records],
         warnings=context.warnings,
         trials=findings.trials,
+        notes=findings.notes,
     )
 
 

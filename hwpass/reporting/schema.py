@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hwpass.errors import option
-from hwpass.figures import brief, human_bytes, human_count, human_energy, human_seconds
+from hwpass.figures import brief, human_bytes, human_count, human_energy, human_seconds, shown
 from hwpass.reporting.node_names import Printable, short_path
 from hwpass.verdicts.findings import Trial
+from hwpass.verdicts.notes import Note
 from hwpass.verdicts.states import State, state_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ __all__ = [
     "human_energy",
     "human_seconds",
 ]
+
+
+#: The heading of the notes.
+NOTES = ("pass", "found", "value")
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -281,6 +286,9 @@ class Report(_Part):
     trials: list[Trial] = Field(
         default_factory=list, description="what the search within a drop tried, in order; else empty"
     )
+    notes: dict[str, Note] = Field(
+        default_factory=dict, description="what passes found out that has no other place here, by the pass's name"
+    )
 
     def __repr__(self) -> str:
         costs = {"latency": self.ratio.latency, "MACs": self.ratio.macs, "size": self.ratio.size}
@@ -290,7 +298,8 @@ class Report(_Part):
     def to_json(self) -> str:
         """JSON in the order of the schema, with mappings sorted: the same report gives the same text."""
         data = self.model_dump(mode="json")
-        data["budget"] = dict(sorted(data["budget"].items()))
+        for key in ("budget", "notes"):  # what stands in a note is in the order of its pass
+            data[key] = dict(sorted(data[key].items()))
         if data["verdicts"]["fidelity"]:
             outputs = data["verdicts"]["fidelity"]["outputs"]
             data["verdicts"]["fidelity"]["outputs"] = {
@@ -332,6 +341,14 @@ class Report(_Part):
         return [
             (t.asked, f"{t.latency:.3g}x", f"{t.metric:.4g}", f"{t.drop:.3g}", "within" if t.passed else "dropped")
             for t in sorted(self.trials, key=lambda t: t.latency)
+        ]
+
+    def note_rows(self) -> list[tuple[str, str, str]]:
+        """Pass, finding and value of everything in the notes, as text on one line."""
+        return [
+            (shown(name), shown(key), shown(value if isinstance(value, str) else json.dumps(value), 500))
+            for name, note in sorted(self.notes.items())
+            for key, value in note.items()
         ]
 
     def changed_groups(self) -> list[GroupChange]:

@@ -12,7 +12,16 @@ from rich.text import Text
 from hwpass.errors import in_words
 from hwpass.figures import human_seconds
 from hwpass.reporting.node_names import short, short_path, shortened
-from hwpass.reporting.schema import GroupChange, Report, VerdictRow, abbreviated, figure, frozen_by_reason, milliseconds
+from hwpass.reporting.schema import (
+    NOTES,
+    GroupChange,
+    Report,
+    VerdictRow,
+    abbreviated,
+    figure,
+    frozen_by_reason,
+    milliseconds,
+)
 from hwpass.reporting.tables import ROWS, print_line, print_table
 
 
@@ -33,6 +42,9 @@ def show(report: Report, console: Console) -> None:
         print_table(console, ("tried", "latency", "metric", "drop", "allowed drop"), report.trial_rows(), "rrrrl")
     _show_groups(report, console)
     _show_frozen(report, console)
+    if report.notes:
+        print_line(console, "")
+        print_table(console, NOTES, report.note_rows(), "lll")
     for warning in report.warnings:
         console.print(Text("warning: ", "yellow") + Text(warning), soft_wrap=True)
     print_line(console, f"{human_seconds(report.seconds)} in all", "dim")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from hwpass.figures import brief, counted
 from hwpass.model.model import Model
 from hwpass.planning.stages import Effect, Pruned, Stage
 from hwpass.verdicts.fidelity import Fidelity
+from hwpass.verdicts.notes import Note, as_note
 from hwpass.verdicts.proof import Proof
 
 
@@ -52,6 +53,7 @@ class Findings:
     metric: MetricFound | None = None
     trials: list[Trial] = field(default_factory=list)
     unmet: str | None = None
+    notes: dict[str, Note] = field(default_factory=dict)  # a pass's own findings, by its name, for the report
     read_back: Callable[[Path], None] | None = None  # proves the bytes of a file that is about to get its name
 
     def __repr__(self) -> str:
@@ -69,6 +71,14 @@ class Findings:
     def last(self) -> Pruned | None:
         """The latest removal of channels, or the plan that removes none."""
         return self.pruned[-1] if self.pruned else self.whole
+
+    def note(self, name: str, found: Mapping[str, Any]) -> None:
+        """Enter what the pass of a name found out: the report shows it. Of two notes on one thing the later stays.
+
+        Values are numbers, texts, lists and mappings of them, NumPy's too. Raises TypeError for others.
+        """
+        # A new mapping: attempts that share what was found before have notes of their own.
+        self.notes[name] = {**self.notes.get(name, {}), **as_note(found)}
 
     def add(self, stage: Stage) -> None:
         """Enter a model; passes that change no value are taken together. What was proved before is not of this one."""

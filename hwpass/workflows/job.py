@@ -115,7 +115,12 @@ class Job:
         findings = self.context.findings
         context = replace(
             self.context,
-            findings=replace(findings, stages=list(findings.stages), preparation=list(findings.preparation)),
+            findings=replace(
+                findings,
+                stages=list(findings.stages),
+                preparation=list(findings.preparation),
+                notes=dict(findings.notes),
+            ),
             warnings=list(self.context.warnings),
         )
         context.force = self.context.force if force is None else force

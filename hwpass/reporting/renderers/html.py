@@ -7,7 +7,7 @@ from html import escape
 
 from hwpass.figures import human_seconds
 from hwpass.reporting.renderer import Renderer, register
-from hwpass.reporting.schema import GroupChange, Report, abbreviated, frozen_by_reason
+from hwpass.reporting.schema import NOTES, GroupChange, Report, abbreviated, frozen_by_reason
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8885; --soft: #8882; --old: #888a; --new: #2a7ab8; }
@@ -56,6 +56,7 @@ def page(report: Report) -> str:
         _trials(report),
         _groups(report.changed_groups(), len(report.groups)),
         _frozen(report),
+        _notes(report),
         _warnings(report.warnings),
         _passes(report),
     ]
@@ -124,6 +125,10 @@ def _frozen(report: Report) -> str:
         return ""
     rows = [(str(len(nodes)), reason, abbreviated(nodes, 5)) for reason, nodes in frozen_by_reason(report.frozen)]
     return "<h2>Frozen</h2>\n" + _table(("nodes", "reason", "which"), rows, numbers=(0,))
+
+
+def _notes(report: Report) -> str:
+    return "<h2>Found by passes</h2>\n" + _table(NOTES, report.note_rows()) if report.notes else ""
 
 
 def _warnings(warnings: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from hwpass.figures import human_seconds
 from hwpass.reporting.renderer import Renderer, register
-from hwpass.reporting.schema import Report, abbreviated, figure, frozen_by_reason, milliseconds
+from hwpass.reporting.schema import NOTES, Report, abbreviated, figure, frozen_by_reason, milliseconds
 
 #: What may stand between backticks as it is; anything else is escaped sign by sign.
 _PLAIN = re.compile(r"(?! )[^`|\\<&]+(?<! )")
@@ -37,6 +37,7 @@ class Markdown(Renderer):
             ),
             *_groups(report),
             *_section("Frozen", ("nodes", "reason", "which"), _frozen(report), "rll"),
+            *_section("Found by passes", NOTES, _texts(report.note_rows()), "lll"),
             *_warnings(report),
             *_section("Passes", ("pass", "time", "changed"), _passes(report), "lrl"),
         ]
