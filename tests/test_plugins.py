@@ -195,6 +195,70 @@ def test_interrupts_are_no_fault_of_the_module(tmp_path: Path, monkeypatch: pyte
     assert plugins.PASSES not in plugins._LOADED
 
 
+EVERYWHERE = """
+import hwpass.planning.scores.norms
+from hwpass.cost_models import CostModel, register as model
+from hwpass.manager import passes
+from hwpass.ops.rule import Rule, register as rule
+from hwpass.planning.score import Score, register as score
+from hwpass.reporting.renderer import Renderer, register as renderer
+from hwpass.runtime.reader import Reader, register as reader
+
+@rule
+class R(Rule):
+    ops, domain = ("Odd",), "their.own"
+
+@model
+class Abacus(CostModel):
+    def latency(self, work): return 0
+
+@score
+class S(Score):
+    name = "odd"
+    def importance(self, seen): return []
+
+@renderer
+class F(Renderer):
+    suffixes = (".odd",)
+    def page(self, report): return ""
+
+@reader
+class D(Reader):
+    suffixes = (".odd",)
+    def read(self, path, source, specs): return []
+
+raise ValueError("after all")
+"""
+
+
+def test_what_is_half_way_leaves_every_registry_and_what_is_ours_stays(tmp_path: Path) -> None:
+    distribution(tmp_path, "everywhere", EVERYWHERE, {plugins.COST_MODELS: "odd = {module}"})
+    code = """
+from hwpass.plugins import PluginWarning
+import warnings
+with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    from hwpass.cost_models.base import model_classes
+    print(*model_classes())
+    from hwpass.manager import passes
+    from hwpass.ops.rule import rules
+    from hwpass.planning.score import scores
+    from hwpass.reporting.renderer import renderers
+    from hwpass.runtime.reader import readers
+    print(*scores())
+    print(*renderers(), *readers())
+    print(("their.own", "Odd") in rules(), ("", "Relu") in rules(), "fold" in passes())
+print(len(found))
+"""
+    done = python(tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
+    models, scores, suffixes, others, warned = done.stdout.splitlines()
+    assert models == "CachedSimdCpu"
+    assert scores == "activation auto bn gram l1 l2 random"
+    assert suffixes == ".htm .html .md .npy .npz /"
+    assert (others, warned) == ("False True True", "1")
+
+
 @pytest.mark.parametrize("thing", [3, "text", dict])
 def test_only_passes_are_registered(thing: object) -> None:
     before = dict(_PASSES)
