@@ -43,7 +43,7 @@ every import, those inside functions too, and names the one that runs up.
 {rows}
 
 `passes/` and `cost_models/` lie beside `hwpass/` and are packages of it. `ground` and `pipeline` are the modules beside
-the rooms: `errors`, `figures`, `globs`, `version`; `context`, `manager`, `pipeline_text`, `plugins`.
+the rooms: `errors`, `figures`, `globs`, `interrupts`, `plugins`, `version`; `context`, `manager`, `pipeline_text`.
 
 An arrow is an import, and in brackets stands the number of modules. Arrows that a way over other rooms makes up are
 left out.

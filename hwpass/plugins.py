@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from hwpass import interrupts
 from hwpass.figures import shown
-from hwpass.files import interrupts
 
 #: The group of entry points for passes.
 PASSES = "hwpass.passes"
+#: The group of entry points for operator rules.
+RULES = "hwpass.rules"
 
 
 class PluginWarning(UserWarning):

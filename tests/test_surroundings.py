@@ -17,7 +17,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwpass.files import interrupts, temporary
+from hwpass import interrupts
+from hwpass.files import temporary
 from hwpass.files.temporary import TemporaryFolder, sweep
 from tests.crash import kills
 
