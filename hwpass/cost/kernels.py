@@ -12,9 +12,8 @@ from scipy.sparse import csr_array
 
 from hwpass.cost_models.work import Floats, Work
 from hwpass.coupling.groups import Coupling
-from hwpass.ops import Node, Tensor
+from hwpass.ops import Node, Tensor, traits_of
 from hwpass.ops.axes import Factor
-from hwpass.ops.classes import CLASSES
 from hwpass.ops.rule import Extent
 
 
@@ -51,9 +50,9 @@ class Kernel:
         return "+".join(node.op for node in self.nodes)
 
 
-def matches(op: str, item: str) -> bool:
-    """Whether an operator is what a chain's item names: itself, or a class word."""
-    return op == item or op in CLASSES.get(item, ())
+def matches(node: Node, item: str) -> bool:
+    """Whether a node is what a chain's item names: its operator, or a class word."""
+    return node.op == item or item in traits_of(node.gs).words()
 
 
 def fuse(nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequence[str]]) -> list[Kernel]:
@@ -74,13 +73,13 @@ def fuse(nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequenc
             continue
         best = [node]
         for chain in fusion:
-            if not matches(node.op, chain[0]):
+            if not matches(node, chain[0]):
                 continue
             run = [node]
             for item in chain[1:]:
                 name = run[-1].gs.outputs[0].name
                 after = readers.get(name, [])
-                if len(after) != 1 or name in kept or after[0].index in taken or not matches(after[0].op, item):
+                if len(after) != 1 or name in kept or after[0].index in taken or not matches(after[0], item):
                     break
                 run.append(after[0])
             best = run if len(run) > len(best) else best
@@ -256,7 +255,7 @@ class Kernels:
         for number, kernel in enumerate(self.kernels):
             if kernel.kind == "free" and kernel.nodes[0].gs.inputs and kernel.nodes[0].gs.outputs:
                 before, after = kernel.nodes[0].gs.inputs[0].name, kernel.nodes[-1].gs.outputs[0].name
-                if before in producers and kernel.nodes[0].op not in ("Shape", "Size"):
+                if before in producers and not traits_of(kernel.nodes[0].gs).blind:
                     roots[after] = roots.get(before, before)
                     ends[roots[after]] = max(ends.get(roots[after], number), ends.get(after, number))
         external = {n for n in producers if n in ends and n not in roots}
