@@ -147,7 +147,7 @@ def read_plan(path: str | Path) -> Plan:
 def _registries() -> tuple[dict[Any, Any], ...]:
     """What a module of somebody else's may enter something into, with all of our own in it before."""
     from hwpass.cost_models.base import model_classes
-    from hwpass.ops import rules
+    from hwpass.ops.rule import rules
 
     return _PASSES, rules(), model_classes()
 

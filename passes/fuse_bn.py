@@ -76,7 +76,7 @@ def _fusible(product: gs.Node) -> bool:
         return int(product.attrs.get("group", 1)) == 1
     if form.kind == "matrix":
         width = product.inputs[1].shape[rule.weight_out(product)]
-        return len(product.inputs) < 3 or product.inputs[2].shape == (width,)
+        return len(product.inputs) < 3 or tuple(product.inputs[2].shape) == (width,)
     return True
 
 

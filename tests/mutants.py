@@ -17,9 +17,9 @@ from typing import Any
 from unittest.mock import patch
 
 from hwpass.coupling.walk import Builder
-from hwpass.ops import Node, Rule, Tensor, rules
+from hwpass.ops import Node, Rule, Tensor
 from hwpass.ops.axes import Axis, Factor, Ids, with_zero
-from hwpass.ops.rule import Freeze
+from hwpass.ops.rule import Freeze, rules
 
 #: Places (file, line) of the statements that were seen to matter.
 LINES: set[tuple[str, int]] = set()

@@ -19,7 +19,7 @@ from witnesses import every_model
 import hwpass.ops
 from hwpass.coupling.groups import couple
 from hwpass.model.model import Model
-from hwpass.ops import rules
+from hwpass.ops.rule import rules
 from hwpass.surgery.cut import prune
 from hwpass.surgery.dense_twin import dense_twin
 from hwpass.verdicts.exactness import exactness

@@ -146,7 +146,7 @@ import warnings
 warnings.simplefilter("ignore")
 from hwpass.manager import passes
 passes()
-from hwpass.ops import rules
+from hwpass.ops.rule import rules
 from hwpass.cost_models import load_target, cost_model
 model = cost_model(load_target("mobile-cpu"))
 print(rules()["", "Relu"].__module__, type(model).__module__, ("their.own", "Odd") in rules())

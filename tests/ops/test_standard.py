@@ -11,7 +11,7 @@ from node_cases import Case, cases
 from onnx import defs
 from standard import findings
 
-from hwpass.ops import rules
+from hwpass.ops.rule import rules
 
 #: Operators without a node test of tensors: `test_containers.py` has them.
 UNTRIED = {

@@ -68,3 +68,29 @@ class Frozen(Rule):
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         raise Freeze(self.reasons[node.op])
+
+
+@register
+class ContribFrozen(Frozen):
+    """Picks rows of a table by what it reads: everything around it keeps its width."""
+
+    reasons: ClassVar[dict[str, str]] = {
+        "GatherBlockQuantized": "rows of a table in few bits are picked",
+        "QEmbedLayerNormalization": "rows of tables in few bits are picked, summed and normalised",
+    }
+    ops = tuple(sorted(reasons))
+    domain = "com.microsoft"
+    each: ClassVar[dict[str, Traits]] = {
+        "GatherBlockQuantized": Traits(indices=((1, 0, "gather_axis", 0),)),
+        "QEmbedLayerNormalization": Traits(indices=((0, 2, "", 0), (1, 4, "", 0))),
+    }
+
+
+@register
+class ClassicFrozen(Frozen):
+    """Picks features of a table by what it reads: everything around it keeps its width."""
+
+    reasons: ClassVar[dict[str, str]] = {"ArrayFeatureExtractor": "features are picked one by one"}
+    ops = tuple(sorted(reasons))
+    domain = "ai.onnx.ml"
+    traits = Traits(indices=((1, 0, "", -1),))
