@@ -60,6 +60,11 @@ def _is_zero(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.constant and tensor.data is not None and not np.any(tensor.data)
 
 
+_ACTIVATIONS = (
+    "LeakyRelu Elu Selu Celu ThresholdedRelu HardSigmoid HardSwish Tanh Gelu QuickGelu Mish Swish Softsign Erf".split()
+)
+
+
 @register
 class Unary(Rule):
     """f(x): the channel stays the channel. Knows which f keep zero at zero, and which are not finite there."""
@@ -89,7 +94,7 @@ class Unary(Rule):
     )
     traits = ENTRYWISE
     each: ClassVar[dict[str, Traits]] = {
-        **dict.fromkeys("LeakyRelu Elu Selu Celu HardSigmoid HardSwish Tanh Gelu Mish Swish Erf".split(), ACTIVATION),
+        **dict.fromkeys(_ACTIVATIONS, ACTIVATION),
         "Relu": replace(ACTIVATION, sign="nonnegative", clips=(0.0, np.inf)),
         "Sigmoid": replace(ACTIVATION, sign="positive"),
         "Softplus": replace(ACTIVATION, sign="positive"),
