@@ -46,8 +46,8 @@ every import, those inside functions too, and names the one that runs up.
 {rows}
 
 `passes/` and `cost_models/` lie beside `hwpass/` and are packages of it. `ground` and `pipeline` are the modules beside
-the rooms: `errors`, `figures`, `globs`, `options`, `version`; `context`, `manager`, `pipeline_text`. `plugins` counts
-as `files`: every room above can be added to.
+the rooms: `errors`, `figures`, `globs`, `interrupts`, `options`, `plugins`, `version`; `context`, `manager`,
+`pipeline_text`.
 
 An arrow is an import, and in brackets stands the number of modules. Arrows that a way over other rooms makes up are
 left out.

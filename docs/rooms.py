@@ -12,13 +12,13 @@ ROOT = Path(__file__).parent.parent
 
 #: From the ground up, and what each is for: a room imports only what stands before it.
 ROOMS = {
-    "ground": "errors, the version, what may be asked of a run, globs, figures as people read them",
-    "files": "files that appear whole or not at all, what a signal ends, files that are data, and what others add",
+    "ground": "errors, the version, what may be asked of a run, what others add, what a signal ends, figures and globs",
+    "files": "files that appear whole or not at all, and files that are data",
     "cost_models": "targets, and what a kernel's work costs on one; the work is all they know of a model",
     "proto": "ONNX protobufs: read, brought into one form, written",
     "runtime": "ONNX Runtime: sessions, inputs, calibration data, settings of a run",
     "model": "the model in memory, read and checked",
-    "ops": "what every operator does to the axes of its tensors: one rule each",
+    "ops": "everything about every operator: one rule each",
     "coupling": "which channels go together, and why",
     "data": "what models are fed when nobody gives inputs, and what flows inside them",
     "cost": "what widths cost on a target, predicted and measured",
@@ -39,7 +39,8 @@ TOP = {
     "figures": "ground",
     "globs": "ground",
     "options": "ground",
-    "plugins": "files",
+    "interrupts": "ground",
+    "plugins": "ground",
     "context": "pipeline",
     "manager": "pipeline",
     "pipeline_text": "pipeline",

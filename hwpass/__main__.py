@@ -1,6 +1,6 @@
 """`python -m hwpass`, and the command `hwpass`: signals are heeded from here on, imports included."""
 
-from hwpass.files import interrupts
+from hwpass import interrupts
 
 if __name__ == "__main__":
     interrupts.watch()

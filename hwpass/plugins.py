@@ -15,11 +15,12 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from hwpass import interrupts
 from hwpass.figures import shown
-from hwpass.files import interrupts
 
 #: The groups of entry points, and what each adds.
 PASSES = "hwpass.passes"
+RULES = "hwpass.rules"
 SCORES = "hwpass.scores"
 RENDERERS = "hwpass.renderers"
 CALIBRATION = "hwpass.calibration"

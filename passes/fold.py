@@ -12,6 +12,7 @@ from hwpass.context import Context
 from hwpass.errors import UsageError
 from hwpass.manager import Pass, PassResult, register
 from hwpass.model.model import Model, quiet
+from hwpass.ops import traits_of
 from hwpass.proto.folding import Folding
 from hwpass.proto.gc_pause import collection_paused
 
@@ -20,12 +21,6 @@ MERGED = 4096
 
 #: What a protobuf can hold, and so the largest `limit` that can mean anything.
 LARGEST = (1 << 31) - 1
-
-#: Quantised weights stay quantised, and a random generator is not the constant of its first draw.
-KEPT = frozenset(
-    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear RandomNormal RandomUniform RandomNormalLike"
-    " RandomUniformLike Bernoulli Multinomial Dropout".split()
-)
 
 
 @register
@@ -52,7 +47,7 @@ class Fold(Pass):
         before = _signature(model)
         ort.set_default_logger_severity(4)
         with quiet(), collection_paused():
-            folding = Folding(model.graph, self.limit, _kept, model.kept.attributes)
+            folding = Folding(model.graph, self.limit, _kept, _heavy, model.kept.attributes)
             while True:
                 # All must be asked: each may give the next round something to do.
                 folded = folding.run()
@@ -66,7 +61,12 @@ class Fold(Pass):
 
 
 def _kept(node: gs.Node) -> bool:
-    return node.op in KEPT
+    """Quantised weights stay quantised, and a random generator is not the constant of its first draw."""
+    return not traits_of(node).foldable
+
+
+def _heavy(node: gs.Node) -> bool:
+    return traits_of(node).heavy
 
 
 def _fold_weights(graph: gs.Graph) -> bool:

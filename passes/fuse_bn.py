@@ -10,9 +10,7 @@ import onnx_graphsurgeon as gs
 from hwpass.context import Context
 from hwpass.manager import Pass, PassResult, register
 from hwpass.model.model import Model
-
-#: The output axis of the weight, by operator.
-OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
+from hwpass.ops import rule_for, traits_of
 
 
 @register
@@ -20,10 +18,10 @@ OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
 class FuseBatchNorm(Pass):
     """BatchNormalization(Conv(x, W, b)) -> Conv(x, W s, (b - mean) s + bias), s = scale / sqrt(var + epsilon).
 
-    Conv, ConvTranspose and Gemm. Does not fire when the product's output has another reader or is an output of the
-    model, when a parameter is not constant or not one for each channel, when the normalisation is in training mode,
-    when a Gemm is transposed on its output side, scaled, or has a bias of another shape, or for a grouped
-    ConvTranspose.
+    Conv, ConvTranspose, Gemm, and any operator whose rule says that it has a weight and a bias. Does not fire when the
+    product's output has another reader or is an output of the model, when a parameter is not constant or not one for
+    each channel, when the normalisation is in training mode, when a Gemm is transposed on its output side, scaled, or
+    has a bias of another shape, or for a grouped ConvTranspose.
     """
 
     name = "fuse-bn"
@@ -64,26 +62,21 @@ def _plain(norm: gs.Node) -> bool:
 def _fitting(product: gs.Node, norm: gs.Node) -> bool:
     """Whether each parameter of the normalisation has an entry for each channel of the product."""
     weight = product.inputs[1]
-    axis = _axis(product)
+    axis = rule_for(product).weight_out(product)
     return len(weight.shape) > axis and all(tuple(t.shape) == (weight.shape[axis],) for t in norm.inputs[1:])
 
 
-def _axis(product: gs.Node) -> int:
-    return 0 if product.op == "Gemm" and product.attrs.get("transB", 0) else OUTPUT_AXIS[product.op]
-
-
 def _fusible(product: gs.Node) -> bool:
-    if product.domain or len(product.inputs) < 2:
+    rule, form = rule_for(product), traits_of(product).form
+    if form is None or not form.table or not form.bias or len(product.inputs) < 2:
         return False
-    if product.op not in OUTPUT_AXIS or not all(isinstance(t, gs.Constant) for t in product.inputs[1:]):
+    if not all(isinstance(t, gs.Constant) for t in product.inputs[1:]) or rule.scaled(product):
         return False
-    attributes = product.attrs
-    if product.op == "ConvTranspose":
-        return int(attributes.get("group", 1)) == 1
-    if product.op == "Gemm":
-        scaled = attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0
-        width = product.inputs[1].shape[0 if attributes.get("transB", 0) else 1]
-        return not scaled and (len(product.inputs) < 3 or product.inputs[2].shape == (width,))
+    if form.kind == "transposed":
+        return int(product.attrs.get("group", 1)) == 1
+    if form.kind == "matrix":
+        width = product.inputs[1].shape[rule.weight_out(product)]
+        return len(product.inputs) < 3 or tuple(product.inputs[2].shape) == (width,)
     return True
 
 
@@ -91,7 +84,7 @@ def _fuse(product: gs.Node, norm: gs.Node) -> None:
     scale, bias, mean, variance = (t.values.astype(np.float64) for t in norm.inputs[1:5])
     factor = scale / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
     weight = product.inputs[1]
-    axis = _axis(product)
+    axis = rule_for(product).weight_out(product)
     shape = [1] * len(weight.shape)
     shape[axis] = -1
     dtype = weight.values.dtype

@@ -18,6 +18,7 @@ from hwpass.coupling.groups import Coupling
 from hwpass.errors import BudgetError, InputError, UsageError, option
 from hwpass.manager import Pass, PassResult, register
 from hwpass.model.model import Model
+from hwpass.ops import traits_of
 from hwpass.options import pass_option
 from hwpass.pipeline_text import texts
 from hwpass.planning.allocation import Allocation
@@ -199,8 +200,7 @@ def outcome(pruned: Pruned, model: Model) -> PassResult:
     return PassResult(pruned.surgery.model if modified else model, modified, pruned)
 
 
-#: Operators whose constants are weights. Squares of larger ones than this overflow.
-PRODUCTS = frozenset("Conv ConvTranspose Gemm MatMul LSTM GRU RNN".split())
+#: Squares of larger weights than this overflow.
 LARGEST_WEIGHT = 1e15
 
 
@@ -213,8 +213,7 @@ def select(importance: Floats, width: int) -> NDArray[np.int64]:
 def check_finite(model: Model) -> None:
     """Raise InputError when a weight has NaN, or one of a product has values that no training leaves (or infinity): no
     score of it means anything."""
-    read = PRODUCTS | {"BatchNormalization"}
-    weights = {id(t) for node in model.walk() if node.op in read for t in node.inputs}
+    weights = {id(t) for node in model.walk() if traits_of(node).form is not None for t in node.inputs}
     with np.errstate(invalid="ignore", over="ignore"):
         for tensor in model.constants().values():
             values = tensor.values

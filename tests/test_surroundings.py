@@ -18,7 +18,8 @@ import pytest
 from crash import kills
 from onnx import TensorProto, helper, numpy_helper
 
-from hwpass.files import interrupts, temporary
+from hwpass import interrupts
+from hwpass.files import temporary
 from hwpass.files.temporary import TemporaryFolder, sweep
 
 ROOT = Path(__file__).parent.parent

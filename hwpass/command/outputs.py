@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from rich.console import Console
 
+from hwpass import interrupts
 from hwpass.command.shell import printed
 from hwpass.errors import InputError, UsageError, option
-from hwpass.files import interrupts
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.files.whole_files import check_writable, together, write_text
 from hwpass.model.aliases import Place, files_of_data, files_of_metric, files_of_model

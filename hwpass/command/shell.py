@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from rich.console import Console
 
-from hwpass import plugins
+from hwpass import interrupts, plugins
 from hwpass.errors import HwpassError, InputError, words_of_the_shell
-from hwpass.files import interrupts
 
 if TYPE_CHECKING:
     pass

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from hwpass.coupling.groups import Coupling
-from hwpass.ops import Node
-from hwpass.ops.classes import CLASSES
+from hwpass.ops import Node, traits_of
 from hwpass.ops.rule import Extent
 
 
@@ -46,9 +45,9 @@ class Kernel:
         return "+".join(node.op for node in self.nodes)
 
 
-def matches(op: str, item: str) -> bool:
-    """Whether an operator is what a chain's item names: itself, or a class word."""
-    return op == item or op in CLASSES.get(item, ())
+def matches(node: Node, item: str) -> bool:
+    """Whether a node is what a chain's item names: its operator, or a class word."""
+    return node.op == item or item in traits_of(node.gs).words()
 
 
 def fuse(nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequence[str]]) -> list[Kernel]:
@@ -69,13 +68,13 @@ def fuse(nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequenc
             continue
         best = [node]
         for chain in fusion:
-            if not matches(node.op, chain[0]):
+            if not matches(node, chain[0]):
                 continue
             run = [node]
             for item in chain[1:]:
                 name = run[-1].gs.outputs[0].name
                 after = readers.get(name, [])
-                if len(after) != 1 or name in kept or after[0].index in taken or not matches(after[0].op, item):
+                if len(after) != 1 or name in kept or after[0].index in taken or not matches(after[0], item):
                     break
                 run.append(after[0])
             best = run if len(run) > len(best) else best

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from hwpass.cost.fusion import Kernel, constant_only, fused
 from hwpass.cost_models.work import Floats, Work
 from hwpass.coupling.groups import Coupling
-from hwpass.ops import Node, Tensor
+from hwpass.ops import Node, Tensor, traits_of
 from hwpass.ops.axes import Factor
 
 
@@ -200,7 +200,7 @@ class Kernels:
         for number, kernel in enumerate(self.kernels):
             if kernel.kind == "free" and kernel.nodes[0].gs.inputs and kernel.nodes[0].gs.outputs:
                 before, after = kernel.nodes[0].gs.inputs[0].name, kernel.nodes[-1].gs.outputs[0].name
-                if before in producers and kernel.nodes[0].op not in ("Shape", "Size"):
+                if before in producers and not traits_of(kernel.nodes[0].gs).blind:
                     roots[after] = roots.get(before, before)
                     ends[roots[after]] = max(ends.get(roots[after], number), ends.get(after, number))
         external = {n for n in producers if n in ends and n not in roots}

@@ -14,15 +14,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from hwpass.coupling.constant_channels import plain
 from hwpass.coupling.groups import Coupling
-from hwpass.ops import Node
-from hwpass.ops.classes import ELEMENTWISE
-
-#: What may be computed from a branch's constant before it meets live data: position by position, or over all of them.
-POINTWISE = ELEMENTWISE | {"BatchNormalization", "Identity", "GlobalAveragePool"}
-
-#: Products whose output without input channels is their bias.
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+from hwpass.ops import Node, rule_for, traits_of
 
 
 @dataclass(frozen=True)
@@ -144,10 +138,9 @@ class _Walk:
         if any(t.name in empty for t in data):
             return "bias" if _is_plain_product(node) and len(data) == 1 else ""
         if all(t.name in fixed for t in data):
-            if node.op in POINTWISE or (_is_plain_product(node) and _is_pointwise(node)):
-                return "fold"
-            return "fold" if node.op == "ReduceMean" and node.attr("keepdims", 1) else ""
-        if node.op not in ELEMENTWISE or not node.outputs or node.outputs[0].axes is None:
+            folds = rule_for(node.gs).folds(node) or (_is_plain_product(node) and _is_pointwise(node))
+            return "fold" if folds else ""
+        if not traits_of(node.gs).elementwise or not node.outputs or node.outputs[0].axes is None:
             return ""
         # What is live must have the whole shape: the constant has none to give.
         shape = [_size(axis) for axis in node.outputs[0].axes]
@@ -178,10 +171,11 @@ def _size(axis: Sequence[object]) -> int:
 
 
 def _is_plain_product(node: Node) -> bool:
-    product = node.product
-    if product is None or node.frozen or node.op not in PRODUCTS or product.data != 0 or product.weight != 1:
+    """Whether the output without input channels is the bias."""
+    product, form = node.product, traits_of(node.gs).form
+    if product is None or node.frozen or product.data != 0 or product.weight != 1:
         return False
-    if node.op == "Gemm" and (node.attr("alpha", 1.0), node.attr("beta", 1.0), node.attr("transA", 0)) != (1.0, 1.0, 0):
+    if form is None or form.kind not in ("matrix", "conv") or not plain(node.gs):
         return False
     operands = [t for t in node.gs.inputs[1:] if t.name]
     if not all(isinstance(t, gs.Constant) for t in operands):
@@ -192,8 +186,9 @@ def _is_plain_product(node: Node) -> bool:
 
 def _is_pointwise(node: Node) -> bool:
     """Whether a product sees one position at a time, so that it takes a constant for all of them to another."""
-    weight = node.gs.inputs[1]
+    weight, form = node.gs.inputs[1], traits_of(node.gs).form
     pads = node.attr("pads") or [0]
-    if node.op == "Conv":  # with a window of one position, "SAME" pads nothing
+    assert form is not None
+    if form.kind == "conv":  # with a window of one position, "SAME" pads nothing
         return all(s == 1 for s in weight.shape[2:]) and not any(pads)
-    return node.op == "MatMul" and len(weight.shape) == 2
+    return not form.bias and len(weight.shape) == 2

@@ -1,12 +1,12 @@
 """Channels that are the same number whatever the input: found from the graph, with their values.
 
 A channel is constant when nothing that varies reaches it: a row of zero weights leaves its bias, an elementwise
-function of constants is one, and zero times anything is zero. What is not listed here is taken to vary.
+function of constants is one, and zero times anything is zero. What no rule says this of is taken to vary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,24 +17,13 @@ from numpy.typing import NDArray
 from hwpass.coupling.groups import Coupling
 from hwpass.errors import InputError
 from hwpass.model.model import quiet
-from hwpass.ops import Node, rule_for
-from hwpass.ops.rules.elementwise import Clip, Div, Mul, Nary, PRelu, Through, Unary
+from hwpass.ops import Node, rule_for, traits_of
+from hwpass.ops.constants import Floats, Known, padded
+from hwpass.ops.traits import Traits
 from hwpass.runtime.sessions import open_session, run_session
-
-Mask = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 
 #: A weight this small beside the largest of its tensor adds less than float32 resolves.
 NEGLIGIBLE = 1e-10
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """Of one axis of a tensor: which indices are constant over everything else [n], and their values [n]."""
-
-    place: int
-    mask: Mask
-    values: Floats  # 0 where not constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +37,8 @@ class Weight:
     @classmethod
     def of(cls, node: Node) -> Weight | None:
         """The weight of a node whose product is a plain constant of floating point; None for others."""
-        product = node.product
-        if product is None or node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        product, form = node.product, traits_of(node.gs).form
+        if product is None or form is None or not form.table:
             return None
         tensor = node.gs.inputs[product.weight]
         if not isinstance(tensor, gs.Constant) or tensor.values.dtype.kind != "f":
@@ -77,11 +66,6 @@ class Weight:
         return found.T if self.into < self.out else found
 
 
-def padded(node: Node) -> bool:
-    """Whether a window may see zeros beside the image, where a constant channel is not its constant."""
-    return node.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or any(node.attr("pads") or [])
-
-
 def constants(coupling: Coupling) -> Mapping[int, Known]:
     """The constant channels of every tensor, by the identity of the analysed tensor; those without any are absent."""
     found: dict[int, Known] = {}
@@ -101,19 +85,19 @@ def _follow(node: Node, given: dict[int, Known], graph: gs.Graph) -> Known | Non
         return _product(node, weight, given)
     if not given:
         return None
-    rule = rule_for(node.gs)
-    if isinstance(rule, (Unary, Clip, PRelu, Nary, Div, Through)) or node.op == "BatchNormalization":
-        return _elementwise(node, given, graph, isinstance(rule, Mul))
-    follow = _MOVES.get(node.op)
-    return follow(node, given) if follow is not None else None
+    traits = traits_of(node.gs)
+    if traits.pointwise:
+        return _elementwise(node, given, graph, traits)
+    return rule_for(node.gs).constants(node, given)
 
 
 def _product(node: Node, weight: Weight, given: dict[int, Known]) -> Known | None:
     """A row none of whose inputs vary is its bias and what the constant ones add."""
-    product = node.product
+    product, form = node.product, traits_of(node.gs).form
     assert product is not None
+    assert form is not None
     shift = plain_bias(node)
-    if node.op == "ConvTranspose" or shift is None:
+    if form.kind == "transposed" or shift is None:
         return None
     table = weight.table()
     known = given.get(product.data)
@@ -137,27 +121,32 @@ def _product(node: Node, weight: Weight, given: dict[int, Known]) -> Known | Non
             return None
         mask = ~(table[:, ~usable] > 0).any(axis=1)
         total = shift + weight.sums() @ values if mask.any() else shift
-    place = node.outputs[0].rank - 1 if node.op in ("MatMul", "Gemm") else 1
+    place = form.channel_axis % node.outputs[0].rank
     return Known(place, mask, np.where(mask, total, 0.0))
 
 
 def plain_bias(node: Node) -> Floats | None:
-    """The bias of a Conv, Gemm or MatMul per output, zeros where there is none; None for another form."""
-    product = node.product
+    """The bias of a product per output, zeros where there is none; None for one that is not x W + b."""
+    product, form = node.product, traits_of(node.gs).form
     assert product is not None
+    assert form is not None
     if product.weight != 1 or product.data != 0:
         return None
     width = node.gs.inputs[1].values.shape[product.weight_out]
-    if node.op == "Gemm" and (
-        node.attr("transA", 0) or node.attr("alpha", 1.0) != 1.0 or node.attr("beta", 1.0) != 1.0
-    ):
+    if not plain(node.gs):
         return None
-    if len(node.gs.inputs) < 3 or not node.gs.inputs[2].name:
+    if not form.bias or len(node.gs.inputs) < 3 or not node.gs.inputs[2].name:
         return np.zeros(width)
     bias = node.gs.inputs[2]
     if not isinstance(bias, gs.Constant) or bias.values.size != width or bias.values.shape[-1] != width:
         return None
     return np.asarray(bias.values.reshape(-1), np.float64)
+
+
+def plain(node: gs.Node) -> bool:
+    """Whether a use of a product computes x W + b as its weights are stored, and nothing besides."""
+    rule = rule_for(node)
+    return not rule.scaled(node) and not rule.turned(node)
 
 
 def added_bias(tensor: gs.Tensor, width: int) -> tuple[gs.Node | None, int]:
@@ -171,8 +160,10 @@ def added_bias(tensor: gs.Tensor, width: int) -> tuple[gs.Node | None, int]:
     return None, 0
 
 
-def _elementwise(node: Node, given: dict[int, Known], graph: gs.Graph, product: bool) -> Known | None:
+def _elementwise(node: Node, given: dict[int, Known], graph: gs.Graph, traits: Traits) -> Known | None:
     """The node itself, run on one number per channel."""
+    product = traits.multiplies
+    per_channel = traits.form is not None and traits.form.kind == "channels"
     rank = node.outputs[0].rank
     offsets = {known.place - node.tensor(p).rank for p, known in given.items()}
     if len(offsets) != 1:
@@ -187,7 +178,7 @@ def _elementwise(node: Node, given: dict[int, Known], graph: gs.Graph, product: 
         operand = node.tensor(position)
         if isinstance(tensor, gs.Constant):
             wide = [s for a, s in enumerate(operand.shape) if a - operand.rank != offset and s != 1]
-            if wide and node.op != "BatchNormalization":
+            if wide and not per_channel:
                 return None
             continue
         known = given.get(position)
@@ -237,63 +228,3 @@ def _run(node: gs.Node, feed: Mapping[str, NDArray[Any]], graph: gs.Graph) -> ND
         return np.asarray(run_session(open_session(proto), dict(feed))[result.name])
     except InputError:
         return None
-
-
-def _same(node: Node, given: dict[int, Known]) -> Known | None:
-    """Extrema and means over the image: a constant is its own, but for zeros that an average counts beside it."""
-    known = given.get(0)
-    if known is None or known.place != 1:
-        return None
-    if node.op == "AveragePool" and padded(node) and node.attr("count_include_pad", 0):
-        return Known(1, known.mask & (known.values == 0), np.zeros(len(known.mask)))
-    return known
-
-
-def _mean(node: Node, given: dict[int, Known]) -> Known | None:
-    known, axes = given.get(0), node.integers(1, "axes")
-    if known is None or not axes:
-        return None
-    reduced = {a % node.tensor(0).rank for a in axes}
-    if known.place in reduced:
-        return None
-    lost = 0 if node.attr("keepdims", 1) else sum(a < known.place for a in reduced)
-    return Known(known.place - lost, known.mask, known.values)
-
-
-def _concat(node: Node, given: dict[int, Known]) -> Known | None:
-    axis = int(node.attr("axis")) % node.outputs[0].rank
-    masks, values = [], []
-    for position in range(len(node.inputs)):
-        known, size = given.get(position), node.tensor(position).shape[axis]
-        if known is not None and known.place != axis:
-            return None
-        masks.append(np.zeros(size, bool) if known is None else known.mask)
-        values.append(np.zeros(size) if known is None else known.values)
-    return Known(axis, np.concatenate(masks), np.concatenate(values))
-
-
-def _regrouped(node: Node, given: dict[int, Known]) -> Known | None:
-    """Where the axis went is where its ids went; the other factors of its new axis repeat each value."""
-    known = given.get(0)
-    if known is None:
-        return None
-    axis = node.axes(0)[known.place]
-    if len(axis) != 1 or axis[0].ids is None:
-        return None
-    ids = axis[0].ids
-    for place, target in enumerate(node.outputs[0].axes or ()):
-        for number, factor in enumerate(target):
-            if factor.ids is not None and np.array_equal(factor.ids, ids):
-                before = int(np.prod([f.size for f in target[:number]]))
-                after = int(np.prod([f.size for f in target[number + 1 :]]))
-                spread = np.tile(np.repeat(np.arange(len(ids)), after), before)
-                return Known(place, known.mask[spread], known.values[spread])
-    return None
-
-
-_MOVES: dict[str, Callable[[Node, dict[int, Known]], Known | None]] = {
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "MaxPool", "AveragePool"), _same),
-    "ReduceMean": _mean,
-    "Concat": _concat,
-    **dict.fromkeys(("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"), _regrouped),
-}

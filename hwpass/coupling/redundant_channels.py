@@ -16,22 +16,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from hwpass.coupling.constant_channels import Known, Mask, Weight, added_bias, constants, padded, plain_bias
+from hwpass.coupling.constant_channels import Weight, added_bias, constants, plain_bias
 from hwpass.coupling.groups import Coupling, Group
-from hwpass.ops import Node, Tensor, rule_for
+from hwpass.ops import Form, Node, Tensor, rule_for, traits_of
 from hwpass.ops.axes import Factor
-from hwpass.ops.rules.elementwise import Clip, Compare, Div, Nary, PRelu, Through, Unary, Where
+from hwpass.ops.constants import Known, Mask, padded
 
 Ids = NDArray[np.int64]
 
-#: Operators that hand every channel on by itself, beside the elementwise ones.
-HANDED_ON = frozenset(
-    "BatchNormalization InstanceNormalization MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool"
-    " Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Gather Pad Resize Upsample Expand Tile"
-    " DepthToSpace SpaceToDepth Softmax LogSoftmax Shape Size ReduceMean ReduceSum ReduceMax ReduceMin Cast".split()
-)
 NONE: Ids = np.zeros(0, np.int64)
-ELEMENTWISE = (Unary, Clip, PRelu, Nary, Div, Where, Compare, Through)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +88,26 @@ def _foldable(reader: Reader, known: Known | None) -> Mask:
 def bias_place(reader: Reader) -> tuple[gs.Node, int] | None:
     """The node and the input that a bias stands at, or could; None where there is no such place."""
     node = reader.node
-    if plain_bias(node) is None or node.op == "ConvTranspose":
+    form = _form(node)
+    if plain_bias(node) is None or form.kind == "transposed":
         return None
-    if node.op != "MatMul":
+    if form.bias:
         return node.gs, 2
     width = reader.weight.values.shape[1]
     holder, position = added_bias(node.gs.outputs[0], width)
     return None if holder is None else (holder, position)
+
+
+def _of_matrices(node: Node) -> bool:
+    """Whether it is a product of two computed matrices: nothing is added to it."""
+    form = traits_of(node.gs).form
+    return node.product is None and form is not None and form.kind == "matrix" and not form.bias
+
+
+def _form(node: Node) -> Form:
+    form = traits_of(node.gs).form
+    assert form is not None
+    return form
 
 
 class _Survey:
@@ -137,13 +143,13 @@ class _Survey:
         weight = Weight.of(node)
         if weight is not None:
             self._read(node, weight, inputs, variable)
-        elif node.op == "MatMul" and node.product is None and len(variable) == 2:
+        elif _of_matrices(node) and len(variable) == 2:
             self.mixed[np.setdiff1d(data, outputs)] = True
-        elif node.frozen or not (isinstance(rule_for(node.gs), ELEMENTWISE) or node.op in HANDED_ON):
+        elif node.frozen or not traits_of(node.gs).hands_on:
             self.mixed[data] = True
             self.strange[outputs] = True
             self.strange[self._all(inputs)] = True
-        elif node.op.startswith("Reduce"):
+        elif rule_for(node.gs).kind == "reduce":
             self.mixed[np.setdiff1d(data, outputs)] = True
 
     def _read(self, node: Node, weight: Weight, inputs: list[Ids], variable: list[int]) -> None:
@@ -153,7 +159,7 @@ class _Survey:
         components = self.coupling.components_of(node.axes(product.data)[product.data_axis])
         if weight.into is not None and len(components) == weight.values.shape[weight.into]:
             self.readers.append(Reader(node, weight, components))
-        elif weight.into is not None or node.op != "Conv":
+        elif weight.into is not None or _form(node).kind != "conv":
             self.mixed[components] = True
 
     def _of(self, tensor: Tensor | None) -> Ids:

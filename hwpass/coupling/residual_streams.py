@@ -17,50 +17,14 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hwpass.coupling.chains import reason
-from hwpass.coupling.constant_channels import padded
+from hwpass.coupling.constant_channels import plain
 from hwpass.coupling.groups import Coupling
-from hwpass.ops import Node
+from hwpass.ops import Node, rule_for, traits_of
 from hwpass.ops.axes import Axis, Ids
+from hwpass.ops.constants import padded
 from hwpass.ops.rule import Freeze
 
 Floats = NDArray[np.float64]
-
-#: Operators that move the numbers of their data input about, and the positions of data inputs; None: all of them.
-LAYOUT: dict[str, tuple[int, ...] | None] = {
-    "Identity": (0,),
-    "Dropout": (0,),
-    "Reshape": (0,),
-    "Flatten": (0,),
-    "Squeeze": (0,),
-    "Unsqueeze": (0,),
-    "Transpose": (0,),
-    "Slice": (0,),
-    "Gather": (0,),
-    "Split": (0,),
-    "Expand": (0,),
-}
-
-#: Further ones that are linear in the stream: f(M x) = M f(x) for a matrix M on the channels.
-LINEAR: dict[str, tuple[int, ...] | None] = {
-    **LAYOUT,
-    "Tile": (0,),
-    "Concat": None,
-    "Add": None,
-    "Sub": None,
-    "Neg": (0,),
-    "Mul": None,
-    "Div": (0,),
-    "Where": (1, 2),
-    "ReduceMean": (0,),
-    "ReduceSum": (0,),
-    "GlobalAveragePool": (0,),
-}
-
-#: Operators that read the extents alone.
-BLIND = ("Shape", "Size")
-
-#: Products that may write to a stream or read from it.
-PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 class Use(NamedTuple):
@@ -181,7 +145,7 @@ class _Finder:
                 raise Unfit("a norm takes the mean of several positions at once")
             stream.norms[node.index] = (node, found[1][0])
             return []
-        if reader.op in BLIND:
+        if traits_of(reader).blind:
             return []
         if scale is not None:
             if len(tensor.outputs) != 1:
@@ -197,11 +161,10 @@ class _Finder:
         node = self.nodes.get(id(tensor.inputs[0]))
         if node is None or node.frozen or node.bodies:
             raise Unfit(f"{tensor.inputs[0].op} writes to it")
-        if node.op in PRODUCTS and node.product is not None:
+        if _is_product(node) and node.product is not None:
             self._written(stream, node, scale)
             return []
-        data = LINEAR.get(node.op, ())
-        positions = range(len(node.inputs)) if data is None else data
+        positions = rule_for(node.gs).linear_in(node)
         self._linear(node, list(positions))
         found: list[tuple[gs.Tensor, Floats | None]] = []
         operands = [p for p in positions if node.has(p)]
@@ -209,7 +172,7 @@ class _Finder:
         others = [t.axes for p, t in enumerate(node.inputs) if t is not None and p not in operands]
         if any(axes is not None and self.order(stream, axes) is not None for axes in others):
             raise Unfit(f"{node.op} treats its channels differently")
-        if node.op == "Mul":
+        if traits_of(node.gs).multiplies:
             held = [p for p in operands if inside[p] is not None]
             if len(held) == 2:
                 return [self._scaled(stream, node, scale)]
@@ -266,11 +229,9 @@ class _Finder:
     @staticmethod
     def _linear(node: Node, positions: list[int]) -> None:
         """Raise Unfit when a node is not linear in these inputs."""
-        data = LINEAR.get(node.op, ())
-        if node.op not in LINEAR or (data is not None and not set(positions) <= set(data)):
+        data = rule_for(node.gs).linear_in(node)
+        if not data or not set(positions) <= set(data):
             raise Unfit(f"{node.op} reads it or writes to it")
-        if node.op == "Dropout" and len(node.inputs) > 2:
-            raise Unfit("Dropout in training mode")
 
     def _readers(self, stream: Stream) -> list[tuple[Use, Node]] | None:
         """The weights of the products behind the norms; None where anything else is behind one."""
@@ -285,11 +246,11 @@ class _Finder:
                     node = self.nodes.get(id(reader))
                     if node is None:
                         return None
-                    if reader.op in BLIND:
+                    if traits_of(reader).blind:
                         continue
                     if self._shift_of(norm, node):
                         todo.append(reader.outputs[0])
-                    elif reader.op in LAYOUT and reader.inputs[0] is tensor and not node.frozen:
+                    elif traits_of(reader).moves and reader.inputs[0] is tensor and not node.frozen:
                         todo.extend(reader.outputs)
                     elif (use := self._weight(stream, node, tensor)) is not None:
                         found.append((use, norm))
@@ -307,11 +268,11 @@ class _Finder:
     def _weight(self, stream: Stream, node: Node, tensor: gs.Tensor) -> Use | None:
         """The weight of a product of the stream's channels, where its input side and its bias can be changed."""
         product = node.product
-        if product is None or node.op not in PRODUCTS or product.weight_in is None or int(node.attr("group", 1)) != 1:
+        if product is None or not _is_product(node) or product.weight_in is None or int(node.attr("group", 1)) != 1:
             return None
         if node.gs.inputs[product.data] is not tensor or product.data != 0 or padded(node):
             return None
-        if node.attr("alpha", 1.0) != 1.0 or node.attr("beta", 1.0) != 1.0 or node.attr("transA", 0):
+        if not plain(node.gs):
             return None
         weight = node.gs.inputs[product.weight]
         if not isinstance(weight, gs.Constant) or weight.values.dtype not in (np.float32, np.float64):
@@ -329,3 +290,9 @@ class _Finder:
         ):
             return None
         return Use(node, product.weight, place[0], place[1])
+
+
+def _is_product(node: Node) -> bool:
+    """Whether a node may write to a stream, or read from it, by its weight."""
+    form = traits_of(node.gs).form
+    return form is not None and form.kind in ("matrix", "conv")

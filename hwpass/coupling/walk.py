@@ -11,10 +11,10 @@ import onnx_graphsurgeon as gs
 from onnx import TypeProto, defs, helper, numpy_helper
 
 from hwpass.model.model import Model, bodies
-from hwpass.ops import Node, Tensor, rule_for
+from hwpass.ops import Node, Tensor, rule_for, traits_of
 from hwpass.ops.axes import axis_size, opaque
 from hwpass.ops.rule import Array, Derived, Freeze, Relate, Rule, Sign, WrongExtents
-from hwpass.ops.signs import signed
+from hwpass.ops.signs import can_tell
 from hwpass.proto import adapter
 from hwpass.runtime.inputs import dimension_name
 
@@ -117,7 +117,7 @@ class Builder(Relate):
         if not node.frozen:
             outputs = _derived(node, outputs, rule)
         node.outputs = outputs
-        sign = Sign() if node.frozen else signed(node)
+        sign = rule.sign(node) if not node.frozen and can_tell(node) else Sign()
         for output in outputs:
             output.sign = sign
         for tensor, output in zip(gs_node.outputs, outputs, strict=False):
@@ -230,7 +230,7 @@ def _derived(node: Node, outputs: list[Tensor], rule: Rule) -> list[Tensor]:
 def small_value(node: Node, rule: Any, values: list[Array | None], shapes: list[Any]) -> Array | None:
     """The value of a node's first output when it is small and computable."""
     known = [v for v in values if v is not None]
-    if node.op not in ("Shape", "Size") and (not known or any(v.size > SMALL for v in known)):
+    if not traits_of(node.gs).blind and (not known or any(v.size > SMALL for v in known)):
         return None
     if known and known[0].dtype.kind not in "iub" and any(v.size > FLOATS for v in known):
         return None

@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hwpass.model.model import bodies
+from hwpass.ops import rule_for, traits_of
+from hwpass.ops.traits import Shape
 from hwpass.runtime.inputs import MAX_TOKEN
 
 Kind = Literal["index", "mask", "length", "extent", "choice"]
-Shape = tuple[int, ...]
 Shapes = Callable[[gs.Tensor], Shape | None]
 """The extents of a tensor of the graph, None where they are not known."""
 
@@ -31,34 +31,6 @@ BIAS = 1e3
 
 #: Tensors carry at most so many inputs each: longer lists are sums of everything.
 MOST = 16
-
-_SAME = frozenset(
-    "Cast Identity Reshape Squeeze Unsqueeze Flatten Transpose Slice Expand Tile Split Clip Gather GatherElements "
-    "GatherND ReduceMax ReduceMin Dropout DepthToSpace SpaceToDepth Compress Pad".split()
-)
-_TRUTH = frozenset("Equal Less LessOrEqual Greater GreaterOrEqual".split())
-_LOGIC = frozenset("Not And Or Xor".split())
-
-#: Inputs that pick rows: operator to (the input with the indices, the input with the table, the attribute of the axis
-#: and its default).
-_TABLES: dict[str, tuple[tuple[int, int, str, int], ...]] = {
-    "Gather": ((1, 0, "axis", 0),),
-    "GatherElements": ((1, 0, "axis", 0),),
-    "ScatterElements": ((1, 0, "axis", 0),),
-    "Scatter": ((1, 0, "axis", 0),),
-    "GatherBlockQuantized": ((1, 0, "gather_axis", 0),),
-    "ArrayFeatureExtractor": ((1, 0, "", -1),),
-    "EmbedLayerNormalization": ((0, 2, "", 0), (1, 4, "", 0), (8, 3, "", 0)),
-    "QEmbedLayerNormalization": ((0, 2, "", 0), (1, 4, "", 0)),
-}
-
-#: Inputs that are masks, lengths of rows, and extents.
-_MASKS = {"Where": (0,), "MultiHeadAttention": (4,), "EmbedLayerNormalization": (7,), "Compress": (1,)}
-_LENGTHS = {"LSTM": (4,), "GRU": (4,), "RNN": (4,), "ReverseSequence": (1,)}
-_EXTENTS = {
-    "Reshape": (1,), "Expand": (1,), "Tile": (1,), "ConstantOfShape": (0,), "Range": (0, 1, 2), "TopK": (1,),
-    "Slice": (1, 2), "Resize": (3,), "Loop": (0,), "Split": (1,), "Pad": (1,),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -176,20 +148,8 @@ class _Walk:
             flows.setdefault(id(tensor), []).extend(flows.get(id(inner), [])[:MOST])
 
     def _tables(self, node: gs.Node, given: list[list[Flow]]) -> None:
-        for position, table, attribute, default in _TABLES.get(node.op, ()):
-            axis = int(node.attrs.get(attribute, default))
-            self._index(given, position, self._shape(node, table), itemgetter(axis))
-        if node.op in ("GatherND", "ScatterND"):
-            last = self._shape(node, 1)
-            skip = int(node.attrs.get("batch_dims", 0))
-            depth = last[-1] if last else 1
-            self._index(given, 1, self._shape(node, 0), lambda shape: min(shape[skip : skip + depth]))
-        elif node.op == "OneHot" and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
-            rows = int(node.inputs[1].values.reshape(-1)[0])
-            self._index(given, 0, (rows,), itemgetter(0))
-        elif node.op == "RotaryEmbedding":
-            position, table = (1, 2) if node.domain == "com.microsoft" else (3, 1)
-            self._index(given, position, self._shape(node, table), itemgetter(0))
+        for position, extents, rows in rule_for(node).picks(node, lambda place: self._shape(node, place)):
+            self._index(given, position, extents, rows)
 
     def _shape(self, node: gs.Node, position: int) -> Shape | None:
         if position >= len(node.inputs):
@@ -218,9 +178,8 @@ class _Walk:
             seen.low, seen.high = max(seen.low, ends[0]), min(seen.high, ends[1])
 
     def _roles(self, node: gs.Node, given: list[list[Flow]]) -> None:
-        attention = (3,) if node.op == "Attention" else ()
-        for use, table in (("mask", _MASKS), ("length", _LENGTHS), ("extent", _EXTENTS)):
-            places = table.get(node.op, ()) + (attention if use == "mask" else ())
+        traits = traits_of(node)
+        for use, places in (("mask", traits.masks), ("length", traits.lengths), ("extent", traits.extents)):
             for position in places:
                 for flow in given[position] if position < len(given) else ():
                     self.seen.setdefault(flow.name, _Seen()).uses.add(use)
@@ -231,7 +190,7 @@ class _Walk:
 
     def _hints(self, node: gs.Node, flow: Flow) -> None:
         """Constants that an input is compared with, and the modulus it is taken by."""
-        if node.op not in (*_TRUTH, "Mod"):
+        if not traits_of(node).compares and node.op != "Mod":
             return
         for tensor in node.inputs:
             if isinstance(tensor, gs.Constant) and tensor.values.size <= MOST and tensor.values.dtype.kind in "iuf":
@@ -245,15 +204,13 @@ class _Walk:
 
 def _moved(node: gs.Node, given: list[list[Flow]]) -> list[Flow]:
     """What the outputs carry of what the inputs do."""
-    op = node.op
-    if op in _SAME:
-        return given[0][:MOST]
-    if op in ("Concat", "Max", "Min", "Where"):
-        parts = given[1:] if op == "Where" else given
-        return [f for part in parts for f in part][:MOST]
-    if op in _TRUTH or op in _LOGIC:
+    traits = traits_of(node)
+    carries = range(len(given)) if traits.carries is None else traits.carries
+    if carries:
+        return [f for place in carries if place < len(given) for f in given[place]][:MOST]
+    if traits.truth:
         return [f._replace(truth=True) for part in given for f in part][:MOST]
-    if op in ("Add", "Sub", "Mul", "Div", "Mod", "Neg"):
+    if node.op in ("Add", "Sub", "Mul", "Div", "Mod", "Neg"):
         return _arithmetic(node, given)
     return []
 

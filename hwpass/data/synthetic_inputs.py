@@ -21,6 +21,7 @@ from hwpass.data.proof_inputs import Maker as FeedMaker
 from hwpass.data.sizes import Sizing
 from hwpass.errors import InputError
 from hwpass.model.model import Model
+from hwpass.ops import traits_of
 from hwpass.runtime.array_files import Spool
 from hwpass.runtime.calibration import Calibration, load_calibration
 from hwpass.runtime.dimensions import typical_dimensions
@@ -177,7 +178,8 @@ def stated_scale(model: Model, name: str) -> str | None:
     """
     for node in _behind(model, name):
         operand = next((t.values for t in node.inputs[1:] if isinstance(t, gs.Constant)), None)
-        if node.op in ("Conv", "Gemm", "MatMul", "QuantizeLinear") or operand is None:
+        form = traits_of(node).form
+        if (form is not None and form.table) or node.op == "QuantizeLinear" or operand is None:
             return _quantised_scale(node) if node.op == "QuantizeLinear" else None
         if operand.dtype.kind != "f" or not operand.size:
             continue

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from hwpass.files import interrupts
+from hwpass import interrupts
 
 try:
     import fcntl

@@ -16,8 +16,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwpass import interrupts
 from hwpass.errors import InputError
-from hwpass.files import interrupts
 from hwpass.files.temporary import TemporaryFolder
 
 

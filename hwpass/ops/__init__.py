@@ -1,5 +1,5 @@
-"""Operator rules, one class per family: how axes couple, how a node shrinks, and what work it does."""
+"""Operator rules, one class per family: how axes couple, how a node shrinks, what work it does, and its traits."""
 
-from hwpass.ops.rule import Node, Product, Rule, Shrink, Tensor, rule_for
+from hwpass.ops.rule import Form, Node, Product, Rule, Shrink, Tensor, Traits, rule_for, traits_of
 
-__all__ = ["Node", "Product", "Rule", "Shrink", "Tensor", "rule_for"]
+__all__ = ["Form", "Node", "Product", "Rule", "Shrink", "Tensor", "Traits", "rule_for", "traits_of"]

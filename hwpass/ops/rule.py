@@ -2,192 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from hwpass.ops.axes import Axis, Factor, Relations, axis_size
-from hwpass.plugins import Registry
+from hwpass import plugins
+from hwpass.ops.axes import Axis, Relations
+from hwpass.ops.constants import Known
+from hwpass.ops.node import (
+    Array,
+    Derived,
+    Extent,
+    Freeze,
+    Node,
+    Product,
+    Real,
+    Sign,
+    Tensor,
+    WrongExtents,
+)
+from hwpass.ops.signs import by_traits
+from hwpass.ops.traits import Form, Pick, Shape, Traits
 
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Real:
-    """What a quantised tensor stands for: its axes with the flags of the number, and the integer that means zero.
-
-    The flags of the quantised tensor itself are those of the integer.
-    """
-
-    axes: tuple[Axis, ...]
-    zero_point: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Sign:
-    """What is certain of a tensor's entries: of all of them, and (`solid`) of those a removal leaves in the twin."""
-
-    nonnegative: bool = False
-    positive: bool = False
-    solid: bool = False  # no zero among them that is not among the entries that stay
-
-
-@dataclass(slots=True, eq=False)
-class Tensor:
-    """An abstract tensor: its axes (None when even the rank is unknown), its type, its value where that is known."""
-
-    axes: tuple[Axis, ...] | None
-    dtype: np.dtype[Any] | None = None
-    data: Array | None = None  # the value: of constants, and of the small integer tensors that describe shapes
-    constant: bool = False
-    real: Real | None = None  # of a quantised tensor: what it stands for
-    sign: Sign = Sign()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Extents; only for a known rank."""
-        assert self.axes is not None
-        return tuple(axis_size(axis) for axis in self.axes)
-
-    @property
-    def rank(self) -> int:
-        """The number of axes."""
-        assert self.axes is not None
-        return len(self.axes)
-
-
-class Derived(Tensor):
-    """A constant that follows from stored ones (a dequantised, cast or scaled weight): computed when somebody asks."""
-
-    __slots__ = ("compute",)
-
-    def __init__(
-        self, axes: tuple[Axis, ...] | None, dtype: np.dtype[Any] | None, compute: Callable[[], Array | None]
-    ) -> None:
-        self.compute = compute
-        Tensor.__init__(self, axes, dtype, None, True)
-
-    @property
-    def data(self) -> Array | None:
-        """The numbers; None where they cannot be told after all."""
-        return self.compute()
-
-    @data.setter
-    def data(self, value: Array | None) -> None:
-        """Nothing to keep: they follow from what is stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A product with a constant weight: what scores and compensation look at.
-
-    Positions are of the node's inputs; axes are of the tensor at that input. `weight_in` is None when the weight's
-    input side is not a channel axis (a table of embeddings, a depthwise kernel).
-    """
-
-    data: int
-    data_axis: int
-    weight: int
-    weight_out: int
-    weight_in: int | None
-    bias: int | None = None
-
-
-@dataclass(slots=True)
-class Extent:
-    """The GEMM view of a node (see `hwpass.cost_models.work.Work`): factors whose sizes multiply to each extent."""
-
-    groups: tuple[Factor, ...] = ()
-    m: tuple[Factor, ...] = ()
-    n: tuple[Factor, ...] = ()
-    k: tuple[Factor, ...] = ()
-    taps: int = 1
-    stride: int = 1
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """A node while it is being analysed: the graph's node, its abstract inputs, and what its rule found out."""
-
-    index: int
-    gs: gs.Node
-    inputs: list[Tensor | None]
-    outputs: list[Tensor] = field(default_factory=list)
-    kind: str = "other"
-    extent: Extent | None = None
-    recurrence: Extent | None = None  # the step by step part of a recurrent layer's work
-    product: Product | None = None
-    scale: tuple[int, ...] = ()  # inputs that scale or shift channels: the parameters of a batch norm
-    fill: dict[int, float | Array] = field(default_factory=dict)  # removed entries in the twin, where not 0
-    memo: dict[str, Any] = field(default_factory=dict)  # what `shrink` needs to know from `couple`
-    bodies: list[list[Tensor]] = field(default_factory=list)  # the outputs of each subgraph
-    frozen: str = ""
-
-    @property
-    def op(self) -> str:
-        """The operator's name."""
-        return str(self.gs.op)
-
-    @property
-    def name(self) -> str:
-        """The node's name, or one made of its operator and its output."""
-        return str(self.gs.name or f"{self.gs.op}:{self.gs.outputs[0].name if self.gs.outputs else self.index}")
-
-    def attr(self, name: str, default: Any = None) -> Any:
-        """An attribute's value."""
-        return self.gs.attrs.get(name, default)
-
-    def has(self, position: int) -> bool:
-        """Whether the (optional) input is there."""
-        return 0 <= position < len(self.inputs) and self.inputs[position] is not None
-
-    def tensor(self, position: int) -> Tensor:
-        """An input of known rank; freezes the node otherwise."""
-        if not self.has(position):
-            raise Freeze(f"input {position} is missing")
-        tensor = self.inputs[position]
-        assert tensor is not None
-        if tensor.axes is None:
-            raise Freeze("the rank of an input is unknown")
-        return tensor
-
-    def axes(self, position: int) -> tuple[Axis, ...]:
-        """The axes of an input of known rank."""
-        axes = self.tensor(position).axes
-        assert axes is not None
-        return axes
-
-    def value(self, position: int) -> Array | None:
-        """An input's value, where it is known."""
-        tensor = self.inputs[position] if position < len(self.inputs) else None
-        return None if tensor is None else tensor.data
-
-    def integers(self, position: int, attribute: str | None = None) -> list[int] | None:
-        """A list of integers given as an input, or (older operator sets) as an attribute; None when absent.
-
-        Freezes the node when the input is there but its value is not known.
-        """
-        if attribute is not None and attribute in self.gs.attrs:
-            found = self.gs.attrs[attribute]
-            return [int(v) for v in found] if isinstance(found, list) else [int(found)]
-        if not self.has(position):
-            return None
-        value = self.value(position)
-        if value is None:
-            raise Freeze(f"input {position} is computed from the data")
-        return [int(v) for v in np.atleast_1d(value)]
-
-
-class Freeze(Exception):
-    """The rule cannot describe this use of the operator: its neighbours are frozen, with this reason."""
-
-
-class WrongExtents(Freeze):
-    """The extents at hand do not go together; where dimensions are dynamic, others may."""
+__all__ = [
+    "Array", "Derived", "Extent", "Form", "Freeze", "Known", "Node", "Product", "Real", "Relate", "Rule", "Shrink",
+    "Sign", "Tensor", "Traits", "WrongExtents", "register", "rule_for", "rules", "traits_of",
+]  # fmt: skip
 
 
 class Relate(Relations):
@@ -237,12 +81,18 @@ class Shrink(Protocol):
 
 
 class Rule:
-    """Base of all rules. A subclass names its operators and states how their axes couple."""
+    """Base of all rules. A subclass names its operators and states how their axes couple.
+
+    What else is known of them stands in `traits`, for all of its operators, or in `each` for one by its name; what a
+    use of the operator decides, the methods say.
+    """
 
     ops: ClassVar[tuple[str, ...]] = ()
     domain: ClassVar[str] = ""
     kind: ClassVar[str] = "other"
     parameters: ClassVar[tuple[int, ...]] = ()  # inputs that say what to do, and are no data: they keep their extents
+    traits: ClassVar[Traits] = Traits()
+    each: ClassVar[Mapping[str, Traits]] = {}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         """Relate the axes of inputs and outputs; return the outputs. Raise Freeze where that cannot be said."""
@@ -255,12 +105,70 @@ class Rule:
         """The value of the first output, when those of the inputs are known: for chains that compute shapes."""
         return None
 
+    def traits_of(self, op: str) -> Traits:
+        """The traits of one of its operators: those that the nearest class gives it, by name or for all."""
+        for cls in type(self).__mro__:
+            if op in cls.__dict__.get("each", {}):
+                return cls.__dict__["each"][op]  # type: ignore[no-any-return]
+            if "traits" in cls.__dict__:
+                return cls.__dict__["traits"]  # type: ignore[no-any-return]
+        return Traits()
 
-_RULES: Registry[tuple[str, str], Rule] = Registry("hwpass.ops.rules")
+    def sign(self, node: Node) -> Sign:
+        """What is certain of the sign of the outputs, which are floating point, from those of the operands."""
+        return by_traits(node, self.traits_of(node.op))
+
+    def constants(self, node: Node, given: Mapping[int, Known]) -> Known | None:
+        """Which channels of the first output are constant, from those of the inputs by position. What is `pointwise`
+        is not asked: it is run on one number per channel."""
+        return None
+
+    def folds(self, node: Node) -> bool:
+        """Whether of constants that are the same at every position it makes such a constant."""
+        return self.traits_of(node.op).elementwise
+
+    def linear_in(self, node: Node) -> tuple[int, ...]:
+        """The inputs in which this use is linear; see `Traits.linear`."""
+        found = self.traits_of(node.op).linear
+        return tuple(range(len(node.inputs))) if found is None else found
+
+    def clips(self, node: gs.Node) -> tuple[float, float] | None:
+        """The bounds that this use cuts its input off at, where it does nothing else."""
+        return self.traits_of(node.op).clips
+
+    def scaled(self, node: gs.Node) -> bool:
+        """Of what has a `form`: whether this use multiplies weight or bias by a number besides."""
+        return False
+
+    def turned(self, node: gs.Node) -> bool:
+        """Of what has a `form`: whether the data of this use comes transposed."""
+        return False
+
+    def weight_out(self, node: gs.Node) -> int:
+        """Of what has a `form`: the axis of the weight that holds the outputs."""
+        form = self.traits_of(node.op).form
+        return 0 if form is not None and form.kind == "conv" else 1
+
+    def picks(self, node: gs.Node, shape: Callable[[int], Shape | None]) -> list[Pick]:
+        """The inputs that pick rows of a table; `shape` tells the extents of an input, None where nobody knows."""
+
+        def pick(indices: int, table: int, attribute: str, default: int) -> Pick:
+            axis = int(node.attrs.get(attribute, default))
+            return indices, shape(table), lambda extents: extents[axis]
+
+        return [pick(*entry) for entry in self.traits_of(node.op).indices]
+
+
+_RULES: plugins.Registry[tuple[str, str], Rule] = plugins.Registry("hwpass.ops.rules")
 
 
 def register(cls: type[Rule]) -> type[Rule]:
-    """Class decorator: enter a rule into the table under each operator it names."""
+    """Class decorator: enter a rule into the table under each operator it names.
+
+    Raises TypeError for what is no rule, ValueError for an operator that has one.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Rule)):
+        raise TypeError(f"{getattr(cls, '__name__', cls)} is no subclass of hwpass.ops.Rule")
     rule = cls()
     for op in cls.ops:
         _RULES.enter((cls.domain, op), rule, f"two rules for {op}")
@@ -268,9 +176,29 @@ def register(cls: type[Rule]) -> type[Rule]:
 
 
 def rules() -> dict[tuple[str, str], Rule]:
-    """The rule table: (domain, operator) to rule."""
+    """The rule table: (domain, operator) to rule. Those of installed packages are in it (entry points `hwpass.rules`).
+
+    An entry point that is broken is left out, with one warning that names it, see `hwpass.plugins`.
+    """
     _RULES.complete()
+    plugins.load(plugins.RULES, _check_plugin, _RULES)
     return _RULES
+
+
+def _check_plugin(found: object) -> None:
+    """Raise for what an entry point names, unless it is a rule, or a module that has entered one."""
+    if isinstance(found, ModuleType):
+        package = found.__name__.partition(".")[0]
+        if not any(type(rule).__module__.partition(".")[0] == package for rule in _RULES.values()):
+            raise plugins.Refused(f"module {found.__name__} registers no rule")
+    elif isinstance(found, type) and issubclass(found, Rule):
+        if not found.ops:
+            raise plugins.Refused(f"rule {found.__name__} names no operator")
+        if not any(type(rule) is found for rule in _RULES.values()):
+            register(found)
+    else:
+        kind = found.__name__ if isinstance(found, type) else type(found).__name__
+        raise plugins.Refused(f"{kind} is neither a subclass of hwpass.ops.Rule nor a module that registers one")
 
 
 _UNKNOWN = Rule()
@@ -280,3 +208,8 @@ def rule_for(node: gs.Node) -> Rule:
     """The rule of a node; one that freezes when nobody described the operator."""
     domain = node.domain or ""
     return rules().get(("" if domain == "ai.onnx" else domain, node.op), _UNKNOWN)
+
+
+def traits_of(node: gs.Node) -> Traits:
+    """The traits of a node's operator; none when nobody described it."""
+    return rule_for(node).traits_of(node.op)

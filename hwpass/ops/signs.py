@@ -1,51 +1,40 @@
 """Which tensors are certainly not zero where a removed channel leaves entries behind in the dense twin.
 
 A factor's flag `zero` says that such entries are zero; without it they may be anything, zero too. What divides by them
-or takes their logarithm has to know that they are not. Everything here is a sufficient condition, in one forward walk.
+or takes their logarithm has to know that they are not. Everything here is a sufficient condition, in one forward walk:
+each rule tells it of its outputs (`Rule.sign`).
 """
 
 from __future__ import annotations
 
-import numpy as np
-
 from hwpass.ops.axes import Axis
-from hwpass.ops.rule import Node, Sign, Tensor
-
-_POSITIVE = frozenset("Exp Sigmoid Softplus Cosh".split())
-_NONNEGATIVE = frozenset("Abs Relu Sqrt ReduceL1 ReduceL2 ReduceSumSquare".split())
-_SAME = frozenset(
-    "Identity Cast Dropout Reshape Flatten Transpose Squeeze Unsqueeze Expand Tile Slice Split Gather Concat ReduceMax"
-    " ReduceMin ReduceSum ReduceMean Max Min Add Sum Mul Div".split()
-)
-_MOVES = frozenset("Identity Cast Reshape Flatten Transpose Squeeze Unsqueeze Expand Slice Split Sqrt Abs".split())
-_SELECTS = frozenset("Concat Max Min Add Sum Mul Div".split())  # every operand is data
+from hwpass.ops.node import Node, Sign, Tensor
+from hwpass.ops.traits import Traits
 
 
-def signed(node: Node) -> Sign:
-    """What is known of the sign of a node's outputs, from those of its operands."""
-    data = [t for p, t in enumerate(node.inputs) if t is not None and (p == 0 or node.op in _SELECTS)]
+def can_tell(node: Node) -> bool:
+    """Whether anything can be said of a node's outputs: integers round to zero."""
     kind = node.outputs[0].dtype if node.outputs else None
-    if not data or data[0].axes is None or kind is None or kind.kind != "f":
-        return Sign()  # integers round to zero
-    known = [_of(t) for t in data]
-    positive = node.op in _POSITIVE
-    nonnegative = node.op in _NONNEGATIVE or (node.op == "Mul" and data[0] is data[-1]) or _even_power(node)
-    if node.op in _SAME:
-        nonnegative = nonnegative or all(s.nonnegative for s in known)
+    first = next((t for t in node.inputs if t is not None), None)
+    return first is not None and first.axes is not None and kind is not None and kind.kind == "f"
+
+
+def by_traits(node: Node, traits: Traits) -> Sign:
+    """What is known of the sign of a node's outputs from those of its operands, by its traits alone."""
+    known = signs(node) if traits.sign == "all" else signs(node)[:1]
+    nonnegative, positive = traits.sign in ("nonnegative", "positive"), traits.sign == "positive"
+    if traits.sign in ("same", "all"):
+        nonnegative = all(s.nonnegative for s in known)
         positive = nonnegative and all(s.positive for s in known)
-    if node.op in ("Add", "Sum", "Max"):
-        positive = nonnegative and any(s.positive for s in known)
-    if node.op == "Sqrt":
-        positive = known[0].positive
-    if node.op == "Clip":
-        low = node.value(1) if node.has(1) else node.attr("min")
-        nonnegative = low is not None and float(np.reshape(low, -1)[0]) >= 0
-        positive = low is not None and float(np.reshape(low, -1)[0]) > 0
-    solid = positive or (node.op in _MOVES and known[0].solid) or _copied(node) or _shifted(node, data)
-    return Sign(nonnegative or positive, positive, solid)
+    return Sign(nonnegative, positive, positive or (traits.keeps_solid and known[0].solid))
 
 
-def _of(tensor: Tensor) -> Sign:
+def signs(node: Node) -> list[Sign]:
+    """The signs of a node's operands."""
+    return [sign_of(tensor) for tensor in node.inputs if tensor is not None]
+
+
+def sign_of(tensor: Tensor) -> Sign:
     """Constants of several entries lose some, which are zeros in the twin: only single numbers count."""
     if not tensor.constant:
         return tensor.sign
@@ -55,26 +44,18 @@ def _of(tensor: Tensor) -> Sign:
     return Sign(value >= 0, value > 0, value > 0)
 
 
-def _even_power(node: Node) -> bool:
-    exponent = node.value(1) if node.op == "Pow" else None
-    return exponent is not None and exponent.size == 1 and float(exponent.reshape(-1)[0]) % 2 == 0
-
-
-def _copied(node: Node) -> bool:
-    """Expanded from a tensor without channels: what would go is a copy of what stays."""
-    return node.op == "Expand" and not node.tensor(0).constant and not any(map(_alive, node.axes(0)))
-
-
-def _shifted(node: Node, data: list[Tensor]) -> bool:
-    """Zeros and a positive number: the number."""
-    if node.op != "Add" or len(data) != 2:
+def shifted(node: Node) -> bool:
+    """Whether a sum is of zeros and a positive number, so that the number is left."""
+    data = [tensor for tensor in node.inputs if tensor is not None]
+    if len(data) != 2:
         return False
-    return any(_of(one).positive and one.constant and _zeros(other) for one, other in (data, data[::-1]))
+    return any(sign_of(one).positive and one.constant and _zeros(other) for one, other in (data, data[::-1]))
+
+
+def alive(axis: Axis) -> bool:
+    """Whether an axis has channels."""
+    return any(f.ids is not None for f in axis)
 
 
 def _zeros(tensor: Tensor) -> bool:
     return tensor.axes is not None and all(f.zero for axis in tensor.axes for f in axis if f.ids is not None)
-
-
-def _alive(axis: Axis) -> bool:
-    return any(f.ids is not None for f in axis)

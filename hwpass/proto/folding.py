@@ -27,12 +27,6 @@ GROWTH, WORK = 64, 1 << 12
 #: Sessions tried for one scope when an operator among many cannot be run.
 ATTEMPTS = 64
 
-_HEAVY = frozenset(
-    "MatMul MatMulInteger QLinearMatMul Gemm Conv ConvInteger QLinearConv ConvTranspose DeformConv Einsum LSTM GRU RNN"
-    " Attention DFT STFT NonMaxSuppression RoiAlign GridSample Det Unique TopK Resize Upsample MaxPool LpPool"
-    " AveragePool".split()
-)
-
 _NUMPY = frozenset({
     TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BOOL, TensorProto.STRING,
     TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
@@ -46,12 +40,14 @@ class Folding:
 
     A result of more than `limit` bytes is computed only when it is no larger than a constant that goes for it. How
     large a result is must be known from the shapes before it is computed; loops, conditionals and what `excluded`
-    names are left alone. `rare` are attributes that graphs do not hold (`hwpass.proto.kept`).
+    names are left alone, and so is, of large constants, what `heavy` says takes long. `rare` are attributes that graphs
+    do not hold (`hwpass.proto.kept`).
     """
 
     graph: gs.Graph
     limit: int
     excluded: Callable[[gs.Node], bool]
+    heavy: Callable[[gs.Node], bool]
     rare: Mapping[str, Mapping[str, AttributeProto]]
     failed: set[int] = field(default_factory=set)
     rounds: dict[int, int] = field(default_factory=dict)
@@ -169,7 +165,7 @@ class Folding:
                 if None in results:
                     continue
                 size = sum(r for r in results if r is not None)
-            if node.op in _HEAVY and (sum(given) > 4 * HEAVY_INPUT or size > 4 * HEAVY_OUTPUT):
+            if self.heavy(node) and (sum(given) > 4 * HEAVY_INPUT or size > 4 * HEAVY_OUTPUT):
                 continue
             grows = size > self.limit
             if grows and not self._replaces(inputs, given, size, sizes, candidates):

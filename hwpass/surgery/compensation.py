@@ -16,13 +16,14 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hwpass.coupling.constant_channels import added_bias
+from hwpass.coupling.constant_channels import plain as plain_product
 from hwpass.coupling.groups import Coupling
 from hwpass.data.row_table import RowTable
 from hwpass.data.sampled_rows import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, transposed_rows
 from hwpass.data.segments import Segments
 from hwpass.data.sizes import peak_bytes
 from hwpass.errors import InputError
-from hwpass.ops import Node
+from hwpass.ops import Node, traits_of
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.sessions import release_memory
 from hwpass.runtime.settings import Settings
@@ -89,7 +90,7 @@ class Compensation:
         alone = self.surgery.constants
         todo = [n for n in self.coupling.nodes if id(n.gs) in place and n.index not in self.surgery.folded]
         todo = [n for n in todo if n.index in alone or n.gs.outputs[0].name in current]
-        todo = [n for n in todo if n.product is not None or n.op == "BatchNormalization"]
+        todo = [n for n in todo if n.product is not None or _kind(n) == "channels"]
         try:
             with (
                 Segments(dense_model, batches(), self.context.threads) as dense,
@@ -132,21 +133,24 @@ class Compensation:
         if constant is None:
             return
         dense.advance(place + 1, keep=[name])
-        axis = 1 if node.op == "Conv" else -1
+        form = traits_of(node.gs).form
+        assert form is not None
+        axis = form.channel_axis
         rows = (np.moveaxis(v, axis, -1).reshape(-1, v.shape[axis]) for v in dense.value(name))
         mean = np.stack([r.mean(axis=0, dtype=np.float64) for r in rows]).mean(axis=0)
         kept = self._kept(self.coupling.weight_axes(node)[product.weight_out])
-        if node.op != "MatMul":
+        if form.bias:
             constant.values = mean[kept].reshape(constant.shape).astype(constant.values.dtype)
             return
-        # A MatMul has no bias of its own; the Add behind it may give it one.
+        # Without a bias of its own, the Add behind it may give it one.
         holder, position = added_bias(constant, int(kept.sum()))
         if holder is not None:
             old = holder.inputs[position].values
             _store(holder, position, old + mean[kept].reshape(old.shape), old.dtype)
 
     def _fitter(self, node: Node, target: gs.Node) -> Callable[..., tuple[float, float] | None] | None:
-        if node.op == "BatchNormalization":
+        kind = _kind(node)
+        if kind == "channels":
             plain = all(isinstance(t, gs.Constant) for t in target.inputs[1:5]) and len(target.outputs) == 1
             return self._norm if plain else None
         product = node.product
@@ -155,21 +159,16 @@ class Compensation:
         weight = target.inputs[1]
         if not isinstance(weight, gs.Constant) or weight.values.dtype not in (np.float32, np.float16, np.float64):
             return None
-        if node.op in ("LSTM", "GRU", "RNN"):
+        if kind == "recurrent":
             return self._recurrent
         if any(isinstance(t, gs.Constant) is False and t.name for t in target.inputs[2:3]):
             return None
-        if node.op == "Conv":
+        if kind == "conv":
             return self._conv
-        if node.op == "ConvTranspose":
+        if kind == "transposed":
             plain = target.attrs.get("group", 1) == 1 and target.attrs.get("auto_pad", "NOTSET") == "NOTSET"
             return self._conv if plain and "output_shape" not in target.attrs else None
-        if node.op == "MatMul" and weight.values.ndim == 2:
-            return self._matmul
-        if node.op == "Gemm" and not target.attrs.get("transA", 0):
-            scaled = target.attrs.get("alpha", 1.0) != 1.0 or target.attrs.get("beta", 1.0) != 1.0
-            return None if scaled else self._matmul
-        return None
+        return self._matmul if kind == "matrix" and weight.values.ndim == 2 and plain_product(target) else None
 
     def _kept(self, axis: Any) -> NDArray[np.bool_]:
         return self.coupling.kept(self.surgery.keep, axis)
@@ -233,7 +232,7 @@ class Compensation:
         x, y = pruned.value(target.inputs[0].name), self._original(dense, node.gs.outputs[0].name, 1)
         weight = target.inputs[1].values
         groups = int(target.attrs.get("group", 1))
-        transposed = target.op == "ConvTranspose"
+        transposed = _kind(node) == "transposed"
         if transposed:  # [in, out, window] like a convolution's [out, in, window]
             weight = weight.swapaxes(0, 1)
         outputs, depth = weight.shape[0] // groups, int(np.prod(weight.shape[1:]))
@@ -286,17 +285,18 @@ class Compensation:
         if x[0].ndim != y[0].ndim or x[0].ndim < 2:
             return None
         weight = target.inputs[1].values
-        turned = target.op == "Gemm" and bool(target.attrs.get("transB", 0))
-        matrix = weight.T if turned else weight
-        product = node.product
+        product, form = node.product, traits_of(target).form
         assert product is not None
+        assert form is not None
+        turned = product.weight_out == 0
+        matrix = weight.T if turned else weight
         mask = self._kept(self.coupling.weight_axes(node)[product.weight_out])
         where = self._where(x, slice(1, -1), len(matrix), node.name)
-        holder, position = (target, 2) if target.op == "Gemm" else added_bias(target.outputs[0], matrix.shape[1])
+        holder, position = (target, 2) if form.bias else added_bias(target.outputs[0], matrix.shape[1])
         wanted = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
         rows = RowTable(last_axis_rows(v, w) for v, w in zip(x, where, strict=True))
         has_bias = holder is not None and (holder is not target or self._biased(target))
-        start = _bias(target, matrix.shape[1]) if target.op == "Gemm" else np.zeros(matrix.shape[1])
+        start = _bias(target, matrix.shape[1]) if form.bias else np.zeros(matrix.shape[1])
         found = fit(
             rows, wanted.rows, matrix, start, self._held(len(rows)), has_bias=has_bias, clipping=wanted.clipping,
             offset=wanted.offset, threads=self.context.threads,
@@ -327,12 +327,17 @@ class Compensation:
         return found.before, found.after
 
     def _biased(self, target: gs.Node) -> bool:
-        """Whether a Conv or Gemm has a bias, or may get one."""
+        """Whether a product with an input for a bias has one, or may get one."""
         return self.spare or len(target.inputs) > 2
 
     @staticmethod
     def _held(rows: int) -> int:
         return max(1, int(rows * HELD_OUT))
+
+
+def _kind(node: Node) -> str:
+    form = traits_of(node.gs).form
+    return form.kind if form is not None else ""
 
 
 def _bias(node: gs.Node, width: int) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from hwpass.coupling.branches import branches, merged
 from hwpass.coupling.groups import Coupling
 from hwpass.coupling.walk import small_value
 from hwpass.model.model import Model
-from hwpass.ops import Node, Rule, Tensor, rule_for
+from hwpass.ops import Node, Rule, Tensor, rule_for, traits_of
 from hwpass.ops.axes import Axis
 from hwpass.ops.rule import Array
 
@@ -122,12 +122,13 @@ class _Cutter:
 
     def _become_bias(self, node: Node) -> None:
         """A product without input channels gives its bias, everywhere: put that in its output's place."""
-        product, result = node.product, node.gs.outputs[0]
+        product, result, form = node.product, node.gs.outputs[0], traits_of(node.gs).form
         assert product is not None
+        assert form is not None
         assert node.outputs[0].axes is not None
         width = self.size(self.coupling.weight_axes(node)[product.weight_out])
         shape = [1] * len(node.outputs[0].axes)
-        shape[1 if node.op == "Conv" else -1] = width
+        shape[form.channel_axis] = width
         weight, bias = node.gs.inputs[1], node.gs.inputs[2:3]
         value = bias[0].values if bias and bias[0].name else np.zeros(width, weight.values.dtype)
         constant = gs.Constant(result.name, value.reshape(shape))

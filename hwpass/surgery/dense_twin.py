@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hwpass.coupling.groups import Coupling
 from hwpass.model.model import Model
-from hwpass.ops import Node
+from hwpass.ops import Node, traits_of
 from hwpass.ops.axes import Axis
 from hwpass.ops.rule import Array
 from hwpass.surgery.cut import Surgery
@@ -80,7 +80,8 @@ def _bias_alone(node: Node, target: gs.Node, value: Array, coupling: Coupling, s
     target.inputs[1] = gs.Constant(f"{name}_no_weights", np.zeros_like(weight.values))
     bias = np.zeros(len(mask), value.dtype)
     bias[mask] = value.reshape(-1)
-    if node.op != "MatMul":
+    form = traits_of(node.gs).form
+    if form is not None and form.bias:
         alone = gs.Constant(f"{name}_alone", bias)
         target.inputs = [*list(target.inputs)[:2], alone]
 

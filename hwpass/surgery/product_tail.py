@@ -9,6 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from hwpass.ops import rule_for
+
 
 @dataclass(frozen=True)
 class Tail:
@@ -21,17 +23,15 @@ class Tail:
 
 
 def follow(node: gs.Node) -> Tail:
-    """The chain of sole readers behind a product: Add of a constant, Add of another tensor, Relu or Clip."""
+    """The chain of sole readers behind a product: Add of a constant, Add of another tensor, and what clips."""
     tensor, tail = node.outputs[0], Tail()
     for _ in range(3):
         if len(tensor.outputs) != 1:
             return tail
         reader = tensor.outputs[0]
-        if reader.op == "Relu":
-            return replace(tail, low=0.0)
-        if reader.op == "Clip" and all(isinstance(t, gs.Constant) for t in reader.inputs[1:]):
-            bounds = [float(t.values.reshape(-1)[0]) for t in reader.inputs[1:]]
-            return replace(tail, low=bounds[0], high=bounds[1]) if len(bounds) == 2 else tail
+        bounds = rule_for(reader).clips(reader)
+        if bounds is not None:
+            return replace(tail, low=bounds[0], high=bounds[1])
         if reader.op != "Add":
             return tail
         second = reader.inputs[1] if reader.inputs[0] is tensor else reader.inputs[0]

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from hwpass import interrupts
 from hwpass.errors import InputError, UsageError, option
-from hwpass.files import interrupts
 from hwpass.files.whole_files import apart
 from hwpass.runtime.sessions import ModelLike, open_session, release_memory, run_session
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hwpass.ops.axes import Axis, Mismatch, axis_size, with_zero
-from hwpass.ops.rule import Extent, Freeze, Node, Relate, Rule, Shrink, Tensor, register
+from hwpass.ops.rule import Extent, Freeze, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import contract, is_zero
 
 
@@ -77,6 +77,7 @@ class Attention(Rule):
 
     ops = ("Attention",)
     kind = "matmul"
+    traits = Traits(heavy=True, masks=(3,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         (batch, length, *q), (batch_k, length_k, *k), (batch_v, length_v, *v) = (
@@ -131,6 +132,7 @@ class RotaryEmbedding(Rule):
 
     ops = ("RotaryEmbedding",)
     kind = "elementwise"
+    traits = Traits(indices=((3, 1, "", 0),))
     tables = (1, 2, 3)  # the inputs besides the data
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from hwpass.ops.axes import Axis, Mismatch, axis_size, opaque, with_zero
-from hwpass.ops.rule import Freeze, Node, Product, Relate, Rule, Shrink, Tensor, register
+from hwpass.ops.rule import Freeze, Node, Product, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.conv import convolve
 from hwpass.ops.rules.elementwise import Unary, broadcast
 from hwpass.ops.rules.matmul import gemm, is_zero, multiply
@@ -201,6 +201,7 @@ class EmbedLayerNormalization(Rule):
     ops = ("EmbedLayerNormalization",)
     domain = MICROSOFT
     kind = "normalization"
+    traits = Traits(indices=((0, 2, "", 0), (1, 4, "", 0), (8, 3, "", 0)), masks=(7,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         ids, width = node.axes(0), axis_size(node.axes(2)[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hwpass.ops.axes import Axis, axis_size, opaque, with_zero
-from hwpass.ops.rule import Extent, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, register
+from hwpass.ops.rule import Extent, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.attention import RotaryEmbedding, attend, cached, heads, keep_scale, masked, shared_heads
 from hwpass.ops.rules.matmul import contract, is_zero
 from hwpass.ops.rules.selection import picked
@@ -31,6 +31,7 @@ class ContribAttention(Rule):
     ops = ("Attention",)
     domain = MICROSOFT
     kind = "matmul"
+    traits = Traits(heavy=True, masks=(3,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, w = node.axes(0), node.axes(1)
@@ -85,6 +86,7 @@ class MultiHeadAttention(Rule):
     ops = ("MultiHeadAttention",)
     domain = MICROSOFT
     kind = "matmul"
+    traits = Traits(masks=(4,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if not (node.has(1) and node.has(2)) or len(node.axes(0)) != 3:
@@ -190,6 +192,7 @@ class ContribRotaryEmbedding(RotaryEmbedding):
     """The same with the positions before the tables; the number of heads may follow from the tables."""
 
     domain = MICROSOFT
+    traits = Traits(indices=((1, 2, "", 0),))
 
     def _heads(self, node: Node, channels: int) -> int:
         given = int(node.attr("num_heads", 0))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from hwpass.ops.axes import opaque
-from hwpass.ops.rule import Freeze, Node, Relate, Rule, Tensor, register
+from hwpass.ops.rule import Freeze, Node, Relate, Rule, Tensor, Traits, register
 
 
 @register
@@ -52,6 +54,8 @@ class Boundary(Rule):
         "OptionalGetElement",
         "OptionalHasElement",
     )
+
+    each: ClassVar[dict[str, Traits]] = {"Loop": Traits(extents=(0,))}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         raise Freeze(f"what passes through {node.op} keeps its width")

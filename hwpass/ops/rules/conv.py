@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from hwpass.ops.axes import Axis, Factor, Mismatch, axis_size, with_zero
-from hwpass.ops.rule import Extent, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, register
+from hwpass.ops.rule import Extent, Form, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import contract, is_zero
 from hwpass.ops.rules.window import extents
 
@@ -79,6 +79,7 @@ class Conv(Rule):
     """
 
     ops = ("Conv",)
+    traits = Traits(form=Form("conv"), heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(convolve(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
@@ -93,6 +94,7 @@ class ConvTranspose(Rule):
     """The transposed convolution: W is [I, O / G, window], with the input's channels first."""
 
     ops = ("ConvTranspose",)
+    traits = Traits(form=Form("transposed"), heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, w = node.axes(0), node.axes(1)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from hwpass.ops.axes import Axis, axis_size, with_zero
-from hwpass.ops.rule import Array, Freeze, Node, Relate, Rule, Tensor, WrongExtents, register
+from hwpass.ops.rule import Array, Node, Relate, Rule, Sign, Tensor, Traits, WrongExtents, register
+from hwpass.ops.signs import shifted, signs
+
+#: Of what computes every entry by itself.
+ENTRYWISE = Traits(pointwise=True, hands_on=True)
+ELEMENTWISE = replace(ENTRYWISE, fuses="elementwise")
+ACTIVATION = replace(ENTRYWISE, fuses="activation")
+#: Of what compares, or combines what is true and false.
+LOGIC = replace(ENTRYWISE, truth=True)
 
 
 def broadcast(
@@ -50,6 +60,11 @@ def _is_zero(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.constant and tensor.data is not None and not np.any(tensor.data)
 
 
+_ACTIVATIONS = (
+    "LeakyRelu Elu Selu Celu ThresholdedRelu HardSigmoid HardSwish Tanh Gelu QuickGelu Mish Swish Softsign Erf".split()
+)
+
+
 @register
 class Unary(Rule):
     """f(x): the channel stays the channel. Knows which f keep zero at zero, and which are not finite there."""
@@ -77,6 +92,19 @@ class Unary(Rule):
         "IsInf",
         "BitwiseNot",
     )
+    traits = ENTRYWISE
+    each: ClassVar[dict[str, Traits]] = {
+        **dict.fromkeys(_ACTIVATIONS, ACTIVATION),
+        "Relu": replace(ACTIVATION, sign="nonnegative", clips=(0.0, np.inf)),
+        "Sigmoid": replace(ACTIVATION, sign="positive"),
+        "Softplus": replace(ACTIVATION, sign="positive"),
+        "Exp": replace(ELEMENTWISE, sign="positive"),
+        "Cosh": replace(ENTRYWISE, sign="positive"),
+        "Abs": replace(ELEMENTWISE, sign="nonnegative", keeps_solid=True),
+        "Sqrt": replace(ELEMENTWISE, sign="nonnegative", keeps_solid=True),
+        "Neg": replace(ELEMENTWISE, linear=(0,)),
+        "Not": LOGIC,
+    }
     numeric: ClassVar[dict[str, Any]] = {
         "Neg": np.negative,
         "Abs": np.abs,
@@ -98,6 +126,11 @@ class Unary(Rule):
         axes = node.axes(0) if keeps else tuple(with_zero(axis, False) for axis in node.axes(0))
         return [Tensor(axes, dtype)]
 
+    def sign(self, node: Node) -> Sign:
+        known = super().sign(node)
+        positive = node.op == "Sqrt" and signs(node)[0].positive
+        return replace(known, positive=True, solid=True) if positive else known
+
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
         function = self.numeric.get(node.op)
         return None if function is None or inputs[0] is None else np.asarray(function(inputs[0]))
@@ -109,12 +142,24 @@ class Clip(Rule):
 
     ops = ("Clip",)
     kind = "elementwise"
+    traits = replace(ACTIVATION, carries=(0,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
         low, high = self._bound(node, 1, "min", -np.inf), self._bound(node, 2, "max", np.inf)
         keeps = low is not None and high is not None and low <= 0 <= high
         return [Tensor(tuple(a if keeps else with_zero(a, False) for a in node.axes(0)), x.dtype)]
+
+    def sign(self, node: Node) -> Sign:
+        low = node.value(1) if node.has(1) else node.attr("min")
+        least = -np.inf if low is None else float(np.reshape(low, -1)[0])
+        return Sign(least >= 0, least > 0, least > 0)
+
+    def clips(self, node: gs.Node) -> tuple[float, float] | None:
+        if not all(isinstance(t, gs.Constant) for t in node.inputs[1:]) or len(node.inputs) != 3:
+            return None
+        low, high = (float(t.values.reshape(-1)[0]) for t in node.inputs[1:])
+        return low, high
 
     @staticmethod
     def _bound(node: Node, position: int, attribute: str, default: float) -> float | None:
@@ -139,6 +184,7 @@ class PRelu(Rule):
 
     ops = ("PRelu",)
     kind = "elementwise"
+    traits = ACTIVATION
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(tuple(broadcast(node, build, [0, 1], lambda z: z[0])), node.tensor(0).dtype)]
@@ -162,6 +208,16 @@ class Nary(Rule):
         "Mod",
     )
     kind = "elementwise"
+    traits = ENTRYWISE
+    each: ClassVar[dict[str, Traits]] = {
+        "Add": replace(ELEMENTWISE, sign="all", linear=None),
+        "Sub": replace(ELEMENTWISE, linear=None),
+        "Max": replace(ELEMENTWISE, sign="all", carries=None),
+        "Min": replace(ELEMENTWISE, sign="all", carries=None),
+        "Sum": replace(ENTRYWISE, sign="all"),
+        "Or": LOGIC,
+        "Xor": LOGIC,
+    }
     numeric: ClassVar[dict[str, Any]] = {
         "Add": np.add,
         "Sub": np.subtract,
@@ -194,6 +250,12 @@ class Nary(Rule):
         """The type of the result."""
         return node.tensor(0).dtype
 
+    def sign(self, node: Node) -> Sign:
+        known = super().sign(node)
+        if node.op in ("Add", "Sum", "Max") and known.nonnegative and any(s.positive for s in signs(node)):
+            return Sign(True, True, True)
+        return replace(known, solid=True) if node.op == "Add" and shifted(node) else known
+
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
         function = self.numeric.get(node.op)
         if function is None or any(v is None for v in inputs):
@@ -209,9 +271,18 @@ class Mul(Nary):
     """Products: zero where any operand is zero."""
 
     ops = ("Mul", "And", "BitwiseAnd")
+    traits = replace(ENTRYWISE, multiplies=True)
+    each: ClassVar[dict[str, Traits]] = {
+        "Mul": replace(ELEMENTWISE, multiplies=True, sign="all", linear=None),
+        "And": replace(LOGIC, multiplies=True),
+    }
 
     def zero(self, flags: list[bool]) -> bool:
         return any(flags)
+
+    def sign(self, node: Node) -> Sign:
+        known = super().sign(node)
+        return replace(known, nonnegative=True) if node.inputs[0] is node.inputs[-1] else known
 
 
 @register
@@ -219,6 +290,7 @@ class Compare(Nary):
     """Comparisons: true or false, and never a zero to rely on."""
 
     ops = ("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual")
+    traits = replace(LOGIC, compares=True)
 
     def zero(self, flags: list[bool]) -> bool:
         return False
@@ -233,6 +305,8 @@ class Div(Rule):
 
     ops = ("Div", "Pow")
     kind = "elementwise"
+    traits = ELEMENTWISE
+    each: ClassVar[dict[str, Traits]] = {"Div": replace(ELEMENTWISE, sign="all", linear=(0,))}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         right = node.tensor(1)
@@ -248,6 +322,11 @@ class Div(Rule):
                 build.freeze(node.axes(1), "a removed channel would divide by zero")
             axes = broadcast(node, build, [0, 1], lambda z: z[0] and node.op == "Div")
         return [Tensor(tuple(axes), node.tensor(0).dtype)]
+
+    def sign(self, node: Node) -> Sign:
+        power = node.value(1) if node.op == "Pow" else None
+        even = power is not None and power.size == 1 and float(power.reshape(-1)[0]) % 2 == 0
+        return Sign(nonnegative=True) if even else super().sign(node)
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
         left, right = inputs
@@ -267,6 +346,7 @@ class Where(Rule):
 
     ops = ("Where",)
     kind = "elementwise"
+    traits = Traits(hands_on=True, linear=(1, 2), masks=(0,), carries=(1, 2))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = broadcast(node, build, [0, 1, 2], lambda z: z[1] and z[2])
@@ -276,56 +356,3 @@ class Where(Rule):
         if any(v is None for v in inputs):
             return None
         return np.asarray(np.where(inputs[0], inputs[1], inputs[2]))  # type: ignore[arg-type]
-
-
-@register
-class Cast(Rule):
-    """Changes the element type; the channels stay."""
-
-    ops = ("Cast", "CastLike")
-    kind = "elementwise"
-
-    def couple(self, node: Node, build: Relate) -> list[Tensor]:
-        from onnx import helper
-
-        target = node.attr("to")
-        if target is None:
-            dtype = node.tensor(1).dtype
-        else:
-            dtype = target if isinstance(target, np.dtype) else np.dtype(helper.tensor_dtype_to_np_dtype(int(target)))
-        return [Tensor(node.axes(0), dtype)]
-
-    def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
-        from onnx import helper
-
-        target = node.attr("to")
-        if inputs[0] is None or target is None:
-            return None
-        dtype = np.dtype(target) if not isinstance(target, int) else np.dtype(helper.tensor_dtype_to_np_dtype(target))
-        return inputs[0].astype(dtype)
-
-
-@register
-class Through(Rule):
-    """Operators that hand their input on."""
-
-    ops = ("Identity", "Dropout")
-    kind = "free"
-
-    def couple(self, node: Node, build: Relate) -> list[Tensor]:
-        x = node.tensor(0)
-        if node.op == "Dropout" and self._trains(node):
-            raise Freeze("random numbers are drawn for the whole tensor")
-        # The mask shrinks with its tensor, and is true where a removed channel would be.
-        mask = Tensor(tuple(with_zero(axis, False) for axis in node.axes(0)), np.dtype(bool))
-        return [Tensor(x.axes, x.dtype), mask][: len(node.gs.outputs)]
-
-    @staticmethod
-    def _trains(node: Node) -> bool:
-        if not node.has(2):
-            return False
-        mode, ratio = node.value(2), node.value(1) if node.has(1) else np.asarray(0.5)
-        return (mode is None or bool(np.any(mode))) and (ratio is None or bool(np.any(ratio)))
-
-    def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
-        return inputs[0]

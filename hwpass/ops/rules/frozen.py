@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from hwpass.ops.rule import Freeze, Node, Relate, Rule, Tensor, register
+from hwpass.ops.rule import Freeze, Node, Relate, Rule, Tensor, Traits, register
 
 _RANDOM = "random numbers are drawn for the whole tensor"
 _WINDOW = "the samples of a window, whose shape is its length's"
@@ -58,6 +58,39 @@ class Frozen(Rule):
         "Unique": "entries are compared with each other",
     }
     ops = tuple(sorted(reasons))
+    each: ClassVar[dict[str, Traits]] = {
+        **{op: Traits(foldable=False) for op, reason in reasons.items() if reason == _RANDOM},
+        **dict.fromkeys(("DFT", "Det", "NonMaxSuppression", "STFT", "Unique"), Traits(heavy=True)),
+        **dict.fromkeys(("Scatter", "ScatterElements"), Traits(indices=((1, 0, "axis", 0),))),
+        "Compress": Traits(masks=(1,), carries=(0,)),
+        "GatherElements": Traits(indices=((1, 0, "axis", 0),), carries=(0,)),
+    }
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         raise Freeze(self.reasons[node.op])
+
+
+@register
+class ContribFrozen(Frozen):
+    """Picks rows of a table by what it reads: everything around it keeps its width."""
+
+    reasons: ClassVar[dict[str, str]] = {
+        "GatherBlockQuantized": "rows of a table in few bits are picked",
+        "QEmbedLayerNormalization": "rows of tables in few bits are picked, summed and normalised",
+    }
+    ops = tuple(sorted(reasons))
+    domain = "com.microsoft"
+    each: ClassVar[dict[str, Traits]] = {
+        "GatherBlockQuantized": Traits(indices=((1, 0, "gather_axis", 0),)),
+        "QEmbedLayerNormalization": Traits(indices=((0, 2, "", 0), (1, 4, "", 0))),
+    }
+
+
+@register
+class ClassicFrozen(Frozen):
+    """Picks features of a table by what it reads: everything around it keeps its width."""
+
+    reasons: ClassVar[dict[str, str]] = {"ArrayFeatureExtractor": "features are picked one by one"}
+    ops = tuple(sorted(reasons))
+    domain = "ai.onnx.ml"
+    traits = Traits(indices=((1, 0, "", -1),))

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
+from hwpass.ops import constants
 from hwpass.ops.axes import Axis, Mismatch, axis_size, opaque
-from hwpass.ops.rule import Array, Freeze, Node, Relate, Rule, Shrink, Tensor, WrongExtents, register
+from hwpass.ops.rule import (
+    Array,
+    Freeze,
+    Known,
+    Node,
+    Relate,
+    Rule,
+    Shrink,
+    Sign,
+    Tensor,
+    Traits,
+    WrongExtents,
+    register,
+)
+from hwpass.ops.signs import alive
+
+#: Of what only moves the numbers of its first input about.
+MOVES = Traits(sign="same", keeps_solid=True, hands_on=True, moves=True, linear=(0,), carries=(0,))
 
 
 def regrouped(node: Node, build: Relate, shape: list[int]) -> Tensor:
@@ -25,13 +45,23 @@ def regrouped(node: Node, build: Relate, shape: list[int]) -> Tensor:
     return Tensor(tuple(axes), x.dtype)
 
 
+class Regroups(Rule):
+    """The numbers stay in their order, or their axes do: a constant channel is found where its axis went."""
+
+    traits = MOVES
+
+    def constants(self, node: Node, given: Mapping[int, Known]) -> Known | None:
+        return constants.regrouped(node, given.get(0))
+
+
 @register
-class Reshape(Rule):
+class Reshape(Regroups):
     """Any regrouping of an ordered product of factors; the target is rewritten, constant or computed."""
 
     ops = ("Reshape",)
     kind = "free"
     parameters = (1,)
+    traits = replace(MOVES, extents=(1,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
@@ -62,7 +92,7 @@ class Reshape(Rule):
 
 
 @register
-class Flatten(Rule):
+class Flatten(Regroups):
     """Reshape to two axes."""
 
     ops = ("Flatten",)
@@ -76,7 +106,7 @@ class Flatten(Rule):
 
 
 @register
-class Transpose(Rule):
+class Transpose(Regroups):
     """Permutes axes."""
 
     ops = ("Transpose",)
@@ -95,7 +125,7 @@ class Transpose(Rule):
 
 
 @register
-class Squeeze(Rule):
+class Squeeze(Regroups):
     """Drops axes of size one."""
 
     ops = ("Squeeze",)
@@ -118,7 +148,7 @@ class Squeeze(Rule):
 
 
 @register
-class Unsqueeze(Rule):
+class Unsqueeze(Regroups):
     """Adds axes of size one."""
 
     ops = ("Unsqueeze",)
@@ -149,6 +179,13 @@ class Expand(Rule):
     ops = ("Expand",)
     kind = "movement"
     parameters = (1,)
+    traits = replace(MOVES, extents=(1,))
+
+    def sign(self, node: Node) -> Sign:
+        known = super().sign(node)
+        # Expanded from a tensor without channels: what would go is a copy of what stays.
+        copied = not node.tensor(0).constant and not any(map(alive, node.axes(0)))
+        return replace(known, solid=True) if copied else known
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = list(node.axes(0))
@@ -189,6 +226,7 @@ class PixelShuffle(Rule):
 
     ops = ("DepthToSpace", "SpaceToDepth")
     kind = "movement"
+    traits = Traits(hands_on=True, carries=(0,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         batch, channels, height, width = node.axes(0)
@@ -221,6 +259,7 @@ class Shape(Rule):
 
     ops = ("Shape", "Size")
     kind = "free"
+    traits = Traits(hands_on=True, blind=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         shape = node.tensor(0).shape
@@ -241,6 +280,7 @@ class ConstantOfShape(Rule):
     ops = ("ConstantOfShape",)
     kind = "movement"
     parameters = (0,)
+    traits = Traits(extents=(0,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         shape = node.integers(0)
@@ -273,6 +313,7 @@ class Range(Rule):
 
     ops = ("Range",)
     kind = "movement"
+    traits = Traits(extents=(0, 1, 2))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         start, limit, delta = (node.value(p) for p in range(3))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import onnx_graphsurgeon as gs
+
 from hwpass.ops.axes import Axis, Factor, with_zero
-from hwpass.ops.rule import Extent, Freeze, Node, Product, Relate, Rule, Tensor, register
+from hwpass.ops.rule import Extent, Form, Freeze, Node, Product, Relate, Rule, Tensor, Traits, register
 
 
 def is_zero(axis: Axis) -> bool:
@@ -67,6 +69,7 @@ class MatMul(Rule):
 
     ops = ("MatMul",)
     kind = "matmul"
+    traits = Traits(form=Form("matrix", bias=False), heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(multiply(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
@@ -111,9 +114,19 @@ class Gemm(Rule):
 
     ops = ("Gemm",)
     kind = "matmul"
+    traits = Traits(form=Form("matrix"), heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(gemm(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
+
+    def scaled(self, node: gs.Node) -> bool:
+        return bool(node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0)
+
+    def turned(self, node: gs.Node) -> bool:
+        return bool(node.attrs.get("transA", 0))
+
+    def weight_out(self, node: gs.Node) -> int:
+        return 0 if node.attrs.get("transB", 0) else 1
 
 
 @register
@@ -122,6 +135,7 @@ class Einsum(Rule):
 
     ops = ("Einsum",)
     kind = "matmul"
+    traits = Traits(heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         inputs, target = self._labels(node)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hwpass.ops.axes import Axis, Factor, Mismatch, axis_size, opaque, with_zero
-from hwpass.ops.rule import Array, Freeze, Node, Relate, Rule, Shrink, Tensor, register
+from hwpass.ops.constants import padded
+from hwpass.ops.rule import Array, Form, Freeze, Known, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import is_zero
 
 #: RMS normalisation before the standard had one: a layer normalisation that takes its input to be centred.
@@ -26,6 +28,7 @@ class BatchNormalization(Rule):
 
     ops = ("BatchNormalization",)
     kind = "normalization"
+    traits = Traits(fuses="normalization", pointwise=True, hands_on=True, form=Form("channels", bias=False))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -44,6 +47,9 @@ class BatchNormalization(Rule):
         statistics = [Tensor((with_zero(channels, False),), node.tensor(0).dtype) for _ in node.gs.outputs[1:]]
         return [output, *statistics]
 
+    def folds(self, node: Node) -> bool:
+        return True
+
 
 @register
 class InstanceNormalization(Rule):
@@ -51,6 +57,7 @@ class InstanceNormalization(Rule):
 
     ops = ("InstanceNormalization",)
     kind = "normalization"
+    traits = Traits(fuses="normalization", hands_on=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -69,6 +76,7 @@ class GroupNormalization(Rule):
 
     ops = ("GroupNormalization",)
     kind = "normalization"
+    traits = Traits(fuses="normalization")
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -99,6 +107,7 @@ class LayerNormalization(Rule):
 
     ops = ("LayerNormalization",)
     kind = "normalization"
+    traits = Traits(fuses="normalization")
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -168,6 +177,7 @@ class Mixing(Rule):
 
     ops = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "LRN", "CumSum", "MeanVarianceNormalization")
     kind = "softmax"
+    each: ClassVar[dict[str, Traits]] = dict.fromkeys(("Softmax", "LogSoftmax"), Traits(hands_on=True))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -220,6 +230,11 @@ class Reduce(Rule):
         "ArgMin",
     )
     kind = "reduce"
+    each: ClassVar[dict[str, Traits]] = {
+        **dict.fromkeys(("ReduceMean", "ReduceSum"), Traits(sign="same", hands_on=True, linear=(0,))),
+        **dict.fromkeys(("ReduceMax", "ReduceMin"), Traits(sign="same", hands_on=True, carries=(0,))),
+        **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceSumSquare"), Traits(sign="nonnegative")),
+    }
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -250,6 +265,19 @@ class Reduce(Rule):
                 axes.append(())
         return [Tensor(tuple(axes), np.dtype(np.int64) if node.op.startswith("Arg") else node.tensor(0).dtype)]
 
+    def constants(self, node: Node, given: Mapping[int, Known]) -> Known | None:
+        known, axes = given.get(0), node.integers(1, "axes")
+        if node.op != "ReduceMean" or known is None or not axes:
+            return None
+        reduced = {a % node.tensor(0).rank for a in axes}
+        if known.place in reduced:
+            return None
+        lost = 0 if node.attr("keepdims", 1) else sum(a < known.place for a in reduced)
+        return Known(known.place - lost, known.mask, known.values)
+
+    def folds(self, node: Node) -> bool:
+        return node.op == "ReduceMean" and bool(node.attr("keepdims", 1))
+
     def shrink(self, node: Node, shrink: Shrink) -> None:
         axes = [axis for axis in node.memo.get("mean", ()) if shrink.touched(axis)]
         if axes:
@@ -278,6 +306,23 @@ class Pool(Rule):
 
     ops = ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
     kind = "pool"
+    traits = Traits(hands_on=True, heavy=True)
+    each: ClassVar[dict[str, Traits]] = {
+        **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool"), replace(traits, heavy=False)),
+        "GlobalAveragePool": replace(traits, heavy=False, linear=(0,)),
+    }
+
+    def constants(self, node: Node, given: Mapping[int, Known]) -> Known | None:
+        """Extrema and means over the image: a constant is its own, but for zeros that an average counts beside it."""
+        known = given.get(0)
+        if node.op in ("LpPool", "GlobalLpPool") or known is None or known.place != 1:
+            return None
+        if node.op == "AveragePool" and padded(node) and node.attr("count_include_pad", 0):
+            return Known(1, known.mask & (known.values == 0), np.zeros(len(known.mask)))
+        return known
+
+    def folds(self, node: Node) -> bool:
+        return node.op == "GlobalAveragePool"
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)

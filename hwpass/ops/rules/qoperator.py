@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from hwpass.ops.axes import Axis, with_zero
-from hwpass.ops.rule import Freeze, Node, Relate, Rule, Shrink, Tensor, register
+from hwpass.ops.rule import Freeze, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.conv import convolve
 from hwpass.ops.rules.elementwise import broadcast
 from hwpass.ops.rules.matmul import gemm, is_zero, multiply
@@ -55,6 +55,7 @@ class QLinearConv(_Grouped):
 
     ops = ("QLinearConv",)
     kind = "conv"
+    traits = Traits(heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = channels_first(real_axes(node, build, 0, 2), node)
@@ -76,6 +77,7 @@ class ConvInteger(_Grouped):
 
     ops = ("ConvInteger",)
     kind = "conv"
+    traits = Traits(heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = real_axes(node, build, 0, 2)
@@ -89,6 +91,7 @@ class QLinearMatMul(Rule):
 
     ops = ("QLinearMatMul",)
     kind = "matmul"
+    traits = Traits(heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = operand(node, build, 0, 1, 2, -2)
@@ -103,6 +106,7 @@ class MatMulInteger(Rule):
 
     ops = ("MatMulInteger",)
     kind = "matmul"
+    traits = Traits(heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = operand(node, build, 0, None, 2, -2)
@@ -176,6 +180,7 @@ class DynamicQuantizeLSTM(Recurrent):
 
     ops = ("DynamicQuantizeLSTM",)
     domain = "com.microsoft"
+    traits = Traits()  # its weights are integers, and stand the other way round
     gates: ClassVar[dict[str, int]] = {"DynamicQuantizeLSTM": Recurrent.gates["LSTM"]}
     biases: ClassVar[dict[str, int]] = {"DynamicQuantizeLSTM": Recurrent.biases["LSTM"]}
     usual: ClassVar[dict[str, tuple[set[str], ...]]] = {"DynamicQuantizeLSTM": Recurrent.usual["LSTM"]}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwpass.ops.axes import Axis, Mismatch, axis_size, with_zero
-from hwpass.ops.rule import Array, Derived, Node, Real, Relate, Rule, Tensor, register
+from hwpass.ops.rule import Array, Derived, Node, Real, Relate, Rule, Tensor, Traits, register
 
 
 def numbers(values: Array, scale: Array, point: Array) -> Array:
@@ -145,6 +145,7 @@ class QuantizeLinear(Rule):
 
     ops = ("QuantizeLinear",)
     kind = "elementwise"
+    traits = Traits(foldable=False)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = node.axes(0)
@@ -166,6 +167,7 @@ class DequantizeLinear(Rule):
 
     ops = ("DequantizeLinear",)
     kind = "elementwise"
+    traits = Traits(foldable=False)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         source, rank = node.tensor(0), len(node.axes(0))
@@ -194,6 +196,7 @@ class DynamicQuantizeLinear(Rule):
 
     ops = ("DynamicQuantizeLinear",)
     kind = "elementwise"
+    traits = Traits(foldable=False)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = node.axes(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from hwpass.ops.axes import Axis, axis_size, opaque, with_zero
-from hwpass.ops.rule import Extent, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, register
+from hwpass.ops.rule import Extent, Form, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import is_zero
 
 
@@ -19,6 +19,7 @@ class Recurrent(Rule):
 
     ops: ClassVar[tuple[str, ...]] = ("LSTM", "GRU", "RNN")
     kind = "matmul"
+    traits = Traits(form=Form("recurrent", bias=False), heavy=True, lengths=(4,))
     gates: ClassVar[dict[str, int]] = {"LSTM": 4, "GRU": 3, "RNN": 1}
     biases: ClassVar[dict[str, int]] = {"LSTM": 8, "GRU": 6, "RNN": 2}
     places: ClassVar[tuple[int, int]] = (1, 2)  # in W, of the gates' units and of the input

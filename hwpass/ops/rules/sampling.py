@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import itemgetter
+
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from hwpass.ops.axes import axis_size, opaque, with_zero
-from hwpass.ops.rule import Freeze, Node, Relate, Rule, Shrink, Tensor, register
+from hwpass.ops.rule import Freeze, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.conv import convolve
 from hwpass.ops.rules.elementwise import broadcast
 from hwpass.ops.rules.matmul import is_zero
+from hwpass.ops.traits import Pick, Shape
 
 
 @register
@@ -17,6 +22,7 @@ class GridSample(Rule):
 
     ops = ("GridSample",)
     kind = "movement"
+    traits = Traits(heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, grid = node.axes(0), node.axes(1)
@@ -30,6 +36,7 @@ class RoiAlign(Rule):
 
     ops = ("RoiAlign",)
     kind = "pool"
+    traits = Traits(heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -45,6 +52,7 @@ class DeformConv(Rule):
 
     ops = ("DeformConv",)
     kind = "conv"
+    traits = Traits(heavy=True)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         for position in (2, 4):
@@ -67,6 +75,7 @@ class TopK(Rule):
     ops = ("TopK",)
     kind = "reduce"
     parameters = (1,)
+    traits = Traits(heavy=True, extents=(1,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -105,6 +114,7 @@ class ReverseSequence(Rule):
 
     ops = ("ReverseSequence",)
     kind = "movement"
+    traits = Traits(lengths=(1,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -158,6 +168,18 @@ class OneHot(Rule):
         axes.insert(place, opaque(size))
         return [Tensor(tuple(axes), node.tensor(2).dtype)]
 
+    def picks(self, node: gs.Node, shape: Callable[[int], Shape | None]) -> list[Pick]:
+        if len(node.inputs) < 2 or not isinstance(node.inputs[1], gs.Constant):
+            return []
+        return [(0, (int(node.inputs[1].values.reshape(-1)[0]),), itemgetter(0))]
+
+
+def rows_of_slices(node: gs.Node, shape: Callable[[int], Shape | None]) -> Pick:
+    """Input 1, whose rows hold an index for each of several axes of input 0: the shortest of these bounds them all."""
+    last, skip = shape(1), int(node.attrs.get("batch_dims", 0))
+    depth = last[-1] if last else 1
+    return 1, shape(0), lambda extents: min(extents[skip : skip + depth])
+
 
 @register
 class GatherND(Rule):
@@ -165,6 +187,7 @@ class GatherND(Rule):
 
     ops = ("GatherND",)
     kind = "movement"
+    traits = Traits(carries=(0,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, indices = node.axes(0), node.axes(1)
@@ -172,6 +195,9 @@ class GatherND(Rule):
         build.freeze([*x[:depth], *indices], "looked up by computed indices")
         result = tuple(with_zero(axis, False) for axis in indices[:-1])
         return [Tensor((*result, *x[depth:]), node.tensor(0).dtype)]
+
+    def picks(self, node: gs.Node, shape: Callable[[int], Shape | None]) -> list[Pick]:
+        return [rows_of_slices(node, shape)]
 
 
 @register
@@ -192,6 +218,9 @@ class ScatterND(Rule):
             joined, _ = build.unify(own, new, "ScatterND writes its updates")
             axes.append(with_zero(joined, is_zero(own) and is_zero(new)))
         return [Tensor(tuple(axes), node.tensor(0).dtype)]
+
+    def picks(self, node: gs.Node, shape: Callable[[int], Shape | None]) -> list[Pick]:
+        return [rows_of_slices(node, shape)]
 
 
 @register

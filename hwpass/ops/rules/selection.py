@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from hwpass.ops.axes import FROZEN, Axis, Ids, axis_size, opaque, with_zero
-from hwpass.ops.rule import Array, Freeze, Node, Relate, Rule, Shrink, Tensor, register
+from hwpass.ops.rule import Array, Freeze, Known, Node, Relate, Rule, Shrink, Tensor, Traits, register
+from hwpass.ops.rules.layout import MOVES
 
 #: Where a backward slice ends that goes through the first index; also as an int32.
 BEFORE_FIRST = -(2**31) + 1
@@ -34,6 +37,7 @@ class Concat(Rule):
 
     ops = ("Concat",)
     kind = "movement"
+    traits = Traits(sign="all", hands_on=True, linear=None, carries=None)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         parts = [node.axes(p) for p in range(len(node.inputs))]
@@ -41,6 +45,17 @@ class Concat(Rule):
             raise Freeze("the ranks of its parts cannot be seen")
         place = int(node.attr("axis", 1)) % len(parts[0])
         return [Tensor(self.joined(build, parts, place), node.tensor(0).dtype)]
+
+    def constants(self, node: Node, given: Mapping[int, Known]) -> Known | None:
+        axis = int(node.attr("axis")) % node.outputs[0].rank
+        masks, values = [], []
+        for position in range(len(node.inputs)):
+            known, size = given.get(position), node.tensor(position).shape[axis]
+            if known is not None and known.place != axis:
+                return None
+            masks.append(np.zeros(size, bool) if known is None else known.mask)
+            values.append(np.zeros(size) if known is None else known.values)
+        return Known(axis, np.concatenate(masks), np.concatenate(values))
 
     @classmethod
     def joined(cls, build: Relate, parts: list[tuple[Axis, ...]], place: int) -> tuple[Axis, ...]:
@@ -81,6 +96,7 @@ class Split(Rule):
     ops = ("Split",)
     kind = "movement"
     parameters = (1,)
+    traits = replace(MOVES, extents=(1,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -123,6 +139,7 @@ class Slice(Rule):
     ops = ("Slice",)
     kind = "movement"
     parameters = (1, 2, 3, 4)
+    traits = replace(MOVES, extents=(1, 2))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = list(node.axes(0))
@@ -238,6 +255,7 @@ class Gather(Rule):
 
     ops = ("Gather",)
     kind = "movement"
+    traits = replace(MOVES, keeps_solid=False, indices=((1, 0, "axis", 0),))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, index = node.axes(0), node.tensor(1)
@@ -284,6 +302,7 @@ class Pad(Rule):
     ops = ("Pad",)
     kind = "movement"
     parameters = (1, 3)
+    traits = Traits(hands_on=True, extents=(1,), carries=(0,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -338,6 +357,7 @@ class Tile(Rule):
     ops = ("Tile",)
     kind = "movement"
     parameters = (1,)
+    traits = Traits(sign="same", hands_on=True, linear=(0,), extents=(1,), carries=(0,))
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         repeats = node.integers(1)
@@ -351,40 +371,3 @@ class Tile(Rule):
         if inputs[0].size * prod(map(int, inputs[1].reshape(-1))) > 4096:
             return None
         return np.tile(inputs[0], inputs[1])
-
-
-@register
-class Resize(Rule):
-    """Resamples the image; channels pass through, and an explicit output size is rewritten."""
-
-    ops = ("Resize", "Upsample")
-    kind = "movement"
-    parameters = (1, 2, 3)
-
-    def couple(self, node: Node, build: Relate) -> list[Tensor]:
-        x = node.axes(0)
-        for position in (2, 3):
-            if node.has(position) and any(node.axes(position)) and node.value(position) is None:
-                raise Freeze("the size of the image is computed from the data")
-        if node.has(3) and str(node.attr("keep_aspect_ratio_policy", "stretch")) != "stretch":
-            raise Freeze("the aspect ratio decides the size of the image")
-        inferred = build.inferred(node)[0].axes
-        if inferred is None:
-            raise Freeze("the extent of the output is unknown")
-        axes = []
-        for old, new in zip(x, inferred, strict=True):
-            if axis_size(old) == axis_size(new):
-                axes.append(old)
-            else:
-                build.freeze([old], "positions of the image")
-                axes.append(new)
-        result = Tensor(tuple(axes), node.tensor(0).dtype)
-        node.memo["result"] = result
-        return [result]
-
-    def shrink(self, node: Node, shrink: Shrink) -> None:
-        result = node.memo["result"]
-        if node.has(3) and (any(shrink.touched(axis) for axis in result.axes) or not node.tensor(3).constant):
-            places = node.attr("axes") or range(len(result.axes))
-            shape = shrink.shape(result)
-            shrink.set_operand(node, 3, [shape[p] for p in places])
