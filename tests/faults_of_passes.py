@@ -50,7 +50,7 @@ FUSE = [
     Fault("the norm's bias is dropped", fuse_bn._fuse, "* factor + bias)", "* factor + 0 * bias)", "fused"),
     Fault("the product's bias is dropped", fuse_bn._fuse, "if has_bias else 0.0", "* 0 if has_bias else 0.0", "fused"),
     Fault("weights are scaled along their other axis", fuse_bn._fuse,
-          "axis = _axis(product)", 'axis = 1 if product.op != "Conv" else 0', "fused"),
+          "axis = rule_for(product).weight_out(product)", 'axis = 1 if product.op != "Conv" else 0', "fused"),
     Fault("weights are not scaled", fuse_bn._fuse, "scaled = weight.values * factor",
           "scaled = weight.values * 1.0 + 0 * factor", "fused"),
 ]

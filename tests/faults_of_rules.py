@@ -19,8 +19,10 @@ from hwpass.ops.rules import (
     qoperator,
     quantized,
     recurrent,
+    resize,
     sampling,
     selection,
+    through,
 )
 
 RULES = [
@@ -222,6 +224,14 @@ RULES = [
           "np.concatenate([ends[0], ends[1], found[0]])", "padded"),
     Fault("a tile repeats each channel by itself", selection.Tile.couple, "(*opaque(r), *axis)", "(*axis, *opaque(r))",
           "padded"),
-    Fault("a size to resize to is as it was", selection.Resize.shrink, "shrink.set_operand(node, 3,",
+    Fault("a size to resize to is as it was", resize.Resize.shrink, "shrink.set_operand(node, 3,",
           "(lambda *_: None)(node, 3,", "padded"),
+    # resize
+    Fault("channels to resize to are one too many", resize.Resize.shrink, "[shape[p] for p in places]",
+          "[shape[p] + (p == 1) for p in places]", "padded"),
+    # through
+    Fault("a cast makes zeros", through.Cast.couple, "Tensor(node.axes(0), dtype)",
+          "Tensor(tuple(with_zero(axis, True) for axis in node.axes(0)), dtype)", "pointwise"),
+    Fault("what a cast gives is apart", through.Cast.couple, "Tensor(node.axes(0), dtype)",
+          "Tensor(tuple(tuple(build.fresh(f.size, f.zero) for f in a) for a in node.axes(0)), dtype)", "half"),
 ]

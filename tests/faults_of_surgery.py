@@ -95,8 +95,8 @@ SURGERY = [
           "bias[0].values * 0 if bias and bias[0].name else", "branch"),
     Fault("a branch leaves its bias reversed", _Cutter._become_bias, "value.reshape(shape)",
           "value[::-1].reshape(shape)", "branch"),
-    Fault("a branch leaves its bias along the last axis", _Cutter._become_bias, '1 if node.op == "Conv" else -1', "-1",
-          "branch"),
+    Fault("a branch leaves its bias along the last axis", _Cutter._become_bias, "shape[form.channel_axis]",
+          "shape[-1]", "branch"),
 ]
 
 PLANS = [

@@ -130,7 +130,8 @@ def pointwise(s: Sketch) -> None:
     """Functions that keep zero and that do not, in front of sums over channels."""
     x = rows(s)
     for op in ("Sigmoid", "Relu"):
-        y = s.axes_op("ReduceSum", s.op(op, x), [2])
+        y = s.op("Identity", s.op("Cast", s.op(op, x), to=TensorProto.FLOAT))
+        y = s.axes_op("ReduceSum", y, [2])
         s.outputs.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, [None] * 3))
         x = s.linear(x, 6, 6)
     y = s.op("Max", s.op("Clip", x, s.const(0.2), s.const(3.0)), x)

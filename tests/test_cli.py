@@ -280,13 +280,13 @@ def test_compensation_is_applied_and_applied_again(tmp_path: Path) -> None:
     with np.load(ROOT / "fixtures/calib.npz") as data:
         np.savez(calib, image=data["image"][:64])
     options = ("--calib", calib, "-o", tmp_path / "out.onnx", "--json", tmp_path / "report.json")
-    hwpass("run", CNN, "--target", "mobile-cpu", "--macs", "0.6x", "--plan", tmp_path / "plan.json", *options)
+    hwpass("run", RESNET, "--target", "mobile-cpu", "--macs", "0.85x", "--plan", tmp_path / "plan.json", *options)
     mended = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [step["name"] for step in mended["passes"]].count("compensate") == 1
     first = (tmp_path / "out.onnx").read_bytes()
-    hwpass("apply", tmp_path / "plan.json", CNN, *options)
+    hwpass("apply", tmp_path / "plan.json", RESNET, *options)
     assert (tmp_path / "out.onnx").read_bytes() == first
-    hwpass("apply", tmp_path / "plan.json", CNN, "--compensate", "off", *options)
+    hwpass("apply", tmp_path / "plan.json", RESNET, "--compensate", "off", *options)
     plain = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     errors = [r["verdicts"]["fidelity"]["outputs"]["logits"]["rel_l2"] for r in (mended, plain)]
     assert errors[0] < errors[1]

@@ -88,10 +88,11 @@ def test_options_in_the_readme_exist() -> None:
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
-    (tmp_path / "model.onnx").symlink_to(ROOT / "fixtures/cnn.onnx")
     some_images(tmp_path / "inputs.npz")
     monkeypatch.chdir(tmp_path)
-    for block in blocks:
+    for block, name in zip(blocks, ("cnn", "resnet_se"), strict=True):
+        (tmp_path / "model.onnx").unlink(missing_ok=True)
+        (tmp_path / "model.onnx").symlink_to(ROOT / f"fixtures/{name}.onnx")
         exec(compile(block, "README.md", "exec"), {})
         assert (tmp_path / "small.onnx").is_file()
         (tmp_path / "small.onnx").unlink()

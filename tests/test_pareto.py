@@ -58,7 +58,7 @@ def test_the_dense_model_is_studied_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
         monkeypatch.setattr(study.Study, name, counted)
     # A generator of feeds, which can be gone through only once.
     feeds = ({"image": image} for image in images(32))
-    report = hwpass.sweep(CNN, "server-cpu", points=[0.5, 0.8, 0.65], calib=feeds, output=tmp_path / "models")
+    report = hwpass.sweep(RESNET, "server-cpu", points=[0.5, 0.8, 0.65], calib=feeds, output=tmp_path / "models")
     assert calls == {"of": 1, "retaken": 0}
     assert [p.asked for p in report.points] == ["1x", "0.8x", "0.65x", "0.5x"]
     for point in report.points[1:]:
@@ -67,10 +67,10 @@ def test_the_dense_model_is_studied_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert point.ratio is not None
         assert point.ratio.latency is not None
         assert point.ratio.latency <= float(point.asked.removesuffix("x"))
-        assert point.file == str(tmp_path / "models" / f"cnn-latency-{point.asked}.onnx")
+        assert point.file == str(tmp_path / "models" / f"resnet_se-latency-{point.asked}.onnx")
         onnx.checker.check_model(point.file, full_check=True)
     # A point is what a run of its own gives.
-    alone = hwpass.run(CNN, "server-cpu", latency=0.65, calib={"image": images(32)})
+    alone = hwpass.run(RESNET, "server-cpu", latency=0.65, calib={"image": images(32)})
     alone.save(tmp_path / "alone.onnx")
     assert (tmp_path / "alone.onnx").read_bytes() == Path(str(report.points[2].file)).read_bytes()
     assert report.points[2].costs == alone.report.after
