@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[import-untyped]
+from google.protobuf.internal.encoder import _VarintBytes
 from onnx import ModelProto, TensorProto
 
 from hwpass.proto.exporting import LARGE, large
