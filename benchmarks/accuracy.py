@@ -177,7 +177,9 @@ class Study:
         key = {"network": network.stem, "model": digest(network), "kind": "prediction", "method": name}
         if not self.asked([0.5], **key):
             return
-        options = {} if calibration else {"score": "l2", "compensate": "off"}  # random weights: only the plan matters
+        options: dict[str, Any] = {}
+        if not calibration:  # random weights: only the plan matters
+            options = {"score": "l2", "compensate": "off"}
         result = hwpass.run(network, self.target, latency=0.5, calib=calibration, **options)
         timing = self.clock.finals(network, [result.model.proto()])[0]
         ratio = result.report.ratio

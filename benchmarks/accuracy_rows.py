@@ -171,8 +171,8 @@ def _bars(rows: Sequence[Row]) -> str:
         if plain and (ours.get("accuracy") or 0.0) <= (plain.get("accuracy") or 0.0):
             said.append(f"- {ours['network']} at {ours['point']:g}x: without data not above plain l2")
     for r in (r for r in rows if r["kind"] == "tuned" and r.get("accuracy") is not None):
-        ours = _pick(found, method="hwpass", network=r["network"], point=r["point"])
-        if ours and ours.get("accuracy") is not None and ours["accuracy"] < r["accuracy"] - 0.005:
+        own = _pick(found, method="hwpass", network=r["network"], point=r["point"])
+        if own and own.get("accuracy") is not None and own["accuracy"] < r["accuracy"] - 0.005:
             said.append(f"- {r['network']} at {r['point']:g}x: more than 0.5 point below the tuned Torch-Pruning L2")
     said += [f"- {r['network']}: predicted {r['predicted']:.3f}, measured {r['latency']:.3f}"
              for r in rows if r["kind"] == "prediction" and not within_prediction(r)]  # fmt: skip

@@ -60,6 +60,7 @@ def worker(path: str) -> dict[str, float]:
     exactness = result.report.verdicts.exactness
     assert exactness is not None
     assert exactness.passed
+    assert exactness.max_rel is not None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = time.perf_counter() - start
     return {"peak": peak, "seconds": seconds, "exact": exactness.max_rel, "macs": result.report.ratio.macs or 0.0}

@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ class Transformer:
         self.weights.append(numpy_helper.from_array(np.asarray(values, np.int64), name))
         return name
 
-    def op(self, op: str, *inputs: str, **attributes: object) -> str:
+    def op(self, op: str, *inputs: str, **attributes: Any) -> str:
         """A node of one output."""
         output = f"{op.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))

@@ -34,14 +34,14 @@ FORMS = ("qdq", "qoperator", "dynamic")
 def quantise(source: Path, target: Path, form: str) -> None:
     """Quantise a float model on four random inputs."""
     import onnx
-    from onnxruntime.quantization import (  # type: ignore[import-untyped]
+    from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
         QuantType,
         quantize_dynamic,
         quantize_static,
     )
-    from onnxruntime.quantization.shape_inference import quant_pre_process  # type: ignore[import-untyped]
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from hwpass.runtime.dimensions import dimension_values
     from hwpass.runtime.inputs import input_specs, make_inputs

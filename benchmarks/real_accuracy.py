@@ -72,7 +72,7 @@ class Hwpass:
             attempt = self._job.attempt(hwpass.PassManager.parse(f"prune-channels{{{options}}}{rest}"))
         except hwpass.HwpassError as error:
             raise Refusal(f"hwpass: {error}") from error
-        report = self._job.result(attempt).report
+        report = self._job.result(attempt, unproved=not rest).report
         exact = report.verdicts.exactness
         facts = {"predicted": report.ratio.latency, "macs": report.ratio.macs, "exactness": exact and exact.max_rel,
                  "seconds": round(sum(step.seconds for step in report.passes), 1)}  # fmt: skip
@@ -159,7 +159,8 @@ def say(text: str) -> None:
 
 def tables(rows: Sequence[Row]) -> str:
     """A table of all tasks, and why points are not met."""
-    lines, reasons = [], {}
+    lines: list[list[str]] = []
+    reasons: dict[str, list[str]] = {}
     for name, method in dict.fromkeys((r["network"], r["method"]) for r in rows):
         own = {r["point"]: r for r in rows if r["network"] == name and r["method"] == method}
         first = next(iter(own.values()))

@@ -68,7 +68,8 @@ def _lines(count: int, seed: int, texts: tuple[str, ...]) -> list[Line]:
 def _width(line: Line) -> int:
     """The recognisers' input width: 320, or what the line needs, in steps of 32."""
     height, width = line.picture.shape[:2]
-    return max(320, -(-48 * width // (32 * height)) * 32)
+    needed: int = -(-48 * width // (32 * height)) * 32
+    return max(320, needed)
 
 
 def recogniser(name: str, path: Path) -> Task:

@@ -80,8 +80,8 @@ def _draw(text: str, face: Path, rng: np.random.Generator) -> Picture:
     image = image.rotate(float(rng.uniform(-2, 2)), Image.Resampling.BICUBIC, expand=True, fillcolor=shade)
     image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.5))))
     grey = np.asarray(image, np.float32)
-    grey = grey + rng.normal(0, rng.uniform(0, 16), grey.shape)
-    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    noisy = grey + rng.normal(0, rng.uniform(0, 16), grey.shape)
+    return np.repeat(np.clip(noisy, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def normalised(picture: Picture, height: int, width: int) -> NDArray[np.float32]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from latency_search import Pruned, Refusal
 
 import hwpass
 from hwpass.data.segments import Segments
-from hwpass.manager import PassManager
+from hwpass.manager import Pass, PassManager
+from hwpass.options import RunOptions
 from hwpass.surgery import compensation
 from hwpass.workflows.job import Attempt, Job
 from hwpass.workflows.steps import PREPARE, amends, prune_step, verify_step
@@ -41,21 +42,24 @@ class Hwpass:
 
     def final(self, setting: float) -> Pruned:
         """With the compensation, and proved exact."""
-        amend = amends(self.compensation, self.calibration, self.options.get("score", "auto"))
-        return self._run(setting, amend, verify_step())
+        asked = self._asked()
+        return self._run(setting, *amends(asked), verify_step(asked))
 
-    def _run(self, setting: float, *further: str) -> Pruned:
+    def _asked(self) -> RunOptions:
+        return RunOptions(calib=self.calibration, compensate=self.compensation, **self.options)
+
+    def _run(self, setting: float, *further: Pass) -> Pruned:
         share = f"{1 - setting:.4f}x"
         study = job(self.network, self.target, self.calibration)
         try:
             with self.without():
-                step = prune_step({self.budget: share}, **self.options)
+                step = prune_step(self._asked(), {self.budget: share})
                 made = chosen(self.network, self.target, self.calibration, step)
-                for text in further:
-                    made = study.further(made, PassManager.parse(text))
+                if further:
+                    made = study.further(_alone(made), PassManager(further))
         except hwpass.HwpassError as error:
             raise Refusal(f"hwpass: {error}") from error
-        ratio = study.result(made).report.ratio
+        ratio = study.result(made, unproved=not further).report.ratio
         return Pruned(made.model.proto(), {"asked": share, "predicted": ratio.latency, "macs": ratio.macs})
 
 
@@ -68,9 +72,16 @@ def job(network: Path, target: str, calibration: Path | None) -> Job:
 
 
 @lru_cache(maxsize=64)
-def chosen(network: Path, target: str, calibration: Path | None, step: str) -> Attempt:
+def chosen(network: Path, target: str, calibration: Path | None, step: Pass) -> Attempt:
     """The network after a pruning step: what a final starts from is what its draft was."""
-    return job(network, target, calibration).attempt(PassManager.parse(step))
+    return job(network, target, calibration).attempt(PassManager([step]))
+
+
+def _alone(made: Attempt) -> Attempt:
+    """The same attempt, with findings of its own: several variants go on from one."""
+    findings = made.context.findings
+    own = replace(findings, stages=list(findings.stages), gains=list(findings.gains))
+    return replace(made, context=replace(made.context, findings=own, warnings=list(made.context.warnings)))
 
 
 def methods(network: Path, target: str, calibration: Path) -> dict[str, Hwpass]:
@@ -152,7 +163,7 @@ class Cut(AbstractContextManager["Cut"]):
         """Whether a tensor is known at the cursor."""
         return self.dense.live(name)
 
-    def value(self, name: str) -> list[np.ndarray]:
+    def value(self, name: str) -> Sequence[np.ndarray]:
         """A tensor of the original without the indices that were removed."""
         values = self.dense.value(name)
         axes = self.worker.coupling.build.tensors[name].axes

@@ -80,10 +80,11 @@ def reasons(coupling: Any) -> list[tuple[float, str]]:
     work = cost.work(cost.dense)
     macs = {k.nodes[0].name: float(m) for k, m in zip(cost.kernels.kernels, work.macs[0], strict=True)}
     total = sum(macs.values()) or 1.0
-    held: Counter[str] = Counter()
+    held: dict[str, float] = {}
     for node, reason in frozen_layers(coupling):
-        held[reason] += macs.get(node, 0.0) / total
-    return [(round(share, 4), reason) for reason, share in held.most_common(5)]
+        held[reason] = held.get(reason, 0.0) + macs.get(node, 0.0) / total
+    largest = sorted(held.items(), key=lambda item: item[1], reverse=True)[:5]
+    return [(round(share, 4), reason) for reason, share in largest]
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def worker(path: Path, kind: str) -> dict[str, Any]:
     """One kind on one file: what became of it, or the step that failed and what it said."""
     import onnx
     import onnxsim
-    from faster import macs
+    from common import macs
     from onnxsim.pruning import apply_structured_pruning
 
     from hwpass.runtime.sessions import open_session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hwpass.errors import UsageError
 from hwpass.figures import brief, counted
 from hwpass.model.model import Model
 from hwpass.planning.plan import Plan
@@ -51,5 +52,6 @@ class Context(Settings):
 
     def metric_before(self, spec: str | TaskMetric) -> float:
         """The metric of the original, measured once for all runs on it. Raises UsageError."""
-        assert self.original is not None
+        if self.original is None:
+            raise UsageError("a metric needs the original model in the context")
         return metric_before(spec, self.original, self.shared.metrics, self.threads)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 from hwpass.context import Context
 from hwpass.errors import UsageError

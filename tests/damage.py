@@ -64,18 +64,20 @@ def _graph(model: ModelProto, r: random.Random) -> GraphProto:
 
 
 def _node(model: ModelProto, r: random.Random) -> onnx.NodeProto:
-    return r.choice(list(_graph(model, r).node))
+    nodes: list[onnx.NodeProto] = list(_graph(model, r).node)
+    return r.choice(nodes)
 
 
 def _tensor(model: ModelProto, r: random.Random) -> TensorProto:
-    tensors = [t for graph in _graphs(model) for t in graph.initializer]
+    tensors: list[TensorProto] = [t for graph in _graphs(model) for t in graph.initializer]
     tensors += [a.t for g in _graphs(model) for n in g.node for a in n.attribute if a.type == AttributeProto.TENSOR]
     return r.choice(tensors)
 
 
 def _value(model: ModelProto, r: random.Random) -> onnx.ValueInfoProto:
     graph = _graph(model, r)
-    return r.choice([*graph.input, *graph.output])
+    values: list[onnx.ValueInfoProto] = [*graph.input, *graph.output]
+    return r.choice(values)
 
 
 def _pop(items: object, r: random.Random) -> None:

@@ -214,7 +214,9 @@ def cut(m: Maker, x: Value, r: random.Random) -> Value | None:
         if not left:
             return None
         dims[axis] = Dim(left)
-        starts.append(start), ends.append(end), steps.append(step)
+        starts.append(start)
+        ends.append(end)
+        steps.append(step)
     s, where = m.sketch, [a if r.random() < 0.5 else a - x.rank for a in axes]
     dtype = np.int32 if r.random() < 0.3 else np.int64
     extra = [s.const(steps, dtype)] if any(step != 1 for step in steps) or r.random() < 0.3 else []

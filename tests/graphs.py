@@ -132,7 +132,8 @@ class Maker:
 
     def reshape(self, value: Value, dims: tuple[Dim, ...], r: random.Random) -> Value | None:
         """Reshape: the target is plain numbers, 0 and -1, or computed from the shape of the input."""
-        s, target = self.sketch, []
+        s = self.sketch
+        target: list[int] = []
         inferred = [i for i, d in enumerate(dims) if not d.fixed]
         copies = [i for i in inferred if i < value.rank and value.dims[i] == dims[i]]
         style = r.random()

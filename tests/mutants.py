@@ -127,8 +127,8 @@ def watched(name: str, rule: Rule, facts: set[str], broken: str | None = None) -
         try:
             outputs = couple(node, watch)  # type: ignore[arg-type]
         except Freeze as freeze:
-            place = traceback.extract_tb(freeze.__traceback__)[-1]
-            LINES.add((Path(place.filename).name, place.lineno or 0))
+            refused = traceback.extract_tb(freeze.__traceback__)[-1]
+            LINES.add((Path(refused.filename).name, refused.lineno or 0))
             if watch.breaks(f"refusal: {_words(str(freeze))}"):
                 return build.inferred(node)
             raise

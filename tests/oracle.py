@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from hwpass.coupling.branches import branches
@@ -131,10 +131,10 @@ def check(
     worst = 0.0
     for feed, one, other in zip(feeds, wanted, given, strict=True):
         for place, (a, b) in enumerate(zip(one, other, strict=True)):
-            error = difference(a, b)
-            if not error <= TOLERANCE and not error <= ROUNDING * _sensitivity(twin, feed, place):
-                raise Inexact(f"output {place} differs by {error:.3g} of its magnitude")
-            worst = max(worst, error)
+            apart = difference(a, b)
+            if not apart <= TOLERANCE and not apart <= ROUNDING * _sensitivity(twin, feed, place):
+                raise Inexact(f"output {place} differs by {apart:.3g} of its magnitude")
+            worst = max(worst, apart)
     return Outcome(coupling, surgery, removed, worst)
 
 

@@ -17,7 +17,8 @@ Array = NDArray[Any]
 def random_weight(rng: np.random.Generator, shape: Sequence[int], fan: int | None = None) -> Array:
     """Normal weights of variance 1 / fan, so that activations keep their size through a deep graph."""
     fan = fan or max(1, int(np.prod(shape[1:], dtype=np.int64)))
-    return (rng.standard_normal(tuple(shape)) / np.sqrt(fan)).astype(np.float32)
+    weight: Array = (rng.standard_normal(tuple(shape)) / np.sqrt(fan)).astype(np.float32)
+    return weight
 
 
 class Sketch:
@@ -37,7 +38,7 @@ class Sketch:
         self._names += 1
         return f"{stem.lower()}{self._names}"
 
-    def input(self, shape: Sequence[int | str] | None, name: str = "", dtype: int = TensorProto.FLOAT) -> str:
+    def input(self, shape: Sequence[int | str | None] | None, name: str = "", dtype: int = TensorProto.FLOAT) -> str:
         """An input of the model; text in the shape names a dynamic dimension."""
         name = name or self.name("x")
         self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))

@@ -276,9 +276,8 @@ def decided(s: Sketch) -> None:
     ]
     entries = [("i", TensorProto.INT64, []), ("more", TensorProto.BOOL, []), ("state", TensorProto.FLOAT, [1, 5])]
     results = [("again", TensorProto.BOOL, []), ("next", TensorProto.FLOAT, [1, 5])]
-    loop = helper.make_graph(
-        nodes, "loop", *([helper.make_tensor_value_info(*e) for e in part] for part in (entries, results))
-    )
+    inputs, outputs = ([helper.make_tensor_value_info(*e) for e in part] for part in (entries, results))
+    loop = helper.make_graph(nodes, "loop", inputs, outputs)
     s.initialisers.append(_named("step", s.rng.standard_normal((5, 5)).astype(np.float32)))
     z = s.op("Loop", s.const(3), s.const(True), s.linear(y, 40, 5), body=loop)
     out(s, s.op("Relu", s.linear(z, 5, 8)), 8, 2)

@@ -52,7 +52,7 @@ def _branches() -> ModelProto:
         helper.make_node("Greater", ["m", "zero"], ["flag"]),
         helper.make_node("If", ["flag"], ["y"], name="choice", then_branch=branch("yes"), else_branch=branch("no")),
     ]
-    zero = numpy_helper.from_array(np.float32(0), "zero")
+    zero = numpy_helper.from_array(np.array(0, np.float32), "zero")
     graph = helper.make_graph(
         nodes, "branches", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 6, 6])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, 6, 6])], [tensor("w1", 8, 3, 3, 3), zero],

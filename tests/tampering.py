@@ -46,7 +46,8 @@ def weight(model: onnx.ModelProto, rank: int, number: int = 0) -> TensorProto:
     """A weight of floating point by its rank, in the file's order; the largest rank there is for -1."""
     floats = [t for t in model.graph.initializer if t.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)]
     rank = max(len(t.dims) for t in floats) if rank < 0 else rank
-    return [t for t in floats if len(t.dims) == rank][number]
+    found: TensorProto = [t for t in floats if len(t.dims) == rank][number]
+    return found
 
 
 def change(tensor: TensorProto, how: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
@@ -57,7 +58,8 @@ def change(tensor: TensorProto, how: Callable[[NDArray[Any]], NDArray[Any]]) -> 
 
 def node(model: onnx.ModelProto, op: str) -> onnx.NodeProto:
     """The first node of an operator."""
-    return next(n for n in model.graph.node if n.op_type == op)
+    found: onnx.NodeProto = next(n for n in model.graph.node if n.op_type == op)
+    return found
 
 
 # --- weights
@@ -198,7 +200,7 @@ def a_node_is_added(model: onnx.ModelProto, plan: Plan) -> None:
     output = model.graph.output[0].name
     last = next(n for n in model.graph.node if output in n.output)
     last.output[0] = "before"
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(1.001), "factor"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1.001, np.float32), "factor"))
     model.graph.node.append(helper.make_node("Mul", ["before", "factor"], [output], name="more"))
 
 

@@ -14,6 +14,7 @@ def test_half_of_the_macs_exactly(name: str) -> None:
     report = hwpass.run(load(name), "server-cpu", macs=0.5, score="l2").report
     assert report.verdicts.exactness is not None
     assert report.verdicts.exactness.passed
+    assert report.ratio.macs is not None
     assert 0.45 <= report.ratio.macs <= 0.5
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwpass.coupling.groups import solve
+from hwpass.coupling.components import solve
 from hwpass.ops.axes import FROZEN, Axis, Factor, Mismatch, Relations, axis_size, opaque, with_zero
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto as T
 from onnx import helper
@@ -90,6 +91,6 @@ def test_processor_time_leaves_waiting_out(monkeypatch: pytest.MonkeyPatch) -> N
         def run(self, *_: object) -> None:
             time.sleep(0.03)
 
-    monkeypatch.setattr(bench_worker.ort, "InferenceSession", lambda *_, **__: Sleeper())
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: Sleeper())
     assert min(bench_worker.measure("m.onnx", {}, 2, 1)) >= 30
     assert max(bench_worker.measure("m.onnx", {}, 2, 1, "cpu")) < 30

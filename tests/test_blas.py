@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scipy.linalg import cho_factor
 from sketch import Sketch
 from threadpoolctl import threadpool_info
 
@@ -21,7 +22,8 @@ from hwpass.surgery.least_squares import fit
 
 def most() -> int:
     """The most threads that any BLAS would take now."""
-    return max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+    found: int = max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+    return found
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,10 @@ def test_a_fit_takes_threads_where_it_is_large(
     depth: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    factor = regress.cho_factor
 
     def watched(*arguments: object, **options: object) -> object:
         seen.append(most())
-        return factor(*arguments, **options)
+        return cho_factor(*arguments, **options)
 
     monkeypatch.setattr(regress, "cho_factor", watched)
     monkeypatch.setattr(regress, "LAMBDAS", regress.LAMBDAS[:3])

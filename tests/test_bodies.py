@@ -23,7 +23,8 @@ RNG = np.random.default_rng(0)
 
 
 def weight(*shape: int) -> np.ndarray:
-    return (RNG.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    made: np.ndarray = (RNG.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    return made
 
 
 def out(name: str, shape: list[int | str] | None = None, kind: int = T.FLOAT) -> onnx.ValueInfoProto:
@@ -96,7 +97,9 @@ KINDS = ("If", "nested If", "Loop", "Scan")
 def test_layers_in_bodies_prune_under_default_options(kind: str, data: bool) -> None:
     calib = {"x": np.random.default_rng(1).standard_normal((12, 3, 6, 6)).astype(np.float32)} if data else None
     result = hwpass.run(model(kind), target="server-cpu", macs=0.6, align=1, calib=calib)
+    assert result.report.verdicts.exactness is not None
     assert result.report.verdicts.exactness.passed
+    assert result.report.ratio.macs is not None
     assert result.report.ratio.macs <= 0.6
 
 
@@ -104,6 +107,7 @@ def test_layers_in_bodies_prune_under_default_options(kind: str, data: bool) -> 
 def test_layers_in_bodies_prune_by_activations(kind: str) -> None:
     calib = {"x": np.random.default_rng(1).standard_normal((6, 3, 6, 6)).astype(np.float32)}
     result = hwpass.run(model(kind), target="server-cpu", macs=0.6, align=1, calib=calib, score="activation")
+    assert result.report.verdicts.exactness is not None
     assert result.report.verdicts.exactness.passed
 
 

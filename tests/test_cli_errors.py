@@ -54,7 +54,7 @@ def network(weight: np.ndarray | None) -> Callable[[Path], object]:
     """A model of one product whose outputs are the model's, or (without a weight) of a Relu."""
 
     def make(folder: Path) -> None:
-        shape = ["N", 8]
+        shape: list[str | int] = ["N", 8]
         x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
         if weight is None:
             nodes, weights = [helper.make_node("Relu", ["x"], ["y"], "relu")], []

@@ -28,7 +28,8 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return np.load(FIXTURES / "calib.npz")["image"][:256]
+    found: np.ndarray = np.load(FIXTURES / "calib.npz")["image"][:256]
+    return found
 
 
 def _agreement(model: hwpass.Model, images: np.ndarray) -> float:
@@ -203,5 +204,6 @@ def test_a_refit_stays_within_a_budget_of_size() -> None:
     s.output(s.op("Gemm", x, s.weight(16, 128)))
     data = rng.standard_normal((256, 6)).astype(np.float32)
     result = hwpass.run(s.model(), "mobile-cpu", size=0.7, align=1, calib={s.model().graph.input[0].name: data})
+    assert result.report.ratio.size is not None
     assert result.report.ratio.size <= 0.7
     assert any(p.changed for p in result.report.passes if p.name == "compensate")

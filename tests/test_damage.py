@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from damage import DAMAGES, SOUND, damaged
+from damage import DAMAGES, damaged
+from sound_models import SOUND
 
 import hwpass
 from hwpass.errors import HwpassError

@@ -108,5 +108,6 @@ def test_exit_statuses_in_the_readme_are_those_of_the_errors() -> None:
     from hwpass.errors import HwpassError
 
     listed = {int(status) for status in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
-    assert {cls.exit_code for cls in (HwpassError, *HwpassError.__subclasses__())} <= listed
+    errors: list[type[HwpassError]] = [HwpassError, *HwpassError.__subclasses__()]
+    assert {cls.exit_code for cls in errors} <= listed
     assert {0, 130} <= listed

@@ -79,7 +79,7 @@ def looping(trips: int) -> onnx.ModelProto:
     s = Sketch()
     value = helper.make_tensor_value_info
     nodes = [helper.make_node("Mul", ["state", "half"], ["next"]), helper.make_node("Identity", ["go"], ["on"])]
-    half = onnx.numpy_helper.from_array(np.float32(0.5), "half")
+    half = onnx.numpy_helper.from_array(np.array(0.5, np.float32), "half")
     body = helper.make_graph(
         nodes, "body", [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []),
                         value("state", TensorProto.FLOAT, [])],

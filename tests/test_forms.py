@@ -21,8 +21,9 @@ def test_bodies_may_use_one_name_for_different_tensors(tmp_path: Path) -> None:
     def branch(tag: str, inner: bool) -> GraphProto:
         nodes = [N("Conv", ["r", "w"], ["h"], name=f"conv_{tag}"), N("Add", ["h", "k"], ["g"])]
         if inner:
-            deeper = [helper.make_graph([N("Mul", ["g", "k2"], ["o"])], f"{tag}{n}", [], [vi("o", None)],
-                                        [numpy_helper.from_array(np.float32(n), "k2")]) for n in (2, 3)]  # fmt: skip
+            factors = [numpy_helper.from_array(np.array(n, np.float32), "k2") for n in (2, 3)]
+            deeper = [helper.make_graph([N("Mul", ["g", "k2"], ["o"])], f"{tag}{n}", [], [vi("o", None)], [factor])
+                      for n, factor in zip((2, 3), factors, strict=True)]  # fmt: skip
             nodes.append(N("If", ["flag"], ["q"], then_branch=deeper[0], else_branch=deeper[1]))
         else:
             nodes.append(N("Neg", ["g"], ["q"]))
@@ -32,7 +33,7 @@ def test_bodies_may_use_one_name_for_different_tensors(tmp_path: Path) -> None:
     nodes, weights = layers()
     choice = N("If", ["flag"], ["y"], then_branch=branch("yes", True), else_branch=branch("no", False))
     nodes[2:] = [N("ReduceMean", ["x"], ["m"], keepdims=0), N("Greater", ["m", "zero"], ["flag"]), choice]
-    proto = model(nodes, [weights[0], numpy_helper.from_array(np.float32(0), "zero")])
+    proto = model(nodes, [weights[0], numpy_helper.from_array(np.array(0, np.float32), "zero")])
     x = np.random.default_rng(1).standard_normal((2, 3, 6, 6)).astype(np.float32)
     for shift in (-1, 1):
         kept(proto, tmp_path, {"x": x + np.float32(shift)})
@@ -57,7 +58,7 @@ def test_a_body_input_may_have_the_name_of_another_bodys(tmp_path: Path) -> None
 
     nodes = [N("Neg", ["x"], ["a"]), loop("a", "Exp"), N("Relu", ["a_out"], ["b"]), loop("b", "Tanh"),
              N("Identity", ["b_out"], ["y"])]  # fmt: skip
-    kept(model(nodes, [numpy_helper.from_array(np.int64(2), "trips")], outputs=[vi("y")]), tmp_path)
+    kept(model(nodes, [numpy_helper.from_array(np.array(2, np.int64), "trips")], outputs=[vi("y")]), tmp_path)
 
 
 def test_ir_3_lists_its_weights_among_the_inputs(tmp_path: Path) -> None:

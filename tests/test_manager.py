@@ -40,7 +40,9 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 def options() -> st.SearchStrategy[Pass]:
     """Any registered pass with any options that make sense."""
     return st.one_of([
-        st.builds(cls, **{f.name: SPECIAL.get(f.name, KINDS[str(f.type)]) for f in dataclasses.fields(cls)})
+        st.builds(cls, **{
+            f.name: SPECIAL[f.name] if f.name in SPECIAL else KINDS[str(f.type)] for f in dataclasses.fields(cls)
+        })
         for cls in passes().values()
     ])  # fmt: skip
 
@@ -239,7 +241,8 @@ class Break(Pass):
 
 
 def test_a_run_leaves_the_given_model_and_keeps_records() -> None:
-    given_, said = model(), []
+    given_ = model()
+    said: list[str] = []
     manager = PassManager([Rename(), Rename()])
     context = Context(progress=said.append)
     result = manager.run(given_, context)
@@ -255,6 +258,11 @@ def test_a_pass_that_breaks_the_graph_is_named() -> None:
     with pytest.raises(HwpassError, match=r"pass break-for-a-test left Relu .* reading nowhere"):
         PassManager([Break()]).run(model())
     assert PassManager([Break()], check=False).run(model()).nodes[-1].inputs[0].name == "nowhere"
+
+
+def test_a_metric_without_an_original_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^a metric needs the original model in the context$"):
+        Context().metric_before("json:loads")
 
 
 def test_warnings_are_said_once() -> None:

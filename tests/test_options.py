@@ -28,7 +28,8 @@ def network(width: int = 32) -> bytes:
     s.output(s.op("Gemm", x, s.weight(width, 4)))
     model = s.model()
     model.graph.node[0].name = "first|layer"
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 @pytest.fixture

@@ -57,7 +57,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = s.input(["N", 12])
     s.output(s.linear(s.op("Relu", s.linear(x, 12, 24)), 24, 4))
     onnx.save(s.model(), folder / "m.onnx")
-    np.savez(folder / "data.npz", **{x: np.random.default_rng(0).random((32, 12), np.float32)})
+    arrays: dict[str, Any] = {x: np.random.default_rng(0).random((32, 12), np.float32)}
+    np.savez(folder / "data.npz", **arrays)
     (folder / "t.toml").write_text(TARGET, encoding="utf-8")
     result = hwpass.run(folder / "m.onnx", "mobile-cpu", macs=0.7, score="l2", compensate="off")
     assert result.plan is not None
@@ -124,12 +125,17 @@ def prepared(files: Path) -> hwpass.Model:
     return PassManager.parse(plan.prepare).run(hwpass.load(files / "m.onnx"), Context())
 
 
+def stored(path: Any, result: hwpass.Result) -> None:
+    os.mkdir(path)
+    result.model.store(path)
+
+
 WRITES: dict[str, tuple[str, Callable[[Any, hwpass.Result, Path], object]]] = {
     "Result.save": ("o.onnx", lambda path, result, files: result.save(path)),
     "Result.write": ("o.onnx", lambda path, result, files: result.write(path)),
     "Model.save": ("o.onnx", lambda path, result, files: result.model.save(path)),
     "Model.write": ("o.onnx", lambda path, result, files: result.model.write(path)),
-    "Model.store": ("store", lambda path, result, files: (os.mkdir(path), result.model.store(path))),
+    "Model.store": ("store", lambda path, result, files: stored(path, result)),
     "write_text": ("o.json", lambda path, result, files: write_text(path, "{}")),
     "sweep": ("models", lambda path, result, files: swept(files / "m.onnx", "mobile-cpu", output=path)),
 }
@@ -274,4 +280,4 @@ def test_threads_on_the_command_line_have_the_same_bound(files: Path) -> None:
 
 def test_numbers_of_numpy_are_numbers_of_threads(files: Path) -> None:
     assert json.loads(hwpass.run(files / "m.onnx", "mobile-cpu", macs=0.7, score="l2", compensate="off",
-                                 threads=np.int64(1)).report.to_json())  # type: ignore[arg-type]  # fmt: skip
+                                 threads=np.int64(1)).report.to_json())  # fmt: skip

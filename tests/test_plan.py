@@ -180,7 +180,7 @@ def test_a_plan_runs_nothing_but_preparation(
 
 
 def test_every_usual_preparation_may_stand_in_a_plan() -> None:
-    for text in (PREPARE, "", "fold{limit=4}"):
+    for text in (",".join(map(str, PREPARE)), "", "fold{limit=4}"):
         assert preparation(Plan.from_json(whole(prepare=text))) == list(PassManager.parse(text).steps)
 
 

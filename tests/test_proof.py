@@ -202,7 +202,8 @@ def test_large_columns_do_not_cover_small_ones() -> None:
     wanted = np.concatenate([boxes, scores], axis=2).astype(np.float32)
     off = wanted.copy()
     off[..., 4:] += 0.08
-    for turn in (lambda a: a, lambda a: np.swapaxes(a, 1, 2)):
+    turns: tuple[Callable[[np.ndarray], np.ndarray], ...] = (lambda a: a, lambda a: np.swapaxes(a, 1, 2))
+    for turn in turns:
         assert compare_arrays("y", turn(wanted), turn(off)).needed > 1e-3
         rounded = turn(wanted) * np.float32(1 + 1e-6)
         assert compare_arrays("y", turn(wanted), rounded).needed < 1e-5

@@ -175,7 +175,7 @@ def test_a_mask_is_known_by_its_use() -> None:
     model = build(
         nodes,
         {"x": (T.FLOAT, ["batch", "seq", 4]), "valid": (T.INT64, ["batch", "seq"])},
-        {"last": np.array([-1]), "low": np.float32(-9)},
+        {"last": np.array([-1]), "low": np.array(-9, np.float32)},
     )
     for feed in feeds_of(model):
         assert set(np.unique(feed["valid"])) <= {0, 1}
@@ -206,7 +206,7 @@ def test_a_number_that_the_model_asks_for_is_given_and_another() -> None:
     model = build(
         nodes,
         {"x": (T.FLOAT, ["n", 4]), "sr": (T.INT64, [])},
-        {"rate": np.array(16000), "zero": np.float32(0)},
+        {"rate": np.array(16000), "zero": np.array(0, np.float32)},
     )
     rates = [int(feed["sr"]) for feed in feeds_of(model)]
     assert 16000 in rates
@@ -265,7 +265,7 @@ def test_the_outputs_of_the_original_come_with_the_feeds() -> None:
 def test_an_output_that_stays_constant_is_tried_to_be_moved() -> None:
     """Nothing under 4 passes; standard normal values and those of [0, 1] hardly get there."""
     nodes = [N("Sub", ["x", "four"], ["d"]), N("Relu", ["d"], ["y"])]
-    model = build(nodes, {"x": (T.FLOAT, [1, 10])}, {"four": np.float32(5)})
+    model = build(nodes, {"x": (T.FLOAT, [1, 10])}, {"four": np.array(5, np.float32)})
     made = proof_inputs(model, input_specs(model))
     assert variation(made.outputs)["y"] > 1e-3
 
@@ -313,6 +313,6 @@ def test_a_mask_is_known_behind_picked_positions() -> None:
         N("Where", ["picked", "x", "low"], ["y"]),
     ]
     model = build(
-        nodes, {"x": (T.FLOAT, [2, 6]), "a": (T.INT64, [2, 6])}, {"places": places, "low": np.float32(-9)}
+        nodes, {"x": (T.FLOAT, [2, 6]), "a": (T.INT64, [2, 6])}, {"places": places, "low": np.array(-9, np.float32)}
     )
     assert set(values(feeds_of(model), "a").tolist()) == {0, 1}

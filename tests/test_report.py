@@ -63,7 +63,7 @@ def report(**changes: object) -> Report:
         "after": AFTER,
         "ratio": Ratios.of(BEFORE, AFTER),
         "verdicts": Verdicts(
-            exactness=ExactnessVerdict(passed=True, max_abs=1e-6, max_rel=2e-7),
+            exactness=ExactnessVerdict(passed=True, state="passed", max_abs=1e-6, max_rel=2e-7),
             fidelity=FidelityVerdict(passed=False, state="failed", outputs={"y": {"top1": 0.98, "cosine": 0.999}}),
             metric=MetricVerdict.of(MetricFound("a:b", 0.9, 0.89, 0.02)),
         ),
@@ -121,7 +121,8 @@ def test_the_json_schema_describes_what_is_written() -> None:
 
 
 def test_only_finite_figures_are_written() -> None:
-    failed = report(verdicts=Verdicts(exactness=ExactnessVerdict(passed=False, max_abs=math.inf, max_rel=math.nan)))
+    verdict = ExactnessVerdict(passed=False, state="failed", max_abs=math.inf, max_rel=math.nan)
+    failed = report(verdicts=Verdicts(exactness=verdict))
     assert json.loads(failed.to_json())["verdicts"]["exactness"] == {
         "passed": False,
         "state": "failed",

@@ -64,6 +64,14 @@ def test_the_coupled_model_stays_and_shares_what_is_whole() -> None:
     assert coupling.build.model.proto().SerializeToString(deterministic=True) == before
 
 
+def test_what_is_frozen_cannot_be_cut() -> None:
+    coupling = couple(Model.load(two_layers().model()))
+    keep = np.ones(int(coupling.component.max()) + 1, bool)
+    keep[0] = False
+    with pytest.raises(ValueError, match=r"^component 0 holds what must stay, and the choice removes it"):
+        prune(coupling, keep)
+
+
 def test_the_twin_has_zeros_where_channels_went() -> None:
     s = two_layers()
     coupling, surgery = cut(s)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hwpass.data import row_table
 from hwpass.data.row_table import RowTable, side_by_side
+from hwpass.runtime.array_files import Held
 
 
 @given(
@@ -40,5 +41,5 @@ def test_many_rows_lie_in_a_file_and_not_in_memory(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(row_table, "PORTION", 1 << 18)
     monkeypatch.setattr(row_table, "HELD", 1 << 18)
     table = RowTable(np.full((64, 2048), i, np.float32) for i in range(16))
-    held = sum(isinstance(portion, row_table.Held) for portion in table._portions)
+    held = sum(isinstance(portion, Held) for portion in table._portions)
     assert (held, len(table._portions)) == (1, 32)

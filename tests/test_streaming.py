@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,7 +47,7 @@ def test_same_bytes_twice_and_in_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int8, np.bool_, np.float64, "bfloat16"])
-def test_every_type_of_whole_bytes(dtype: object) -> None:
+def test_every_type_of_whole_bytes(dtype: Any) -> None:
     import ml_dtypes
 
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype

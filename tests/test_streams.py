@@ -158,6 +158,7 @@ def test_rotation_needs_fewer_channels() -> None:
     fidelity = result.report.verdicts.fidelity
     assert fidelity is not None
     (output,) = fidelity.outputs.values()
+    assert output["rel_l2"] is not None
     assert output["rel_l2"] < 1e-5
 
 

@@ -93,7 +93,9 @@ def test_values_that_are_not_tensors_keep_their_types(make: Callable[[], ModelPr
 
 @pytest.mark.parametrize("make", [sequences, maps])
 def test_channels_are_scored_where_an_output_is_no_tensor(make: Callable[[], ModelProto]) -> None:
-    assert hwpass.run(make(), "server-cpu", size=0.7, align=1).report.ratio.macs < 0.8
+    ratio = hwpass.run(make(), "server-cpu", size=0.7, align=1).report.ratio
+    assert ratio.macs is not None
+    assert ratio.macs < 0.8
 
 
 def test_a_loop_may_carry_a_sequence(tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_a_loop_may_carry_a_sequence(tmp_path: Path) -> None:
     body = helper.make_graph(steps, "body", [count, go, carried], [on, grown])
     nodes = [N("SequenceEmpty", [], ["none"], dtype=FLOAT), N("Loop", ["trips", "", "none"], ["all"], body=body),
              N("ConcatFromSequence", ["all"], ["y"], axis=0)]  # fmt: skip
-    trips = numpy_helper.from_array(np.int64(3), "trips")
+    trips = numpy_helper.from_array(np.array(3, np.int64), "trips")
     written = kept(model(nodes, [trips], outputs=[vi("y")]), tmp_path)
     (loop,) = (n for n in written.graph.node if n.op_type == "Loop")
     assert loop.attribute[0].g.input[2].type == carried.type
@@ -163,7 +165,7 @@ def test_weights_of_rare_types_keep_their_bits(dtype: Any, count: int, tmp_path:
 def test_weights_of_half_a_byte(dtype: Any, count: int, tmp_path: Path) -> None:
     values = (np.arange(count) % 7).astype(dtype)
     nodes = [N("DequantizeLinear", ["w", "s"], ["f"]), N("Add", ["x", "f"], ["y"])]
-    weights = [numpy_helper.from_array(values, "w"), numpy_helper.from_array(np.float32(0.1), "s")]
+    weights = [numpy_helper.from_array(values, "w"), numpy_helper.from_array(np.array(0.1, np.float32), "s")]
     proto = model(nodes, weights, [vi("x", ("N", count))], [vi("y", ("N", count))], 21, 10)
     written = kept(proto, tmp_path)
     assert written.graph.initializer[0] == proto.graph.initializer[0]
@@ -209,7 +211,7 @@ def test_inputs_and_outputs_in_every_relation(tmp_path: Path) -> None:
 
 def test_optional_inputs_and_outputs_may_be_left_out(tmp_path: Path) -> None:
     nodes = [N("Clip", ["x", "", "top"], ["c"]), N("Dropout", ["c", "", ""], ["d", ""]), N("Relu", ["d"], ["y"])]
-    kept(model(nodes, [numpy_helper.from_array(np.float32(0.5), "top")], outputs=[vi("y")]), tmp_path)
+    kept(model(nodes, [numpy_helper.from_array(np.array(0.5, np.float32), "top")], outputs=[vi("y")]), tmp_path)
 
 
 def test_empty_lists_of_attributes_keep_their_type(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_every_operator_set(opset: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("opset", "attributes"), [(7, {"spatial": 0}), (8, {"spatial": 0}), (15, {"training_mode": 1})]
 )
-def test_batch_norm_in_other_forms_is_left_alone(opset: int, attributes: dict[str, int]) -> None:
+def test_batch_norm_in_other_forms_is_left_alone(opset: int, attributes: dict[str, Any]) -> None:
     nodes, weights = layers()
     shape = (32, 6, 6) if "spatial" in attributes else (32,)
     weights += [numpy_helper.from_array(RNG.uniform(0.5, 1.5, shape).astype(np.float32), name) for name in "sbmv"]

@@ -15,7 +15,7 @@ import threading
 import time
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 WARM_UP_RUNS = 3
 WARM_UP_SECONDS = 0.1

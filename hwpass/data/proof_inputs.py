@@ -24,7 +24,7 @@ from hwpass.runtime.inputs import MAX_TOKEN, InputSpec, is_float
 from hwpass.runtime.sessions import Feed, ModelLike, open_session, release_memory, run_session
 
 if TYPE_CHECKING:
-    import onnxruntime as ort  # type: ignore[import-untyped]
+    import onnxruntime as ort
 
 Floats = Literal["normal", "unit", "bytes", "wide", "small"]
 

@@ -19,7 +19,7 @@ from hwpass.model.model import Model, bodies, quiet
 from hwpass.runtime.sessions import Feed, open_session, run_session
 
 #: Activations kept in memory; beyond this they go to a temporary folder.
-MEMORY_BYTES = 32 << 20
+MEMORY_BYTES = 16 << 20
 
 
 class Segments:

@@ -16,7 +16,7 @@ from hwpass.model.model import Model
 from hwpass.runtime.sessions import StoredModel
 
 if TYPE_CHECKING:
-    import onnxruntime as ort  # type: ignore[import-untyped]
+    import onnxruntime as ort
 
 
 class Outer:

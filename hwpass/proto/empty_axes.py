@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 
 def has_empty_axes(model: onnx.ModelProto) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 from onnx import AttributeProto, TensorProto, helper
 
 from hwpass.proto.exporting import Exporter, tensor_proto, value_info

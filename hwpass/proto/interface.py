@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 
 class Interface(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 
 def tensors_of(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import onnx
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 from hwpass.errors import InputError, option
 from hwpass.runtime.inputs import MAX_TOKEN, InputSpec, input_specs, make_inputs

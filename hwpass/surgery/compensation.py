@@ -40,7 +40,7 @@ ROW_BYTES = 192 << 20
 
 #: Samples that go through a few layers at once: as many as their activations leave room for, and no more than that.
 BATCH = 32
-BATCH_BYTES = 64 << 20
+BATCH_BYTES = 24 << 20
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,10 @@ class Surgery:
 def prune(coupling: Coupling, keep: Mask) -> Surgery:
     """Remove every component c with keep[c] False from a copy of the coupled model.
 
-    The graph that was coupled is left as it is. keep[0] (frozen) must be True.
+    The graph that was coupled is left as it is. Raises ValueError unless keep[0] (frozen) is True.
     """
-    assert keep[0]
+    if not keep[0]:
+        raise ValueError("component 0 holds what must stay, and the choice removes it: keep[0] has to be True")
     model = coupling.build.model.copy()
     cutter = _Cutter(coupling, keep, model)
     cutter.run()

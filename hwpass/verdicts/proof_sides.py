@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.model.model import Model

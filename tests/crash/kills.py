@@ -221,14 +221,14 @@ def refused(bench: Bench, what: str, limit: int | None = None, may_pass: bool = 
 
 
 @contextlib.contextmanager
-def mounted(folder: Path, kilobytes: int) -> Iterator[Callable[[], None]]:
+def mounted(folder: Path, kilobytes: int) -> Iterator[Callable[[], object]]:
     """A small file system of its own on a folder; what is given makes it read-only. Raises OSError where it cannot."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=755", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         raise OSError(done.stderr.decode().strip())
     try:
-        yield lambda: subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True) and None
+        yield lambda: subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 

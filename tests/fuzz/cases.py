@@ -42,6 +42,9 @@ class Case:
     stdin: bytes = b""
 
 
+#: The passes before a plan, as text.
+PREPARATION = ",".join(map(str, PREPARE))
+
 KINDS: dict[str, tuple[int, Callable[[int, random.Random], Case]]] = {}
 
 
@@ -87,7 +90,7 @@ def plan() -> dict[str, Any]:
     """A plan of `network` that keeps two thirds of every group, as JSON."""
     coupling = couple(PassManager(PREPARE).run(Model.load(network())))
     kept = [np.arange(max(1, group.width * 2 // 3)) for group in coupling.groups]
-    data: dict[str, Any] = json.loads(Plan.of(coupling, kept, PREPARE).to_json())
+    data: dict[str, Any] = json.loads(Plan.of(coupling, kept, PREPARATION).to_json())
     return data
 
 
@@ -119,7 +122,8 @@ def plans(number: int, r: random.Random) -> Case:
     if r.random() < 0.3:
         return Case(number, "plans", ("verify", "m.onnx", "m.onnx", "--plan", "p.json"), files)
     through = r.random() < 0.2
-    pipeline = ["run", "m.onnx", "--target", "mobile-cpu", "--pipeline", f"{PREPARE},apply-plan{{plan=p.json}},verify"]
+    steps = f"{PREPARATION},apply-plan{{plan=p.json}},verify"
+    pipeline = ["run", "m.onnx", "--target", "mobile-cpu", "--pipeline", steps]
     arguments = pipeline if through else ["apply", "p.json", "m.onnx", "--compensate", "off"]
     if not through and r.random() < 0.3:
         arguments += ["--target", "server-cpu", "--json", "r.json"]
@@ -156,7 +160,8 @@ def calibration(number: int, r: random.Random) -> Case:
     name = "image" if usual else r.choice(["image", "other", "", "a/b"])
     if r.random() < 0.6:
         save = r.choice([np.savez, np.savez_compressed])
-        save(stream, **{name or "image": array})
+        arrays: dict[str, Any] = {name or "image": array}
+        save(stream, **arrays)
         files[where := "c.npz" if usual else r.choice(["c.npz", "c.npy", "c.txt"])] = _perhaps(r, stream.getvalue())
     else:
         np.save(stream, array)

@@ -14,8 +14,10 @@ INTEGERS = (0, 1, -1, 2, 3, 7, 13, 16, 255, 2**31 - 1, -(2**31), 2**40, 2**63 - 
 REALS = (0.0, -0.0, 1.0, -1.0, 1e-30, 1e30, 3.4e38, float("inf"), float("-inf"), float("nan"))
 TEXTS = ("", " ", "x", "..", "../x", "/dev/null", "a\nb", "é", "\U0001f600", "%s{}", "ai.onnx", "com.microsoft",
          "Conv", "Loop", "x" * 3000, "\x1b[31m", "N", "-1")  # fmt: skip
-JSON = (None, True, False, 0, 1, -1, 3, 10**12, -(10**12), 10**400, 0.5, 1e308, "", "0-3", "3-0", "0-999999999", "fold",
-        "verify{metric=a:b}", "\x1b[31m\n", "x" * 3000, [], [0], [0, 0], {}, {"a": 1})  # fmt: skip
+JSON: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 3, 10**12, -(10**12), 10**400, 0.5, 1e308, "", "0-3", "3-0", "0-999999999", "fold",
+    "verify{metric=a:b}", "\x1b[31m\n", "x" * 3000, [], [0], [0, 0], {}, {"a": 1},
+)  # fmt: skip
 WORDS = ("", "nan", "inf", "-1", "0", "1e999", "true", "[", "]", "{", "}", "[[", '"', "'''", "=", "\n", ",", "a.b.c",
          "\0", "\ufeff", "é", "[" * 2000, "a." * 2000, "9" * 5000, "1979-05-27", "#", "\\", "\r")  # fmt: skip
 
@@ -32,7 +34,7 @@ def mutated_model(r: random.Random, proto: onnx.ModelProto) -> bytes:
         # Nodes and tensors are where the meaning is; among many raw values they would rarely be met.
         nodes = [m for m in messages if m.DESCRIPTOR.name in ("NodeProto", "AttributeProto", "TensorProto")]
         _change(r, r.choice(nodes if nodes and r.random() < 0.6 else messages), names)
-    data = changed.SerializeToString()
+    data: bytes = changed.SerializeToString()
     return data if r.random() < 0.95 else data[: r.randrange(len(data) + 1)]
 
 

@@ -43,7 +43,7 @@ def i32(*values: int) -> Array:
     return np.asarray(values, np.int32)
 
 
-def _specs() -> Iterator[tuple[str, str, dict[str, Any], list[Array | None], int]]:
+def _specs() -> Iterator[tuple[str, str, dict[str, Any], Sequence[Array | None], int]]:
     """Name, operator, attributes, inputs and the number of outputs."""
     yield "fused_conv", "FusedConv", {"activation": "Relu"}, [f(2, 6, 5, 5), f(8, 6, 3, 3), f(8), f(2, 8, 3, 3)], 1
     yield "fused_conv_sigmoid", "FusedConv", {"activation": "Sigmoid"}, [f(2, 6, 5, 5), f(8, 6, 1, 1), f(8)], 1
@@ -93,7 +93,7 @@ def _specs() -> Iterator[tuple[str, str, dict[str, Any], list[Array | None], int
     yield from _integers()
 
 
-def _integers() -> Iterator[tuple[str, str, dict[str, Any], list[Array | None], int]]:
+def _integers() -> Iterator[tuple[str, str, dict[str, Any], Sequence[Array | None], int]]:
     """Operators on quantised tensors."""
     pair = [u8(2, 6, 3), s(0.02), z(120), u8(2, 6, 3), s(0.03), z(3), s(0.05), z(100)]
     yield "q_add", "QLinearAdd", {}, pair, 1

@@ -8,7 +8,7 @@ removed channels that are not zero.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import numpy as np
 import onnx
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference.ops import op_pool_common
@@ -81,7 +81,8 @@ def cases() -> tuple[Case, ...]:
     with warnings.catch_warnings(), _small_pools():
         warnings.simplefilter("ignore")
         found = collect_testcases(None)
-    made = [_standard(c) for c in found if "_expanded" not in c.name and len(c.model.graph.node) == 1]
+    named = (c for c in found if "_expanded" not in c.name)
+    made = [_standard(c) for c in named if c.model is not None and len(c.model.graph.node) == 1]
     return (*made, *map(_extra, EXTRA))
 
 
@@ -129,7 +130,12 @@ def _extra(entry: tuple[str, dict[str, Any], list[Any], int]) -> Case:
 
 
 def computed(
-    name: str, op: str, attributes: dict[str, Any], values: list[Any], count: int, opsets: tuple[tuple[str, int], ...]
+    name: str,
+    op: str,
+    attributes: dict[str, Any],
+    values: Sequence[Any],
+    count: int,
+    opsets: tuple[tuple[str, int], ...],
 ) -> Case:
     """A case of one's own: the outputs are what ONNX Runtime computes."""
     names = ["" if value is None else f"i{number}" for number, value in enumerate(values)]
@@ -242,7 +248,7 @@ def _eligible(value: Any, kind: onnx.TypeProto | None) -> bool:
     tensor = kind is not None and kind.HasField("tensor_type") and isinstance(value, np.ndarray)
     if not tensor or value.dtype.kind in "OSUc" or not 1 < value.size <= LARGEST:
         return False
-    return value.ndim > 0 and max(value.shape) > 1
+    return bool(value.ndim > 0 and max(value.shape) > 1)
 
 
 def variants(case: Case) -> Iterator[tuple[str, onnx.ModelProto, dict[str, Any]]]:

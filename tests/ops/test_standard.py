@@ -44,7 +44,8 @@ def test_every_operator_of_the_standard_has_a_rule() -> None:
 
 
 def test_operators_are_exact_or_frozen_with_a_reason() -> None:
-    wrong, outcomes = [], {}
+    wrong: list[str] = []
+    outcomes: dict[tuple[str, str], set[str]] = {}
     for operator, case in shortest().items():
         for finding in findings(case):
             outcomes.setdefault(operator, set()).add(finding.outcome)
