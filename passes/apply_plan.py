@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from hwpass.context import Context
@@ -25,6 +26,11 @@ class ApplyPlan(Pass):
     name = "apply-plan"
     effect = "cut"
     plan: str = field(default="", metadata={"help": "the plan's JSON file"})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.plan, os.PathLike):
+            object.__setattr__(self, "plan", os.fspath(self.plan))
+        super().__post_init__()
 
     def run(self, model: Model, context: Context) -> PassResult:
         plan = context.plan

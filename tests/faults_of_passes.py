@@ -6,6 +6,7 @@ from planted import Fault
 
 from hwpass.coupling import constant_channels as constants
 from hwpass.coupling import redundant_channels as redundancy
+from hwpass.ops.constants import padded
 from hwpass.passes import fold, fold_redundant, fuse_bn, rotate_streams
 from hwpass.proto import folding
 from hwpass.surgery import compensation, norm_forms
@@ -73,7 +74,7 @@ REDUNDANT = [
           "mark.update(np.ascontiguousarray(values[positions[unit]]).tobytes() if values.ndim > 1 else b'')", "alike"),
     Fault("a constant is the bias whatever comes in", constants._product,
           "mask = ~(table[:, ~usable] > 0).any(axis=1)", "mask = ~(table[:, ~usable] > 1).any(axis=1)", "redundant"),
-    Fault("padding is forgotten", constants.padded, 'any(node.attr("pads") or [])', "False", "padded_constant"),
+    Fault("padding is forgotten", padded, 'any(node.attr("pads") or [])', "False", "padded_constant"),
     Fault("a shift is added with the wrong sign", edits.ConstantEdits.add, "bias += shift", "bias -= shift",
           "redundant"),
 ]

@@ -30,6 +30,8 @@ CNN = ROOT / "fixtures" / "cnn.onnx"
 APART = {
     "hwpass/command/cli.py": "declares the options, and speaks to the shell alone",
     "hwpass/command/derived_options.py": "declares options as well",
+    "hwpass/command/from_options.py": "declares options, and speaks to the shell alone",
+    "hwpass/options.py": "holds the help of the command line",
     "hwpass/command/shell.py": "prints what click says about options",
     "hwpass/reporting/renderers/html.py": "names of CSS variables begin with two dashes",
     "hwpass/errors.py": "is where an option gets its dashes",

@@ -361,12 +361,15 @@ class Tile(Rule):
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         repeats = node.integers(1)
-        assert repeats is not None
+        if repeats is None:
+            raise Freeze("it says not how often")
+        if node.has(2):  # operator set 1: how often, and along which axis
+            raise Freeze("one axis is repeated by its number")
         axes = tuple((*opaque(r), *axis) for r, axis in zip(repeats, node.axes(0), strict=True))
         return [Tensor(axes, node.tensor(0).dtype)]
 
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
-        if inputs[0] is None or inputs[1] is None:
+        if inputs[0] is None or inputs[1] is None or len(inputs) > 2:
             return None
         if inputs[0].size * prod(map(int, inputs[1].reshape(-1))) > 4096:
             return None
