@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distributions import distribution, python
-from test_report import report, text
+from reports import report, text
 
 from hwpass.plugins import PASSES
 from hwpass.reporting.renderers.html import page

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from distributions import distribution, python
-from test_report import report
+from reports import report
 
 from hwpass.errors import UsageError
 from hwpass.plugins import RENDERERS

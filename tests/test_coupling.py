@@ -253,3 +253,11 @@ def test_a_window_beyond_its_image_gives_no_extent() -> None:
     assert found.groups == []
     cost = Cost(found, load_target("mobile-cpu"))
     assert all(np.isfinite(value) and value >= 0 for value in cost.base.values())
+
+
+def test_a_tile_of_the_first_operator_set_freezes() -> None:
+    """It repeats one axis, whose number is an input of its own."""
+    s = Sketch(opset=5)
+    x = s.conv(s.input([1, 3, 4, 4]), 3, 4)
+    s.output(s.op("Tile", x, s.const(np.asarray(2, np.float32)), s.const(np.asarray(3, np.float32))))
+    assert any(reason == "one axis is repeated by its number" for _, reason in frozen_layers(coupled(s)))

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import TensorProto, helper, numpy_helper
+from networks import network
 
 import hwpass
 from hwpass.command.cli import main
@@ -23,21 +23,6 @@ from hwpass.files.whole_files import together, whole, write_text
 
 ROOT = Path(__file__).parent.parent
 TARGET = (ROOT / "cost_models/targets/mobile-cpu.toml").read_text(encoding="utf-8")
-
-
-def network(width: int = 24) -> onnx.ModelProto:
-    """Two products with a Relu between them: `width` channels that can go."""
-    rng = np.random.default_rng(3)
-    weights = {"a": rng.normal(size=(8, width)), "b": rng.normal(size=(width, 4))}
-    nodes = [
-        helper.make_node("MatMul", ["x", "a"], ["h"], "first"),
-        helper.make_node("Relu", ["h"], ["r"], "relu"),
-        helper.make_node("MatMul", ["r", "b"], ["y"], "second"),
-    ]
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", size]) for n, size in (("x", 8), ("y", 4)))
-    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
-    graph = helper.make_graph(nodes, "g", [x], [y], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from graph_shapes import pad, pixels, shuffle, spread
 from graphs import ACTIONS, build, programs
 from hypothesis import given
 from oracle import Outcome, check, feeds_of, run
+from programs import sample
 from sketch import Sketch
 
 #: The dynamic batch is 1 and 3, so that an extent that was baked in shows.
@@ -22,17 +23,6 @@ SIZES = (1, 3)
 def test_every_random_graph_is_rewritten_exactly(program: tuple[Any, ...]) -> None:
     proto = build(program)
     check(proto, program[2], sizes=SIZES)
-
-
-def sample(count: int, start: int = 10_000) -> list[tuple[Any, ...]]:
-    """Programs drawn as the strategy draws them, but without its search."""
-    rng = np.random.default_rng(start)
-
-    def step() -> tuple[int, int, int]:
-        return int(rng.integers(161)), max(0, int(rng.integers(6)) - 3), int(rng.integers(10_000))
-
-    return [(int(rng.integers(11, 22)), int(rng.integers(40)), int(rng.integers(10_000)),
-             tuple(step() for _ in range(18))) for _ in range(count)]  # fmt: skip
 
 
 def test_the_oracle_is_awake() -> None:

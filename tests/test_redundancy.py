@@ -10,6 +10,7 @@ import pytest
 from graphs import build, programs
 from hypothesis import given, settings
 from oracle import ROUNDING, TOLERANCE, _sensitivity, difference, feeds_of, run
+from programs import sample
 from sketch import Sketch
 
 from hwpass.coupling.groups import couple
@@ -278,7 +279,6 @@ def test_any_planted_graph_keeps_its_outputs(program: tuple[Any, ...]) -> None:
 
 def test_planted_graphs_lose_channels() -> None:
     """The property above is not empty: of forty graphs a good share loses something, of each kind."""
-    from test_random_graphs import sample
 
     gone, merged, constant = 0, 0, 0
     for program in sample(40, 77):

@@ -18,6 +18,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from crash import kills
+from networks import network
 from onnx import TensorProto, helper, numpy_helper
 
 from hwpass import interrupts
@@ -118,8 +119,6 @@ LIMITS = {
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_limits_of_the_system_are_said_in_one_line(name: str, here: Path) -> None:
-    from test_outputs import network
-
     onnx.save(network(4096), "m.onnx")
     limit, status, says = LIMITS[name]
     done = shell(f"{limit}hwpass {RUN} -o o.onnx")

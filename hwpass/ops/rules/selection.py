@@ -361,8 +361,7 @@ class Tile(Rule):
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         repeats = node.integers(1)
-        if repeats is None:
-            raise Freeze("it says not how often")
+        assert repeats is not None
         if node.has(2):  # operator set 1: how often, and along which axis
             raise Freeze("one axis is repeated by its number")
         axes = tuple((*opaque(r), *axis) for r, axis in zip(repeats, node.axes(0), strict=True))
