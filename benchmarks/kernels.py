@@ -308,9 +308,7 @@ def session_ms(model: onnx.ModelProto, runs: int, clock: Callable[[], float]) ->
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = {
-        i.name: np.random.default_rng(0).standard_normal(i.shape, np.float32) for i in session.get_inputs()
-    }
+    feed = {i.name: np.random.default_rng(0).standard_normal(i.shape, np.float32) for i in session.get_inputs()}
     times = []
     for _ in range(runs + 2):
         start = clock()

@@ -1,6 +1,6 @@
 """Memory on large activations: a vision transformer with a dynamic batch is made, pruned in a fresh process, measured.
 
-    python benchmarks/large_vision.py [--image 1024] [--width 768] [--layers 12] [--score l2]
+python benchmarks/large_vision.py [--image 1024] [--width 768] [--layers 12] [--score l2]
 """
 
 from __future__ import annotations

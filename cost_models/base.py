@@ -71,9 +71,7 @@ class CostModel(ABC):
         """Joules to move each kernel's activations and constants once, [P, K]."""
         activations = work.read + work.written
         moved = activations * self.per_byte(activations, self._joules_per_byte)
-        return np.asarray(
-            moved + work.weights * self.per_byte(self.resident_set(work), self._joules_per_byte)
-        )
+        return np.asarray(moved + work.weights * self.per_byte(self.resident_set(work), self._joules_per_byte))
 
     def peak(self, work: Work) -> Floats:
         """Peak multiply-accumulates per second of each kernel's number format, [K]."""

@@ -85,9 +85,7 @@ class CachedSimdCpu(CostModel):
         weights = self.memory_seconds(constants, self.resident_set(work))
         c = self._constants
         product = work.macs > 0
-        hidden = np.maximum(
-            compute + c.exposed * activations + c.weight_exposed * weights, activations + weights
-        )
+        hidden = np.maximum(compute + c.exposed * activations + c.weight_exposed * weights, activations + weights)
         seconds = np.where(product, hidden, compute + activations + weights)
         busy = (work.kind != "free") * self.target.overhead_us * 1e-6
         return np.asarray(np.where(work.kind == "free", 0.0, seconds) + busy)

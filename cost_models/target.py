@@ -131,9 +131,7 @@ class Target(_Table):
         below = 0.0
         for name, level in inner:
             if level.capacity_kib is None or level.capacity_kib <= below:
-                raise ValueError(
-                    f"memory.{name}.capacity_kib: expected more than the level before ({below:g})"
-                )
+                raise ValueError(f"memory.{name}.capacity_kib: expected more than the level before ({below:g})")
             below = level.capacity_kib
 
     def _check_sources(self) -> None:
@@ -183,9 +181,7 @@ def target_names() -> list[str]:
     True
     """
     folder = resources.files(__package__) / "targets"
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_target(name_or_path: str | os.PathLike[str] | Target) -> Target:

@@ -73,16 +73,12 @@ class RunOptions:
         None, "Exactness: largest difference over the magnitude of what is compared. [default: 1e-4]", "not negative",
         EVERY, of_pass=True,
     )  # fmt: skip
-    atol: float = _asked(
-        1e-9, "Exactness: difference always allowed.", "not negative", EVERY, of_pass=True, shown=True
-    )
+    atol: float = _asked(1e-9, "Exactness: difference always allowed.", "not negative", EVERY, of_pass=True, shown=True)
     fidelity: str | Iterable[str] = _asked(
         (), "Tolerance against the original, such as cosine>=0.99. Repeatable.", "texts", JUDGING,
         metavar="METRIC>=X", of_pass=True,
     )  # fmt: skip
-    calib: Any = _asked(
-        None, "Inputs to score, compensate and measure fidelity on.", "text", EVERY, metavar="FILE|DIR"
-    )
+    calib: Any = _asked(None, "Inputs to score, compensate and measure fidelity on.", "text", EVERY, metavar="FILE|DIR")
     metric: str | Callable[..., Any] | None = _asked(
         None, "A figure of merit: a function of predict, larger is better.", "text", EVERY, metavar="PKG.MOD:FN",
         of_pass=True,
@@ -107,9 +103,7 @@ class RunOptions:
     min_channels: int = _asked(
         1, "Fewest of a group; above 1 no whole branch goes.", "channels", PRUNING, of_pass=True, shown=True
     )
-    align: int | None = _asked(
-        None, "Channel step; the target's by default.", "channels", PRUNING, of_pass=True
-    )
+    align: int | None = _asked(None, "Channel step; the target's by default.", "channels", PRUNING, of_pass=True)
     pipeline: str | None = _asked(
         None, "Run these passes instead of the usual ones; see `hwpass passes`.", "text", metavar="TEXT"
     )

@@ -127,9 +127,7 @@ class PruneChannels(Pass):
         self._speak_of_overshoot(study, chosen, budgets, context)
         return chosen
 
-    def _speak_of_overshoot(
-        self, study: Study, chosen: Choice, budgets: list[Budget], context: Context
-    ) -> None:
+    def _speak_of_overshoot(self, study: Study, chosen: Choice, budgets: list[Budget], context: Context) -> None:
         """Warn where far more is removed than was asked for; refuse where that throws the network away."""
         limits = {b.metric: b.limit(study.cost.base[b.metric]) for b in budgets}
         allocator = study.allocator(limits, context).finer()

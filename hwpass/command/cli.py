@@ -33,13 +33,12 @@ def main() -> None:
 
 MODEL = click.argument("model")
 TARGET = click.option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
-THREADS = click.option(
-    "--threads", type=ranges.THREADS, default=1, show_default=True, help="Threads to compute with."
-)
+THREADS = click.option("--threads", type=ranges.THREADS, default=1, show_default=True, help="Threads to compute with.")
 ALLOW = click.option(
     "--allow-external", is_flag=True, help="Read the model's external data wherever it lies, not only in its folder."
 )
 OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
+
 
 @main.command(context_settings=CONTEXT)
 @MODEL
@@ -61,9 +60,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
     options = single(options, "run")
     one_home(options["pipeline"])
     inputs = {"MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
-    with outputs(
-        inputs, output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path
-    ) as out:
+    with outputs(inputs, output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path) as out:
         renderer = None if report_path is None else renderer_for(report_path)
         with status_line() as progress:
             result = api.run(source(model)[0], target, progress=progress, **options)
@@ -191,9 +188,7 @@ def groups(model: str, why: str | None, allow_external: bool, json_path: str | N
 @asked_of("apply")
 @click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
 @config
-def apply(
-    plan: str, model: str, output: str, target: str | None, json_path: str | None, **options: Any
-) -> None:
+def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, **options: Any) -> None:
     """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
     from hwpass.manager import preparation, read_plan
     from hwpass.options import RunOptions

@@ -64,9 +64,7 @@ def single(options: dict[str, Any], command: str) -> dict[str, Any]:
             given = options[item.name]
             if len(given) > 1:
                 values = ", ".join(given)
-                raise UsageError(
-                    f"--{item.name} is given {len(given)} times ({values}), which conflict; give it once"
-                )
+                raise UsageError(f"--{item.name} is given {len(given)} times ({values}), which conflict; give it once")
             found[item.name] = given[0] if given else None
     return found
 

@@ -89,7 +89,6 @@ def files_of_model(path: str) -> Iterator[str]:
 
     from hwpass.proto.external import external
 
-
     try:
         tensors = [t for t in ModelProto.FromString(data).graph.initializer if external(t)]
         found = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}

@@ -29,9 +29,7 @@ class Overshoot:
     refused: bool
 
 
-def overshoot(
-    allocator: Allocator, allocation: Allocation, curves: Sequence[Floats]
-) -> Overshoot | None:
+def overshoot(allocator: Allocator, allocation: Allocation, curves: Sequence[Floats]) -> Overshoot | None:
     """What a plan removes beyond its budgets; None where it is near one of them, or removes nothing.
 
     It is refused where it takes under half of what was asked and, by the loss curves that chose it, loses more than

@@ -1,6 +1,6 @@
 """What hwpass relies on beyond the documented interfaces of graphsurgeon and NumPy: all of it is here.
 
-`tests/test_adapter.py` says what is relied on, and runs on the lowest and the newest versions of both.
+`tests/proto/test_adapter.py` says what is relied on, and runs on the lowest and the newest versions of both.
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ def bitwise(dtype: np.dtype) -> bool:
 class Exporter:
     """Makes protobufs of the parts of a graph."""
 
-    def __init__(
-        self, graph: gs.Graph, rare: Mapping[str, Mapping[str, AttributeProto]], hollow: bool = False
-    ) -> None:
+    def __init__(self, graph: gs.Graph, rare: Mapping[str, Mapping[str, AttributeProto]], hollow: bool = False) -> None:
         self.graph, self.rare, self.hollow = graph, rare, hollow
         self.versions: dict[str, int] = {}
         self.shared = self._shared()

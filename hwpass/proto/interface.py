@@ -29,8 +29,10 @@ class Interface(NamedTuple):
                 return f"the {what} are {_listed(theirs)} instead of {_listed(ours)}"
             for (name, _, shape), (_, _, shape_now) in zip(ours, theirs, strict=True):
                 pairs = zip(shape, shape_now, strict=False)
-                if shape and shape_now and (
-                    len(shape) != len(shape_now) or any(None not in (a, b) and a != b for a, b in pairs)
+                if (
+                    shape
+                    and shape_now
+                    and (len(shape) != len(shape_now) or any(None not in (a, b) and a != b for a, b in pairs))
                 ):
                     return f"{name!r} has the shape {list(shape_now)} instead of {list(shape)}"
         gone = sorted(set(self.defaults) - set(other.defaults))

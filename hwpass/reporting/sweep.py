@@ -24,7 +24,6 @@ ALONG = {"latency": "latency", "energy": "energy", "memory": "peak_memory", "siz
 Status = Literal["dense", "pruned", "unreachable", "failed"]
 
 
-
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, ser_json_inf_nan="null")
 

@@ -86,9 +86,7 @@ def _bias_alone(node: Node, target: gs.Node, value: Array, coupling: Coupling, s
         target.inputs = [*list(target.inputs)[:2], alone]
 
 
-def _masks(
-    node: Node, position: int, tensor: gs.Constant, coupling: Coupling, surgery: Surgery
-) -> list[Mask] | None:
+def _masks(node: Node, position: int, tensor: gs.Constant, coupling: Coupling, surgery: Surgery) -> list[Mask] | None:
     """Where the entries of a pruned constant go in the original's, axis by axis; None for one that stays as it is."""
     axes = _twin_axes(node, position, coupling)
     if axes is None:

@@ -53,6 +53,7 @@ __all__ = [
     "write_reproducer",
 ]
 
+
 @dataclass(frozen=True)
 class Exactness:
     """Whether two models that must give the same outputs do.

@@ -176,9 +176,7 @@ def nudged_feeds(feeds: Feeds, seed: int) -> list[Feed]:
     ]
 
 
-def _run(
-    model: ModelLike, feeds: Iterable[Mapping[str, np.ndarray]], threads: int
-) -> tuple[Interface, list[Feed]]:
+def _run(model: ModelLike, feeds: Iterable[Mapping[str, np.ndarray]], threads: int) -> tuple[Interface, list[Feed]]:
     session = open_session(model, threads=threads)
     try:
         return Interface.of(session), [run_session(session, feed) for feed in feeds]

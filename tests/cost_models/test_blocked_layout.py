@@ -137,14 +137,10 @@ def _block() -> int:
     return 16 if "avx512f" in flags else 8 if "avx2" in flags else 0
 
 
-@pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64") or not _block(), reason="x86 with AVX2 alone"
-)
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64") or not _block(), reason="x86 with AVX2 alone")
 @pytest.mark.parametrize("make", [dense, depthwise, residual, pooled, joined], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("channels", [64, 63, 62, 60, 56, 52, 48, 47, 32, 20])
-def test_the_rules_are_onnx_runtimes(
-    make: Callable[[int], onnx.ModelProto], channels: int, tmp_path: Path
-) -> None:
+def test_the_rules_are_onnx_runtimes(make: Callable[[int], onnx.ModelProto], channels: int, tmp_path: Path) -> None:
     model = make(channels)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -156,9 +152,7 @@ def test_the_rules_are_onnx_runtimes(
 
     kernels = Kernels(couple(Model.load(model)), load_target("server-cpu").fusion)
     work = kernels.work(np.round(kernels.dense)[None, :])
-    work.m[:], work.n[:], work.k[:], work.groups[:] = (
-        np.round(a) for a in (work.m, work.n, work.k, work.groups)
-    )
+    work.m[:], work.n[:], work.k[:], work.groups[:] = (np.round(a) for a in (work.m, work.n, work.k, work.groups))
     work.channels[:] = np.round(work.channels)
     rules = BlockedLayout(block=_block(), entry=4, exit=1)
     reads, writes = rules.masks(work)

@@ -33,9 +33,7 @@ def test_energy_is_macs_and_bytes_and_static_power(plain: str, make_work: MakeWo
     model = cost_model(parse_target(plain))
     # 1000 x 8 x 32 = 256,000 MACs at 3 pJ = 768 nJ; 1,000 bytes of activations and 500 of constants from the
     # cache at 1 pJ = 1.5 nJ; 256,000 MACs / 10 GMAC/s + 1 us = 26.6 us at 2 W = 53.2 uJ.
-    work = make_work(
-        [{"kind": "conv", "m": 1000, "n": 32, "k": 8, "read": 600, "written": 400, "weights": 500}]
-    )
+    work = make_work([{"kind": "conv", "m": 1000, "n": 32, "k": 8, "read": 600, "written": 400, "weights": 500}])
     work_energy = model.energy(work)[0, 0]
     conversion = model.latency(work)[0, 0] - 26.6e-6  # the output leaves the blocked layout
     assert work_energy == pytest.approx(768e-9 + 1.5e-9 + 2 * (26.6e-6 + conversion))

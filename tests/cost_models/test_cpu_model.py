@@ -61,17 +61,13 @@ def test_outside_the_layout_the_tile_pads_rows_and_columns(plain: str, make_work
 def test_depthwise_is_padded_and_linear_in_its_window(plain: str, make_work: MakeWork) -> None:
     text = with_constants(plain, depthwise_mac_ns=0.1, depthwise_output_ns=0.5, depthwise_channel_ns=10)
     # 12 channels pad to 16; each 10 ns + 100 x (0.5 + 9 x 0.1) ns = 150 ns
-    assert kernel_us(text, make_work, kind="depthwise", m=100, groups=12, n=1, k=1, taps=9) == pytest.approx(
-        2.4
-    )
+    assert kernel_us(text, make_work, kind="depthwise", m=100, groups=12, n=1, k=1, taps=9) == pytest.approx(2.4)
 
 
 def test_a_matrix_product_pads_columns_and_packs_what_is_no_constant(plain: str, make_work: MakeWork) -> None:
     text = with_constants(plain, pack_ns=1)
     # 7 x 32 (20 columns padded) x 50 = 11,200 MACs = 1.12 us; the other operand is 50 x 20 elements
-    assert kernel_us(text, make_work, kind="matmul", m=7, n=20, k=50, weights=4) == pytest.approx(
-        1.12, rel=1e-3
-    )
+    assert kernel_us(text, make_work, kind="matmul", m=7, n=20, k=50, weights=4) == pytest.approx(1.12, rel=1e-3)
     assert kernel_us(text, make_work, kind="matmul", m=7, n=20, k=50) == pytest.approx(2.12)
 
 

@@ -34,9 +34,7 @@ def test_a_file_loads_like_a_name(tmp_path: Path, plain: str) -> None:
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(
-        UsageError, match=r"unknown target 'sever-cpu': did you mean 'server-cpu'\?"
-    ) as caught:
+    with pytest.raises(UsageError, match=r"unknown target 'sever-cpu': did you mean 'server-cpu'\?") as caught:
         load_target("sever-cpu")
     assert "hwpass targets" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -129,9 +127,7 @@ def test_a_byte_order_mark_is_no_part_of_a_target(tmp_path: Path, plain: str) ->
         (lambda path: path.symlink_to(path), "cannot be read"),
     ],
 )
-def test_what_is_no_target_file_is_an_input_error(
-    make: Callable[[Path], object], message: str, tmp_path: Path
-) -> None:
+def test_what_is_no_target_file_is_an_input_error(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     make(path)
     with pytest.raises(InputError, match=message) as caught:

@@ -39,5 +39,3 @@ def open_npy(path: Path, source: str) -> Rows:
             stream.seek(0)
             return Held(np.lib.format.read_array(stream, allow_pickle=False))
     return Filed(path, offset, shape, dtype)
-
-

@@ -74,5 +74,3 @@ def _open_npz(path: Path, source: str, specs: Sequence[InputSpec]) -> dict[str, 
                     raise InputError(f"{where}: the archive ends in the middle of it; write it again")
             arrays[name] = Filed(path, offset, shape, dtype)
     return arrays
-
-

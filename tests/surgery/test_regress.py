@@ -1,0 +1,84 @@
+"""Ridge towards the weights there are, judged on held-out rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwpass.data.row_table import RowTable
+from hwpass.surgery.least_squares import Clipping, Fit
+from hwpass.surgery.least_squares import fit as fit_tables
+
+
+def fit(x: np.ndarray, target: np.ndarray, *rest: Any, offset: np.ndarray | None = None, **options: Any) -> Fit:
+    table = None if offset is None else RowTable([offset])
+    return fit_tables(RowTable([x]), RowTable([target]), *rest, offset=table, **options)
+
+
+def _rows(rng: np.random.Generator, rows: int, inputs: int) -> np.ndarray:
+    return rng.standard_normal((rows, inputs)).astype(np.float32)
+
+
+def test_recovers_the_weights_that_made_the_target() -> None:
+    rng = np.random.default_rng(0)
+    x = _rows(rng, 400, 5)
+    truth, bias = rng.standard_normal((5, 3)), rng.standard_normal(3)
+    target = (x @ truth + bias).astype(np.float32)
+    found = fit(x, target, np.zeros((5, 3)), np.zeros(3), 80, has_bias=True)
+    np.testing.assert_allclose(found.weights, truth, atol=1e-2)
+    np.testing.assert_allclose(found.bias, bias, atol=1e-2)
+    assert found.after < 1e-5 < found.before
+
+
+def test_a_dropped_input_is_taken_over_by_a_correlated_one() -> None:
+    # y = 2 a with a = b + noise; without a, the best weight on b is 2; left is the noise, 0.04 of 4.04.
+    rng = np.random.default_rng(1)
+    b = _rows(rng, 4000, 1)
+    a = b + 0.1 * _rows(rng, 4000, 1)
+    found = fit(b, 2 * a, np.zeros((1, 1)), np.zeros(1), 800, has_bias=True)
+    assert found.weights[0, 0] == pytest.approx(2, abs=0.05)
+    assert found.after == pytest.approx(0.01 / 1.01, rel=0.2)
+
+
+def test_never_worse_on_held_out_rows() -> None:
+    # More unknowns than rows: an unregularised fit would be far off on rows it has not seen.
+    rng = np.random.default_rng(2)
+    x, weights = _rows(rng, 30, 60), rng.standard_normal((60, 2))
+    target = (x @ weights).astype(np.float32) + rng.standard_normal((30, 2)).astype(np.float32)
+    found = fit(x, target, weights, np.zeros(2), 10, has_bias=False)
+    assert found.after <= found.before
+
+
+def test_keeps_the_bias_where_there_is_none_to_change() -> None:
+    rng = np.random.default_rng(3)
+    x = _rows(rng, 200, 2)
+    target = (x @ np.ones((2, 1)) + 3).astype(np.float32)
+    found = fit(x, target, np.zeros((2, 1)), np.zeros(1), 40, has_bias=False)
+    np.testing.assert_array_equal(found.bias, np.zeros(1))
+
+
+def test_what_the_activation_clips_does_not_count() -> None:
+    # Only max(t, 0) is read. A linear fit of t itself spends its one weight on the negative side, which nobody sees.
+    rng = np.random.default_rng(4)
+    x = _rows(rng, 2000, 1)
+    target = np.where(x > 0, x, -5 * np.abs(x)).astype(np.float32)
+    plain = fit(x, target, np.zeros((1, 1)), np.zeros(1), 400, has_bias=True)
+    clipped = fit(x, target, np.zeros((1, 1)), np.zeros(1), 400, has_bias=True, clipping=Clipping(low=0.0))
+
+    def seen(found: Fit) -> float:
+        return float(np.square(np.maximum(x @ found.weights + found.bias, 0) - np.maximum(x, 0)).mean())
+
+    assert seen(clipped) < 0.6 * seen(plain)
+
+
+def test_a_residual_stream_counts_before_the_clip() -> None:
+    # clip(y + 10): the offset lifts every sum above zero, so nothing is clipped and the fit is the plain one.
+    rng = np.random.default_rng(5)
+    x = _rows(rng, 500, 3)
+    target = (x @ rng.standard_normal((3, 2))).astype(np.float32)
+    offset = np.full((500, 2), 100.0, np.float32)
+    lifted = fit(x, target, np.zeros((3, 2)), np.zeros(2), 100, has_bias=True, clipping=Clipping(0.0), offset=offset)
+    plain = fit(x, target, np.zeros((3, 2)), np.zeros(2), 100, has_bias=True)
+    np.testing.assert_allclose(lifted.weights, plain.weights, rtol=1e-3)
