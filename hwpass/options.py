@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hwpass.errors import UsageError, option
+from hwpass.figures import brief, shown
 
 Kind = Literal["budget", "text", "texts", "choice", "flag", "not negative", "channels", "seed", "threads"]
 """How a value is read: a budget is a number or text, given once; `texts` may be given several times."""
@@ -119,6 +120,11 @@ class RunOptions:
     unproved: bool = _asked(
         False, "Accept a result that is not proved: no verify in the pipeline, a tuned model.", "flag", JUDGING
     )
+
+    def __repr__(self) -> str:
+        asked = (item for item in dataclasses.fields(self) if getattr(self, item.name) is not item.default)
+        told = [f"{item.name}={shown(getattr(self, item.name), 40)}" for item in asked]
+        return brief(self, *told)
 
     def given(self, names: Iterable[str]) -> dict[str, Any]:
         """Some of the values by name."""

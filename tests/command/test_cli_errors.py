@@ -211,7 +211,12 @@ CASES = [
     Case("metric without a drop or budget", run("--metric a:b"), USAGE, ["--latency", "--max-drop"]),
     Case("drop below zero", run("--metric a:b --max-drop -1"), USAGE, ["--max-drop"]),
     Case("search by no such metric", run("--metric no.where:fn --max-drop 0.1"), USAGE, ["no.where:fn"]),
-    Case("fidelity fails", run("--macs 0.2x --fidelity cosine>=0.99999"), VERDICT, ["logits", "cosine"]),
+    Case(
+        "fidelity fails",
+        run("--macs 0.2x --score l2 --compensate off --fidelity cosine>=0.99999"),
+        VERDICT,
+        ["logits", "cosine"],
+    ),
     Case("points in words", sweep("--points many"), USAGE, ["--points many", "0.9,0.75"]),
     Case("a point above the model", sweep("--points 0.5,1.5"), USAGE, ["--points 1.5"]),
     Case("a point of nothing", sweep("--points 0"), USAGE, ["--points 0"]),

@@ -360,4 +360,4 @@ def test_threads_may_make_folders_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the script is for Linux")
 def test_kills_lose_nothing() -> None:
-    assert kills.main(["--kills", "3", "--sigint", "3", "--sigterm", "3", "--disks", "2", "--seed", "7"]) == 0
+    assert kills.main(["--kills", "2", "--sigint", "2", "--sigterm", "2", "--disks", "1", "--seed", "7"]) == 0

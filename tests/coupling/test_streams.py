@@ -116,7 +116,7 @@ def varied(seed: int) -> onnx.ModelProto:
     return s.model()
 
 
-@settings(max_examples=30)
+@settings(max_examples=18)
 @given(st.integers(0, 10**6))
 def test_any_pre_norm_network_is_turned_and_thinned_exactly(seed: int) -> None:
     """The verdict of `run` compares the original with the prepared model, and the twin with the pruned one."""

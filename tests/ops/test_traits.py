@@ -103,12 +103,14 @@ def install(folder: Path, made: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 
 @pytest.fixture
-def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a process that has not asked for the rules of others yet."""
     rules()
     monkeypatch.setattr(plugins, "_LOADED", {})
-    monkeypatch.setattr(rule, "_COMPLETE", [])
-    monkeypatch.setattr(rule, "_RULES", dict(rule._RULES))
+    before = dict(rule._RULES)
+    yield
+    rule._RULES.clear()
+    rule._RULES.update(before)
 
 
 @pytest.fixture

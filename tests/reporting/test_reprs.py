@@ -67,6 +67,7 @@ def made() -> dict[str, Any]:
         "Attempt": attempt,
         "SweepReport": hwpass.sweep(proto, target, points=[0.8], budget="macs", score="l2", compensate="off"),
         "Profile": profile_model(proto, target),
+        "RunOptions": hwpass.RunOptions(latency="0.6x", keep=["a" * 90, "b"], calib=calib),
         "Comparison": verify_models(proto, result.model.proto(), result.plan, Verify()),
         "PruneChannels": PassManager.parse("prune-channels{keep=" + "|".join(["a" * 40] * 20) + "}").steps[0],
     }
@@ -74,7 +75,7 @@ def made() -> dict[str, Any]:
 
 NAMES = (
     "Model Plan Context PassManager PassResult Result Report Findings Pruned Stage Proof Fidelity ReadBack Shared Study"
-    " Calibration Coupling Group Target Job Attempt SweepReport Profile Comparison PruneChannels"
+    " Calibration Coupling Group Target Job Attempt SweepReport Profile Comparison PruneChannels RunOptions"
 ).split()
 
 
