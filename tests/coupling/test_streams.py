@@ -123,8 +123,7 @@ def test_any_pre_norm_network_is_turned_and_thinned_exactly(seed: int) -> None:
     proto = varied(seed)
     model, changed = turned(proto)
     assert changed
-    stream = max(couple(model).groups, key=lambda group: len(group.layers))
-    assert stream.width == WIDTH
+    assert max(couple(model).groups, key=lambda group: len(group.layers)).width == WIDTH
     result = hwpass.run(proto, "server-cpu", channels=0.5, score="l2", align=1)
     assert result.report.verdicts.exactness is not None
     assert result.report.verdicts.exactness.passed

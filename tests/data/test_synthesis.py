@@ -173,7 +173,8 @@ def test_none_when_nothing_runs() -> None:
     assert synthesise(load(s)) is None
 
 
-def test_pruning_without_data_says_so_and_refits() -> None:
+def test_pruning_without_data_says_so_and_refits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwpass.data.synthetic_inputs.SAMPLES", 256)
     source = FIXTURES / "resnet_se.onnx"
     images = np.load(FIXTURES / "test.npz")["image"][:500]
     dense = run_session(open_session(source), {"image": images})["logits"].argmax(1)

@@ -341,9 +341,7 @@ def idempotent(name: str, net: str, proto: onnx.ModelProto) -> tuple[str, Contex
     coupling = couple(model)
     if name == "prune-channels":
         half = 0.7 * Cost(coupling, context.target).base["macs"]
-        score = (
-            "auto" if net == "cnn" else "l2"
-        )  # one network for what measuring does, the others for what cutting does
+        score = "auto" if net == "cnn" else "l2"  # one network is enough for what measuring does
         return f"prune-channels{{macs={half:.0f},score={score}}}", context
     if name == "apply-plan":
         whole = [np.arange(group.width) for group in coupling.groups]
