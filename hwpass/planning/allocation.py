@@ -15,7 +15,6 @@ from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from hwpass.cost.prediction import Cost
@@ -240,6 +239,8 @@ class Allocator:
 
     def _knapsack(self, widths: NDArray[np.int64], limits: dict[str, float]) -> NDArray[np.int64]:
         """The best widths near the current ones for costs linearised around them."""
+        from scipy.optimize import linprog  # takes a third of a second to load; only choosing widths needs it
+
         near = [self._near(g, int(w)) for g, w in enumerate(widths)]
         owner = np.repeat(np.arange(len(near)), [len(n) for n in near])
         offered = np.concatenate(near)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import networkx as nx
 import onnx
 
 from hwpass.errors import InputError
@@ -60,6 +59,8 @@ def _reads(node: onnx.NodeProto) -> set[str]:
 
 def _sort(graph: onnx.GraphProto, name: str) -> None:
     """Sort the nodes of one graph in place; each stays as near as can be to where it stood."""
+    import networkx as nx  # takes a fifth of a second to load, and few models need it
+
     order = nx.DiGraph(_edges(graph))
     order.add_nodes_from(range(len(graph.node)))
     try:
