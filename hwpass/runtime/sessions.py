@@ -51,6 +51,10 @@ ModelLike = onnx.ModelProto | bytes | Path
 IN_MEMORY_BYTES = 8 << 20
 """Models whose weights are smaller than this are serialised in one piece: the copy costs less than a file."""
 
+FOLDED_BYTES = 8 << 20
+"""Larger constants are computed when a model runs, and not held: masks and tables of a window transformer, which
+exporters write as a few operators, are several times the model. Older versions of ONNX Runtime do not know the entry."""
+
 EXTERNAL_BYTES = 4096
 """Smaller tensors stay in the graph, where shape inference sees the values (reshape targets, axes)."""
 
@@ -272,6 +276,7 @@ def _open(
         options.log_severity_level = 4
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(FOLDED_BYTES))
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if values:
