@@ -53,7 +53,7 @@ IN_MEMORY_BYTES = 8 << 20
 
 FOLDED_BYTES = 8 << 20
 """Larger constants are computed when a model runs, and not held: masks and tables of a window transformer, which
-exporters write as a few operators, are several times the model. Older versions of ONNX Runtime do not know the entry."""
+exporters write as a few operators, are several times the model. ONNX Runtime 1.23 does not know the entry."""
 
 EXTERNAL_BYTES = 4096
 """Smaller tensors stay in the graph, where shape inference sees the values (reshape targets, axes)."""
