@@ -61,7 +61,8 @@ class Compensation:
     ) -> None:
         """The surgery's model is edited; `samples` and `rows` of a layer's input and output bound what is fitted on.
 
-        `spare` tells that there is room for biases where layers have none.
+        `spare` tells that there is room for biases where layers have none, and for weights of their own where they
+        share one.
         """
         self.coupling = coupling
         self.surgery = surgery
@@ -150,6 +151,8 @@ class Compensation:
 
     def _fitter(self, node: Node, target: gs.Node) -> Callable[..., tuple[float, float] | None] | None:
         kind = _kind(node)
+        if not self.spare and any(isinstance(t, gs.Constant) and len(t.outputs) > 1 for t in target.inputs):
+            return None  # a weight that others read too would be stored once more
         if kind == "channels":
             plain = all(isinstance(t, gs.Constant) for t in target.inputs[1:5]) and len(target.outputs) == 1
             return self._norm if plain else None

@@ -207,3 +207,18 @@ def test_a_refit_stays_within_a_budget_of_size() -> None:
     assert result.report.ratio.size is not None
     assert result.report.ratio.size <= 0.7
     assert any(p.changed for p in result.report.passes if p.name == "compensate")
+
+
+def test_a_refit_within_a_budget_of_size_leaves_shared_weights_shared() -> None:
+    rng = np.random.default_rng(0)
+    s = Sketch()
+    x = name = s.input([1, 3, 6, 6])
+    shared = s.weight(24, 24, 3, 3)
+    x = s.op("Relu", s.conv(x, 24, 3))
+    for _ in range(2):
+        x = s.op("Relu", s.op("Conv", x, shared, pads=[1, 1, 1, 1]))
+    s.output(s.conv(x, 5, 24))
+    data = {name: rng.standard_normal((64, 3, 6, 6)).astype(np.float32)}
+    result = hwpass.run(s.model(), "mobile-cpu", size=0.7, align=1, calib=data)
+    assert result.report.ratio.size is not None
+    assert result.report.ratio.size <= 0.7
