@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -15,6 +16,9 @@ SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base
 
 # As `python -W error` does: the command line hides warnings from those who did not ask for them.
 sys.warnoptions.append("error")
+
+# What a shell starts in the background ignores it, and hands that on to the commands that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("suite", max_examples=300, deadline=None, derandomize=True, database=None,
                           suppress_health_check=SLOW)  # fmt: skip

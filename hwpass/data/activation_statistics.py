@@ -12,7 +12,8 @@ from hwpass.data.taps import tapped_session
 from hwpass.errors import InputError
 from hwpass.model.model import Model
 from hwpass.runtime.calibration import Calibration
-from hwpass.runtime.sessions import StoredModel, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import StoredModel, run_session
 
 #: Samples run at once: taps of a whole network are large.
 BATCH = 8

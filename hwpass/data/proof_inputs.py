@@ -21,7 +21,8 @@ from hwpass.errors import InputError
 from hwpass.model.model import Model
 from hwpass.runtime.dimensions import search_sizes, unusable
 from hwpass.runtime.inputs import MAX_TOKEN, InputSpec, is_float
-from hwpass.runtime.sessions import Feed, ModelLike, open_session, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import Feed, ModelLike, open_session, run_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort

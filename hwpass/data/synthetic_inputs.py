@@ -26,7 +26,8 @@ from hwpass.runtime.array_files import Spool
 from hwpass.runtime.calibration import Calibration, load_calibration
 from hwpass.runtime.dimensions import typical_dimensions
 from hwpass.runtime.inputs import MAX_TOKEN, InputSpec, input_specs, make_inputs
-from hwpass.runtime.sessions import Feed, open_session, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import Feed, open_session, run_session
 
 #: Samples made, as far as the bounds below allow; thousands of inputs of a wide layer want as many rows.
 SAMPLES = 1024

@@ -27,7 +27,8 @@ from hwpass.planning.share_curves import loss_curves
 from hwpass.planning.study import Study
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.inputs import is_float
-from hwpass.runtime.sessions import StoredModel, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import StoredModel, run_session
 from hwpass.runtime.settings import Settings
 from hwpass.surgery.compensation import BATCH, Compensation
 from hwpass.surgery.cut import Surgery

@@ -25,7 +25,8 @@ from hwpass.model.model import Model
 from hwpass.ops import Node
 from hwpass.ops.axes import axis_size
 from hwpass.runtime.calibration import Calibration
-from hwpass.runtime.sessions import Feed, StoredModel, open_session, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import Feed, StoredModel, open_session, run_session
 
 #: Rows per tensor: a covariance of c channels wants several times c.
 ROWS = 8192

@@ -23,7 +23,7 @@ from hwpass.planning.consumers import macs_of
 from hwpass.planning.score import Importance, Seen, judge, score_named
 from hwpass.proto import adapter
 from hwpass.runtime.calibration import Calibration
-from hwpass.runtime.sessions import release_memory
+from hwpass.runtime.memory import release_memory
 from hwpass.runtime.settings import Settings
 
 

@@ -13,7 +13,8 @@ import onnxruntime as ort
 
 from hwpass.errors import InputError, option
 from hwpass.runtime.inputs import MAX_TOKEN, InputSpec, input_specs, make_inputs
-from hwpass.runtime.sessions import open_session, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import open_session, run_session
 
 Size = Literal["small", "typical"]
 Runs = Callable[[Mapping[str, int]], bool]

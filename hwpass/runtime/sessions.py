@@ -10,9 +10,7 @@ the model, which is not touched.
 from __future__ import annotations
 
 import ctypes
-import gc
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +27,7 @@ from hwpass.files.temporary import TemporaryFolder
 from hwpass.proto.empty_axes import free_empty_axes, has_empty_axes, runs_empty
 from hwpass.proto.external import Home, TrustedPath, external, mapped
 from hwpass.proto.value_kinds import tensors_of
+from hwpass.runtime.memory import trim
 
 __all__ = [
     "Feed",
@@ -37,7 +36,6 @@ __all__ = [
     "load_problem",
     "one_line",
     "open_session",
-    "release_memory",
     "run_session",
     "weight_bytes",
 ]
@@ -79,23 +77,6 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     tensors = list(model.graph.initializer)
     tensors += [tensor for node in model.graph.node if (tensor := _constant(node)) is not None]
     return sum(_tensor_bytes(tensor) for tensor in tensors)
-
-
-def release_memory(*, cycles: bool = True) -> None:
-    """Give the pages of closed sessions back to the system: glibc keeps them (elsewhere a no-op).
-
-    Objects that refer to each other in a circle go first, which takes a tenth of a second, unless `cycles` is False.
-    """
-    if cycles:
-        gc.collect()
-    _trim()
-
-
-def _trim() -> None:
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 class StoredModel:
@@ -233,7 +214,7 @@ def load_problem(model: bytes | Path) -> str | None:
     except Exception as error:  # pybind11 types without a common base of their own
         return str(error) or type(error).__name__
     finally:
-        _trim()
+        trim()
     return None
 
 
@@ -293,7 +274,7 @@ def _open(
                 continue
             raise InputError(f"{name}: ONNX Runtime cannot load it: {one_line(error)}") from error
     del model
-    _trim()  # what loading left over is as large as the model
+    trim()  # what loading left over is as large as the model
     return session
 
 

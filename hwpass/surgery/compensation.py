@@ -25,7 +25,7 @@ from hwpass.data.sizes import peak_bytes
 from hwpass.errors import InputError
 from hwpass.ops import Node, traits_of
 from hwpass.runtime.calibration import Calibration
-from hwpass.runtime.sessions import release_memory
+from hwpass.runtime.memory import release_memory
 from hwpass.runtime.settings import Settings
 from hwpass.surgery.cut import Surgery
 from hwpass.surgery.least_squares import Clipping, fit, fit_channels

@@ -15,7 +15,8 @@ import onnx
 from hwpass.errors import InputError
 from hwpass.runtime.comparison import RELATIVE_TOLERANCE, compare_arrays
 from hwpass.runtime.inputs import is_float
-from hwpass.runtime.sessions import ModelLike, StoredModel, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import ModelLike, StoredModel, run_session
 
 IndexMap = Callable[[str, np.ndarray, np.ndarray], "np.ndarray | None"]
 """`(tensor name, twin's value, pruned value)` to the twin's value at the kept positions, or None."""

@@ -23,7 +23,8 @@ from hwpass.runtime.comparison import (
     tolerance_of,
 )
 from hwpass.runtime.inputs import input_specs
-from hwpass.runtime.sessions import Feed, ModelLike, StoredModel, one_line, open_session, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import Feed, ModelLike, StoredModel, one_line, open_session, run_session
 from hwpass.verdicts.divergence import Divergence, IndexMap, first_divergence, write_reproducer
 from hwpass.verdicts.fidelity import Fidelity, FidelityTolerance, OutputFidelity, fidelity, parse_fidelity
 from hwpass.verdicts.task_metric import Predict, TaskMetric, evaluate_metric, task_metric

@@ -16,7 +16,8 @@ from hwpass.errors import InputError, UsageError, in_words, option
 from hwpass.figures import brief
 from hwpass.files.whole_files import spilling
 from hwpass.runtime.inputs import is_float
-from hwpass.runtime.sessions import Feed, ModelLike, open_session, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import Feed, ModelLike, open_session, run_session
 from hwpass.verdicts.states import State
 from hwpass.verdicts.variation import Variation
 

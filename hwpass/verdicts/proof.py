@@ -16,7 +16,6 @@ The last model is run as the bytes that are written; `ReadBack` runs those of th
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,6 +29,7 @@ from hwpass.model.model import Model
 from hwpass.planning.stages import Pruned, Stage
 from hwpass.proto.interface import Interface
 from hwpass.runtime.comparison import VARIATION, Difference, compare_outputs, tolerance_of
+from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, one_line, open_session, run_session
 from hwpass.surgery.dense_twin import dense_twin
 from hwpass.surgery.norm_forms import centred_like
@@ -125,7 +125,7 @@ class ReadBack:
             interface = Interface.of(session)
             found = run_session(session, self.feed)
             del session
-            gc.collect()
+            release_memory()
         except InputError as error:
             raise VerdictError(f"the written file does not run, nothing was kept: {one_line(error)}") from None
         verdict = judge(compare_outputs([self.outputs], [found]), self.rtol, [])

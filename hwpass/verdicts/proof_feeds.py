@@ -5,7 +5,8 @@ from __future__ import annotations
 from hwpass.data.proof_inputs import proof_inputs
 from hwpass.model.model import Model
 from hwpass.runtime.inputs import input_specs
-from hwpass.runtime.sessions import Feed, open_session, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import Feed, open_session, run_session
 from hwpass.runtime.settings import Settings
 from hwpass.verdicts.proof_sides import AsGiven
 

@@ -16,11 +16,11 @@ from hwpass.model.model import Model
 from hwpass.proto.interface import Interface
 from hwpass.proto.streaming import release_pages
 from hwpass.runtime.inputs import is_float
+from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import (
     Feed,
     ModelLike,
     open_session,
-    release_memory,
     run_session,
 )
 

@@ -16,7 +16,8 @@ import numpy as np
 from hwpass import interrupts
 from hwpass.errors import InputError, UsageError, option
 from hwpass.files.whole_files import apart
-from hwpass.runtime.sessions import ModelLike, open_session, release_memory, run_session
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import ModelLike, open_session, run_session
 
 Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Runs the model: arrays by input name in, arrays by output name out."""

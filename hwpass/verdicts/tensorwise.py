@@ -18,7 +18,8 @@ from hwpass.model.model import Model, bodies
 from hwpass.ops import rule_for
 from hwpass.runtime.comparison import VARIATION, compare_arrays, spread, tolerance_of
 from hwpass.runtime.inputs import is_float
-from hwpass.runtime.sessions import Feed, release_memory
+from hwpass.runtime.memory import release_memory
+from hwpass.runtime.sessions import Feed
 from hwpass.verdicts.divergence import tensor_sizes
 from hwpass.verdicts.proof_sides import Side, made_by, run_once
 
