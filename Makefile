@@ -11,7 +11,7 @@ install:  ## Install hwpass for work on it, with the tools the other targets nee
 test:  ## Run the tests and doctests
 	$(PYTHON) -m pytest
 
-coverage:  ## Run the tests and say which lines and branches they reach
+coverage:  ## Run the tests, and fail where they reach too few of the lines and branches
 	$(PYTHON) -m pytest -n auto --cov --cov-report=term:skip-covered
 
 lint:  ## Check the style, and that the derived pages of docs/ are current

@@ -95,7 +95,7 @@ def proof_inputs(
     """
     if model is None:
         model = Model.load(original)
-    own = open_session(original, threads=threads) if session is None else session
+    own = open_session(original, threads=threads, level="lean") if session is None else session
     try:
         return _Search(own, Maker(specs, Sizing(model), seed), draws).run()
     finally:
@@ -283,7 +283,7 @@ class _Search:
         if what not in self.tried:
             self.tried.append(what)
         try:
-            outputs = run_session(self.session, feed)
+            outputs = run_session(self.session, feed, kept=True)
         except InputError as error:
             self.failure = self.failure or str(error)
             return None

@@ -78,7 +78,7 @@ def synthesise(
             maker.scale = stated_scale(model, image.name)
             maker.scale = maker.scale or _fitting(model if original is None else original(), maker, threads)
             maker.scale = maker.scale or ("[0, 1]" if _channels(image, dims) == 1 else "standardised")
-        session = open_session(model.proto(), threads=threads)
+        session = open_session(model.proto(), threads=threads, level="lean")
         for limit in (None, MAX_TOKEN, 2, 1):  # positions and token types have short tables of their own
             maker.limit = limit
             try:

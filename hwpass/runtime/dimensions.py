@@ -80,7 +80,7 @@ def _search(
     fits: Fits,
 ) -> list[dict[str, int]]:
     specs = input_specs(model)
-    trial = _Trial(open_session(model, threads=threads) if session is None else session, specs, seed)
+    trial = _Trial(open_session(model, threads=threads, level="lean") if session is None else session, specs, seed)
     try:
         return search_sizes(specs, trial.runs, size, count, fits)
     except InputError as error:

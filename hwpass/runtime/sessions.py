@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import ml_dtypes
 import numpy as np
@@ -31,6 +31,7 @@ from hwpass.runtime.memory import trim
 
 __all__ = [
     "Feed",
+    "Level",
     "ModelLike",
     "StoredModel",
     "load_problem",
@@ -45,6 +46,12 @@ Feed = dict[str, np.ndarray]
 
 ModelLike = onnx.ModelProto | bytes | Path
 """A model in memory, serialised, or in a file."""
+
+Level = Literal["none", "lean", "all"]
+"""What ONNX Runtime does to the graph: nothing; all but a second copy of the weights of convolutions in blocks of
+channels, which takes three times their memory and only pays where a session runs often; or all."""
+
+_LEVELS = {"none": "ORT_DISABLE_ALL", "lean": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
 IN_MEMORY_BYTES = 8 << 20
 """Models whose weights are smaller than this are serialised in one piece: the copy costs less than a file."""
@@ -122,7 +129,7 @@ class StoredModel:
             self._folder.cleanup()
 
     def open_session(
-        self, *, outputs: Sequence[str] | None = None, threads: int = 1, optimise: bool = True
+        self, *, outputs: Sequence[str] | None = None, threads: int = 1, level: Level = "all"
     ) -> ort.InferenceSession:
         """A session; `outputs` replaces the graph's outputs by any tensors of the main graph."""
         path = self.path
@@ -135,11 +142,11 @@ class StoredModel:
                 graph.graph.output.append(known.get(name, onnx.ValueInfoProto(name=name)))
             path = self.path.with_name("outputs.onnx")
             path.write_bytes(graph.SerializeToString())
-        return _open(str(path), threads, optimise, name=self.graph.graph.name or "the model")
+        return _open(str(path), threads, level, name=self.graph.graph.name or "the model")
 
 
 def open_session(
-    model: ModelLike, *, threads: int = 1, optimise: bool = True, folder: Path | None = None
+    model: ModelLike, *, threads: int = 1, level: Level = "all", folder: Path | None = None
 ) -> ort.InferenceSession:
     """Open a CPU session with denormals flushed to zero; `folder` is where a proto's external data lies.
 
@@ -152,26 +159,27 @@ def open_session(
             raise InputError(f"{model}: there is no such file")
         if not utf8(model):
             raise InputError(f"{model}: ONNX Runtime takes names in UTF-8 only; rename it")
-        session = _open(str(model), threads, optimise, name=str(model), values=_outside(model))
-        return open_session(onnx.load(model), threads=threads, optimise=optimise) if runs_empty(session) else session
+        session = _open(str(model), threads, level, name=str(model), values=_outside(model))
+        return open_session(onnx.load(model), threads=threads, level=level) if runs_empty(session) else session
     if isinstance(model, bytes):
-        session = _open(model, threads, optimise, name="the model")
+        session = _open(model, threads, level, name="the model")
         empty = runs_empty(session)
         return open_session(onnx.ModelProto.FromString(model), threads=threads) if empty else session
     if folder is not None:
         name = model.graph.name or "the model"
         free_empty_axes(model)
-        return _open(bytes(model.SerializeToString()), threads, optimise, name=name, folder=folder)
+        return _open(bytes(model.SerializeToString()), threads, level, name=name, folder=folder)
     if weight_bytes(model) < IN_MEMORY_BYTES and not has_empty_axes(model):
-        return _open(_serialised(model), threads, optimise, name=model.graph.name or "the model")
+        return _open(_serialised(model), threads, level, name=model.graph.name or "the model")
     with StoredModel(model) as stored:
-        return stored.open_session(threads=threads, optimise=optimise)
+        return stored.open_session(threads=threads, level=level)
 
 
-def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -> Feed:
+def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray], *, kept: bool = False) -> Feed:
     """Run once; outputs by name. Of sequences and maps each tensor stands by itself, as `name[0]` or `name['key']`.
 
-    Raises `InputError` with one line of what ONNX Runtime said when the run fails.
+    An output lies in the memory that its session computed with, all of which stays while the output does: `kept`
+    copies those that outlive the session. Raises `InputError` with one line of what ONNX Runtime said when it fails.
     """
     wanted = session.get_outputs()
     try:
@@ -185,7 +193,7 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -
     except Exception as error:  # pybind11 types without a common base of their own
         raise InputError(f"the model does not run: {one_line(error)}") from error
     return {
-        name: tensor
+        name: np.array(tensor) if kept else tensor
         for item, value in zip(wanted, values, strict=True)
         for name, tensor in tensors_of(item.name, value)
     }
@@ -243,7 +251,7 @@ def _outside(path: Path) -> dict[str, ort.OrtValue]:
 def _open(
     model: str | bytes,
     threads: int,
-    optimise: bool,
+    level: Level,
     name: str,
     folder: Path | None = None,
     values: Mapping[str, ort.OrtValue] | None = None,
@@ -262,8 +270,7 @@ def _open(
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if values:
             options.add_external_initializers(list(values), list(values.values()))
-        if not optimise:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
         try:
             session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             break

@@ -137,7 +137,7 @@ def _fetch(
     model: StoredModel, names: Sequence[str], feed: Mapping[str, np.ndarray], threads: int
 ) -> dict[str, np.ndarray]:
     try:
-        session = model.open_session(outputs=names, threads=threads, optimise=False)
+        session = model.open_session(outputs=names, threads=threads, level="none")
     except InputError:
         if len(names) == 1:  # a tensor that cannot be an output (a sequence, an untyped optional)
             return {}

@@ -24,7 +24,7 @@ from hwpass.runtime.comparison import (
 )
 from hwpass.runtime.inputs import input_specs
 from hwpass.runtime.memory import release_memory
-from hwpass.runtime.sessions import Feed, ModelLike, StoredModel, one_line, open_session, run_session
+from hwpass.runtime.sessions import Feed, Level, ModelLike, StoredModel, one_line, open_session, run_session
 from hwpass.verdicts.divergence import Divergence, IndexMap, first_divergence, write_reproducer
 from hwpass.verdicts.fidelity import Fidelity, FidelityTolerance, OutputFidelity, fidelity, parse_fidelity
 from hwpass.verdicts.task_metric import Predict, TaskMetric, evaluate_metric, task_metric
@@ -92,7 +92,7 @@ def exactness(
     threads: int = 1,
     *,
     index_map: IndexMap | None = None,
-    optimise: bool = True,
+    level: Level = "lean",
 ) -> Exactness:
     """Compare a model with its dense twin (same inputs, same outputs) on each feed.
 
@@ -104,9 +104,9 @@ def exactness(
     if not feeds:
         raise InputError("exactness: no inputs to compare on; give at least one feed")
     cases: list[dict[str, int]] = []
-    reference = outputs_of(twin, feeds, threads, optimise, cases)
+    reference = outputs_of(twin, feeds, threads, level, cases)
     try:
-        candidate = outputs_of(pruned, feeds, threads, optimise)
+        candidate = outputs_of(pruned, feeds, threads, level)
     except InputError as error:
         infinite = float("inf")
         reason = f"the pruned model is unusable: {error}"
@@ -168,7 +168,7 @@ def outputs_of(
     model: ModelLike | Callable[[], ModelLike],
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int = 1,
-    optimise: bool = True,
+    level: Level = "lean",
     cases: list[dict[str, int]] | None = None,
 ) -> list[Feed]:
     """A model's outputs on every feed, in one session that is gone afterwards. Raises `InputError`."""
@@ -180,12 +180,12 @@ def outputs_of(
         with StoredModel(opened) as stored:
             del opened
             release_memory()
-            session = stored.open_session(threads=threads, optimise=optimise)
+            session = stored.open_session(threads=threads, level=level)
     else:
-        session = open_session(opened, threads=threads, optimise=optimise)
+        session = open_session(opened, threads=threads, level=level)
         del opened
     try:
-        return [run_session(session, feed) for feed in feeds]
+        return [run_session(session, feed, kept=True) for feed in feeds]
     finally:
         del session
         release_memory()

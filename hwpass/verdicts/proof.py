@@ -121,7 +121,7 @@ class ReadBack:
     def __call__(self, path: Path) -> None:
         """Run a file from its own bytes. Raises VerdictError."""
         try:
-            session = open_session(path, threads=self.threads)
+            session = open_session(path, threads=self.threads, level="lean")
             interface = Interface.of(session)
             found = run_session(session, self.feed)
             del session

@@ -18,7 +18,7 @@ def proof_feeds(model: Model, context: Settings, given: AsGiven) -> list[Feed]:
     runs.
     """
     specs = input_specs(model.interface())
-    session = open_session(given.model, threads=context.threads)
+    session = open_session(given.model, threads=context.threads, level="lean")
     try:
         found = proof_inputs(
             given.model, specs, model=model, session=session, seed=context.seed, threads=context.threads
@@ -26,7 +26,7 @@ def proof_feeds(model: Model, context: Settings, given: AsGiven) -> list[Feed]:
         feeds, outputs = list(found.feeds), list(found.outputs)
         if context.calibration is not None:
             feeds.append(next(iter(context.calibration.batches(4, limit=4))))
-            outputs.append(run_session(session, feeds[-1]))
+            outputs.append(run_session(session, feeds[-1], kept=True))
         given.know(session, feeds, outputs)
         return feeds
     finally:

@@ -72,10 +72,10 @@ class AsGiven:
         proto, folder = _proto(self.model)
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        session = open_session(proto, threads=self.threads, optimise=False, folder=folder)
+        session = open_session(proto, threads=self.threads, level="none", folder=folder)
         del proto
         try:
-            return run_session(session, feed)
+            return run_session(session, feed, kept=True)
         finally:
             del session
 
@@ -138,9 +138,9 @@ def written(model: Model, folder: Path) -> Path:
 def run_once(model: Model, feed: Mapping[str, np.ndarray], threads: int) -> Feed:
     """The outputs of a model in memory, without graph optimisation. Raises InputError."""
     with TemporaryFolder() as folder:
-        session = open_session(model.store(folder), threads=threads, optimise=False)
+        session = open_session(model.store(folder), threads=threads, level="none")
         try:
-            return run_session(session, feed)
+            return run_session(session, feed, kept=True)
         finally:
             del session
 
@@ -177,9 +177,9 @@ def nudged_feeds(feeds: Feeds, seed: int) -> list[Feed]:
 
 
 def _run(model: ModelLike, feeds: Iterable[Mapping[str, np.ndarray]], threads: int) -> tuple[Interface, list[Feed]]:
-    session = open_session(model, threads=threads)
+    session = open_session(model, threads=threads, level="lean")
     try:
-        return Interface.of(session), [run_session(session, feed) for feed in feeds]
+        return Interface.of(session), [run_session(session, feed, kept=True) for feed in feeds]
     finally:
         del session
         release_memory()

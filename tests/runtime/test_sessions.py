@@ -8,6 +8,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto as T
 from onnx import helper
@@ -66,8 +67,27 @@ def test_every_way_to_open_gives_the_same_outputs(tmp_path: Path, monkeypatch: p
         np.testing.assert_array_equal(run_session(open_session(other), feed)["y"], expected)
     monkeypatch.setattr(sessions, "IN_MEMORY_BYTES", 0)
     np.testing.assert_array_equal(run_session(open_session(model), feed)["y"], expected)
-    plain = run_session(open_session(model, optimise=False), feed)["y"]
+    plain = run_session(open_session(model, level="none"), feed)["y"]
     np.testing.assert_allclose(plain, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_kept_holds_no_memory_of_its_session() -> None:
+    model = conv()
+    session, feed = open_session(model, level="lean"), make_inputs(input_specs(model), {"batch": 2})
+    plain, kept = run_session(session, feed)["y"], run_session(session, feed, kept=True)["y"]
+    assert kept.base is None
+    np.testing.assert_array_equal(kept, plain)
+
+
+def test_a_lean_session_lays_no_weights_out_again(tmp_path: Path) -> None:
+    """A second layout of the weights of convolutions would be written with the graph that a session makes."""
+    model = conv(("batch", 16, 8, 8), 64)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, sessions._LEVELS["lean"])
+    options.optimized_model_filepath = str(tmp_path / "made.onnx")
+    options.log_severity_level = 4
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert [tensor.name for tensor in onnx.load(tmp_path / "made.onnx").graph.initializer] == ["w"]
 
 
 def test_stored_model_keeps_the_weights_out_of_the_graph_and_the_model_untouched() -> None:
