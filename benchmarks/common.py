@@ -41,6 +41,14 @@ def save_zoo(folder: Path, name: str, target: Path) -> Path:
     return data
 
 
+def save_zoo_apart(folder: Path, name: str, target: Path) -> Path:
+    """The same in a process of its own, where this one measures its memory."""
+    done = fresh(Path(__file__), str(folder), name, str(target))
+    if "error" in done:
+        raise RuntimeError(done["error"])
+    return Path(done["path"])
+
+
 def macs(model: onnx.ModelProto | Path) -> float:
     """Multiply-accumulates at batch 1."""
     source = str(model) if isinstance(model, Path) else model
@@ -78,3 +86,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
     for row in rows:
         table.add_row(*[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row])
     console.print(table)
+
+
+if __name__ == "__main__":
+    print(json.dumps({"path": str(save_zoo(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))}))

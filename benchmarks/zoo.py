@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from common import fresh, memory_bound, save_zoo, show, zoo_module
+from common import fresh, memory_bound, save_zoo_apart, show, zoo_module
 
 from hwpass.coupling.chains import frozen_layers
 
@@ -43,7 +43,7 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
 
     row: dict[str, Any] = {"name": name}
     with tempfile.TemporaryDirectory() as folder:
-        path = save_zoo(Path(zoo), name, Path(folder))
+        path = save_zoo_apart(Path(zoo), name, Path(folder))
         prepared = PassManager(PREPARE).run(hwpass.load(path))
         rules()  # imports the rules, which is no part of coupling
         start = time.perf_counter()
@@ -61,12 +61,12 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
             row["met"], row["warnings"] = result.unmet is None, report.warnings
             target = Path(folder) / "pruned.onnx"
             result.save(target)
+            row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
             onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
             row["status"] = "ok"
         except hwpass.HwpassError as error:
             row["status"], row["message"] = type(error).__name__, str(error)[:300]
         row["seconds"] = time.perf_counter() - start
-        row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
         row |= memory_bound(path)
     return row
 
@@ -126,7 +126,7 @@ def main() -> None:
 def table(rows: list[dict[str, Any]], peer: dict[str, dict[str, Any]]) -> None:
     """Every graph, worst first."""
     ordered = sorted(rows, key=lambda r: (r.get("status") == "ok", -r.get("macs", 9), r["name"]))
-    columns = ["graph", "status", "MACs left", "exactness", "couple s", "run s", "why"]
+    columns = ["graph", "status", "MACs left", "exactness", "couple s", "run s", "peak / bound", "why"]
     cells = [
         [
             r["name"],
@@ -135,15 +135,16 @@ def table(rows: list[dict[str, Any]], peer: dict[str, dict[str, Any]]) -> None:
             r.get("exact", "-"),
             r.get("couple_seconds", "-"),
             r.get("seconds", "-"),
+            r["peak_mb"] / r["bound_mb"] if "peak_mb" in r else "-",
             r.get("message")
             or "; ".join(f"{s:.2f} {t}" for s, t in r.get("reasons", [])[:2] if r.get("macs", 1) > REACHED),
         ]
         for r in ordered
     ]
     if peer:
-        columns[6:6] = [f"onnxsim {kind}" for kind in KINDS]
+        columns[7:7] = [f"onnxsim {kind}" for kind in KINDS]
         for r, row in zip(ordered, cells, strict=True):
-            row[6:6] = [verdict(peer.get(r["name"], {}).get(kind)) for kind in KINDS]
+            row[7:7] = [verdict(peer.get(r["name"], {}).get(kind)) for kind in KINDS]
     show("zoo", columns, cells)
 
 
@@ -173,6 +174,7 @@ def families(rows: list[dict[str, Any]], peer: dict[str, dict[str, Any]]) -> Non
             seen["graphs"] += 1
             seen["valid"] += fine
             seen["reached"] += fine and r["macs"] <= REACHED
+            seen["within"] += fine and r["peak_mb"] <= r["bound_mb"]
             for kind in KINDS:
                 found = peer.get(r["name"], {}).get(kind)
                 if found is None or found["problem"].startswith("not run"):
@@ -182,8 +184,9 @@ def families(rows: list[dict[str, Any]], peer: dict[str, dict[str, Any]]) -> Non
                 seen[f"{kind} unchanged"] += found["valid"] and not found["changed"]
                 seen[f"{kind} reached"] += found["valid"] and found["macs"] <= REACHED
     keys = [*sorted(own.keys() - {"all"}), "all"]
-    columns = ["family", "graphs", "exact and valid", f"<= {REACHED}x"]
-    show("hwpass", columns, [[key, own[key]["graphs"], own[key]["valid"], own[key]["reached"]] for key in keys])
+    columns = ["family", "graphs", "exact and valid", f"<= {REACHED}x", "memory within its bound"]
+    counts = ["graphs", "valid", "reached", "within"]
+    show("hwpass", columns, [[key, *(own[key][c] for c in counts)] for key in keys])
     for kind in KINDS if peer else ():
         columns = ["family", "run", "unchanged", "changed and valid", f"<= {REACHED}x"]
         counts = [kind, f"{kind} unchanged", f"{kind} valid", f"{kind} reached"]
