@@ -19,6 +19,7 @@ from hwpass.model.model import Model
 from hwpass.planning.plan import Plan
 from hwpass.planning.stages import Effect, Pruned, Stage
 from hwpass.runtime.blas_threads import limited
+from hwpass.runtime.memory import release_memory
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ class PassManager:
             if step.preparation and not findings.prepared:
                 findings.preparation.append(str(step))
             self.records.append(PassRecord(str(step), time.perf_counter() - start, result.modified))
+            release_memory()
         return model
 
 

@@ -16,6 +16,7 @@ from hwpass.coupling.groups import couple
 from hwpass.coupling.residual_streams import Stream, Use, streams
 from hwpass.manager import Pass, PassResult, register
 from hwpass.model.model import Model
+from hwpass.model.node_order import put_in_order
 from hwpass.ops.rules.normalization import MEANLESS
 from hwpass.planning.study import sample_dims
 from hwpass.surgery.constant_edits import ConstantEdits
@@ -57,7 +58,8 @@ class RotateStreams(Pass):
         record = context.findings.centred_norms
         for stream in found:
             record.update({norm.gs.outputs[0].name: stream.readers is None for norm, _ in stream.norms.values()})
-        changed.graph.cleanup(remove_unused_node_outputs=False).toposort()
+        changed.graph.cleanup(remove_unused_node_outputs=False)
+        put_in_order(changed.graph)
         changed.invalidate_shapes()
         return PassResult(changed, True)
 

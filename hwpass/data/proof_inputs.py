@@ -283,7 +283,7 @@ class _Search:
         if what not in self.tried:
             self.tried.append(what)
         try:
-            outputs = run_session(self.session, feed, kept=True)
+            outputs = run_session(self.session, feed)
         except InputError as error:
             self.failure = self.failure or str(error)
             return None

@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.files.whole_files import spilling
-from hwpass.model.model import Model, bodies, quiet
+from hwpass.model.model import Model, quiet
+from hwpass.model.node_order import reads
 from hwpass.runtime.sessions import Feed, open_session, run_session
 
 #: Activations kept in memory; beyond this they go to a temporary folder.
@@ -158,13 +159,3 @@ class _Batches(Sequence[np.ndarray]):
     def __getitem__(self, number: Any) -> Any:
         value = self.held[number]
         return np.load(value, mmap_mode="r") if isinstance(value, Path) else value
-
-
-def reads(node: gs.Node) -> set[str]:
-    """Names of the variables that a node reads, those that its bodies capture included."""
-    names = {t.name for t in node.inputs if t.name and not isinstance(t, gs.Constant)}
-    for body in bodies(node):
-        inner = {t.name for t in body.inputs} | {t.name for n in body.nodes for t in n.outputs}
-        outer = {name for n in body.nodes for name in reads(n)} | {t.name for t in body.outputs}
-        names |= {name for name in outer - inner if name}
-    return names

@@ -30,6 +30,7 @@ from hwpass.proto.kept import Kept, keep
 from hwpass.proto.materialise import materialise_constants
 from hwpass.proto.shapes import with_shapes
 from hwpass.proto.streaming import contiguous, large_constants, mapped_files, write_single
+from hwpass.runtime.memory import release_memory
 
 if TYPE_CHECKING:
     from hwpass.runtime.sessions import ModelLike
@@ -105,6 +106,8 @@ class Model:
             materialise_constants(scope, found.home, found.name)
         _rename_generated(model)
         _restore_shapes(model, proto)
+        del found, proto
+        release_memory()
         return model
 
     def walk(self) -> Iterator[gs.Node]:

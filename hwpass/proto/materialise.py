@@ -33,6 +33,9 @@ def materialise_constants(scope: gs.Graph, home: Home, name: str) -> None:
             if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
                 seen.add(id(tensor))
                 _materialise(tensor, home, name)
+        for value in node.attrs.values():  # a view of one would keep the whole protobuf, weights included, alive
+            if isinstance(value, gs.Constant):
+                _materialise(value, home, name)
     for position, tensor in enumerate(scope.outputs):
         # A constant may not be a graph output in every runtime: pass it through an Identity.
         if isinstance(tensor, gs.Constant) and id(tensor) in outputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import onnx
 
@@ -57,16 +57,50 @@ def _reads(node: onnx.NodeProto) -> set[str]:
     return found
 
 
+def just_in_time(producers: Sequence[Collection[int]]) -> list[int]:
+    """An order of nodes in which each stands behind its producers, and right before its first reader if it came later.
+
+    What was in order stays as it was: with all that is ready in front, as a sort by levels has it, every table that
+    depends on no input would be alive at once. Raises Circle.
+    """
+    sequence: list[int] = []
+    state = [0] * len(producers)  # 1: its producers are under way, 2: placed
+    for last in range(len(producers)):
+        pending = [last]
+        while pending:
+            node = pending[-1]
+            if state[node] == 0:
+                state[node] = 1
+                waiting = [p for p in sorted(producers[node], reverse=True) if state[p] != 2]
+                circle = next((p for p in waiting if state[p] == 1), None)
+                if circle is not None:
+                    raise Circle(circle, node)
+                pending.extend(waiting)
+                continue
+            pending.pop()
+            if state[node] == 1:
+                state[node] = 2
+                sequence.append(node)
+    return sequence
+
+
+class Circle(ValueError):
+    """Two nodes that wait for each other's outputs."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"nodes {first} and {second} wait for each other")
+        self.nodes = first, second
+
+
 def _sort(graph: onnx.GraphProto, name: str) -> None:
     """Sort the nodes of one graph in place; each stays as near as can be to where it stood."""
-    import networkx as nx  # takes a fifth of a second to load, and few models need it
-
-    order = nx.DiGraph(_edges(graph))
-    order.add_nodes_from(range(len(graph.node)))
+    producers: list[set[int]] = [set() for _ in graph.node]
+    for producer, reader in _edges(graph):
+        producers[reader].add(producer)
     try:
-        sequence = list(nx.lexicographical_topological_sort(order))
-    except nx.NetworkXUnfeasible:
-        pair = " and ".join(graph.node[n].name or graph.node[n].op_type for n in nx.find_cycle(order)[0][:2])
+        sequence = just_in_time(producers)
+    except Circle as circle:
+        pair = " and ".join(graph.node[n].name or graph.node[n].op_type for n in circle.nodes)
         raise InputError(f"{name}: nodes read each other's outputs in a circle: {pair}") from None
     nodes = [onnx.NodeProto.FromString(graph.node[n].SerializeToString()) for n in sequence]
     del graph.node[:]

@@ -49,7 +49,8 @@ ModelLike = onnx.ModelProto | bytes | Path
 
 Level = Literal["none", "lean", "all"]
 """What ONNX Runtime does to the graph: nothing; all but a second copy of the weights of convolutions in blocks of
-channels, which takes three times their memory and only pays where a session runs often; or all."""
+channels, which takes three times their memory; or all. Only what runs often gains by all, and by an arena: that keeps
+up to twice what activations take, and all of it while a single output is held."""
 
 _LEVELS = {"none": "ORT_DISABLE_ALL", "lean": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
@@ -175,11 +176,10 @@ def open_session(
         return stored.open_session(threads=threads, level=level)
 
 
-def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray], *, kept: bool = False) -> Feed:
+def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -> Feed:
     """Run once; outputs by name. Of sequences and maps each tensor stands by itself, as `name[0]` or `name['key']`.
 
-    An output lies in the memory that its session computed with, all of which stays while the output does: `kept`
-    copies those that outlive the session. Raises `InputError` with one line of what ONNX Runtime said when it fails.
+    Raises `InputError` with one line of what ONNX Runtime said when the run fails.
     """
     wanted = session.get_outputs()
     try:
@@ -193,7 +193,7 @@ def run_session(session: ort.InferenceSession, feed: Mapping[str, np.ndarray], *
     except Exception as error:  # pybind11 types without a common base of their own
         raise InputError(f"the model does not run: {one_line(error)}") from error
     return {
-        name: np.array(tensor) if kept else tensor
+        name: tensor
         for item, value in zip(wanted, values, strict=True)
         for name, tensor in tensors_of(item.name, value)
     }
@@ -271,6 +271,7 @@ def _open(
         if values:
             options.add_external_initializers(list(values), list(values.values()))
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = level == "all"
         try:
             session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             break

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from hwpass.errors import InputError
+from hwpass.proto.shapes import empty
 from hwpass.runtime.comparison import RELATIVE_TOLERANCE, compare_arrays
 from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory
@@ -96,7 +97,7 @@ def _shared_tensors(twin: onnx.ModelProto, pruned: onnx.ModelProto) -> dict[str,
 
 
 def tensor_sizes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Bytes of each tensor for this feed, as far as shape inference knows them."""
+    """Bytes of each tensor for this feed, as far as shape inference knows them; weights may be without data."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     for value in fixed.graph.input:
@@ -104,6 +105,9 @@ def tensor_sizes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict
             dims = value.type.tensor_type.shape.dim
             for dim, size in zip(dims, feed[value.name].shape, strict=False):
                 dim.dim_value = size
+    for tensor in fixed.graph.initializer:
+        if empty(tensor):
+            tensor.data_location = onnx.TensorProto.EXTERNAL
     del fixed.graph.value_info[:]
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -185,7 +185,7 @@ def outputs_of(
         session = open_session(opened, threads=threads, level=level)
         del opened
     try:
-        return [run_session(session, feed, kept=True) for feed in feeds]
+        return [run_session(session, feed) for feed in feeds]
     finally:
         del session
         release_memory()

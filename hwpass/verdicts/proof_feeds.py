@@ -26,7 +26,7 @@ def proof_feeds(model: Model, context: Settings, given: AsGiven) -> list[Feed]:
         feeds, outputs = list(found.feeds), list(found.outputs)
         if context.calibration is not None:
             feeds.append(next(iter(context.calibration.batches(4, limit=4))))
-            outputs.append(run_session(session, feeds[-1], kept=True))
+            outputs.append(run_session(session, feeds[-1]))
         given.know(session, feeds, outputs)
         return feeds
     finally:

@@ -16,7 +16,7 @@ from hwpass.model.model import Model
 from hwpass.proto.interface import Interface
 from hwpass.proto.streaming import release_pages
 from hwpass.runtime.inputs import is_float
-from hwpass.runtime.memory import release_memory
+from hwpass.runtime.memory import release_memory, trim
 from hwpass.runtime.sessions import (
     Feed,
     ModelLike,
@@ -75,7 +75,7 @@ class AsGiven:
         session = open_session(proto, threads=self.threads, level="none", folder=folder)
         del proto
         try:
-            return run_session(session, feed, kept=True)
+            return run_session(session, feed)
         finally:
             del session
 
@@ -114,9 +114,12 @@ class InMemory:
             return found
 
     def tensors(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Feed:
-        exposed = self.build().copy()
-        made = {t.name: t for node in exposed.graph.nodes for t in node.outputs}
-        exposed.graph.outputs = [made[name] for name in names]
+        def exposed() -> Model:
+            model = self.build().copy()
+            made = {t.name: t for node in model.graph.nodes for t in node.outputs}
+            model.graph.outputs = [made[name] for name in names]
+            return model
+
         return run_once(exposed, feed, self.threads)
 
     def names(self) -> list[str]:
@@ -135,12 +138,16 @@ def written(model: Model, folder: Path) -> Path:
     return path
 
 
-def run_once(model: Model, feed: Mapping[str, np.ndarray], threads: int) -> Feed:
-    """The outputs of a model in memory, without graph optimisation. Raises InputError."""
+def run_once(build: Callable[[], Model], feed: Mapping[str, np.ndarray], threads: int) -> Feed:
+    """The outputs of a model, which is not held while it runs, without graph optimisation, on those values of a feed
+    that it reads. Raises InputError."""
     with TemporaryFolder() as folder:
-        session = open_session(model.store(folder), threads=threads, level="none")
+        path = build().store(folder)
+        release_memory()
+        session = open_session(path, threads=threads, level="none")
+        read = [value.name for value in session.get_inputs()]
         try:
-            return run_session(session, feed, kept=True)
+            return run_session(session, {name: feed[name] for name in read if name in feed})
         finally:
             del session
 
@@ -179,7 +186,11 @@ def nudged_feeds(feeds: Feeds, seed: int) -> list[Feed]:
 def _run(model: ModelLike, feeds: Iterable[Mapping[str, np.ndarray]], threads: int) -> tuple[Interface, list[Feed]]:
     session = open_session(model, threads=threads, level="lean")
     try:
-        return Interface.of(session), [run_session(session, feed, kept=True) for feed in feeds]
+        found = []
+        for feed in feeds:
+            found.append(run_session(session, feed))
+            trim()
+        return Interface.of(session), found
     finally:
         del session
         release_memory()

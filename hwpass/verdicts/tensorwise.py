@@ -27,7 +27,7 @@ from hwpass.verdicts.proof_sides import Side, made_by, run_once
 Reindex = Callable[[str, np.ndarray], np.ndarray | None]
 
 #: Activations held at once; larger models are taken in portions.
-PORTION_BYTES = 128 << 20
+PORTION_BYTES = 48 << 20
 
 #: What a tensor is taken to need whose shape cannot be inferred, where no shape can be and where others can.
 UNKNOWN_BYTES, LATE_BYTES = 4 << 20, 256 << 10
@@ -50,6 +50,21 @@ class Stepwise:
     problem: str | None = None
     compared: set[str] = field(default_factory=set)
     varying: set[str] = field(default_factory=set)
+
+    def see(self, name: str, left: np.ndarray, value: np.ndarray, *, sums: bool, rtol: float | None) -> None:
+        """Take in one tensor: the reference's entries, and the candidate's."""
+        difference = compare_arrays(name, left, value, sums=sums)
+        self.compared.add(name)
+        tolerance = tolerance_of(difference.dtype, rtol)
+        if spread([left.reshape(-1, 1)] if left.ndim < 2 else [left]) > VARIATION * tolerance:
+            self.varying.add(name)
+        if difference.problem:
+            self.tensor, self.problem, self.excess = name, difference.problem, np.inf
+            self.max_abs = self.max_rel = np.inf
+            return
+        excess = difference.needed / tolerance if tolerance else (np.inf if difference.needed else 0.0)
+        if excess > self.excess or not self.tensor:
+            self.max_abs, self.max_rel, self.tensor, self.excess = difference.max_abs, difference.max_rel, name, excess
 
     @property
     def passed(self) -> bool:
@@ -90,15 +105,16 @@ def stepwise(
                 new = sorted((needed | wanted) - asked)
                 asked.update(new)
                 for name, given in (_fetched(reference, new, feed) if new else {}).items():
-                    values[name] = given
                     value = reindex(name, given)
                     # What is no number everywhere cannot be handed on; integers are left to be computed.
                     if value is not None and is_float(value.dtype) and np.isfinite(value).all():
                         held[name] = np.asarray(value, order="C")
+                    elif name in outputs:
+                        values[name] = given
                 usable -= asked - held.keys()
                 if needed <= usable:
                     break
-            seen = {n for n in wanted if n in held or (n in outputs and n in values)}
+            seen = {n for n in wanted if n in held or n in values}
             if not seen:
                 continue
             kinds = {name: _plain(name, producers, usable) for name in seen}
@@ -106,19 +122,9 @@ def stepwise(
                 left = held[name] if name in held else reindex(name, values[name])
                 if left is None:
                     continue
-                difference = compare_arrays(name, left, value, sums=not kinds[name])
-                found.compared.add(name)
-                tolerance = tolerance_of(difference.dtype, rtol)
-                if spread([left.reshape(-1, 1)] if left.ndim < 2 else [left]) > VARIATION * tolerance:
-                    found.varying.add(name)
-                if difference.problem:
-                    found.tensor, found.problem, found.excess = name, difference.problem, np.inf
-                    found.max_abs = found.max_rel = np.inf
+                found.see(name, left, value, sums=not kinds[name], rtol=rtol)
+                if found.problem:
                     return found
-                excess = difference.needed / tolerance if tolerance else (np.inf if difference.needed else 0.0)
-                if excess > found.excess or not found.tensor:
-                    found.max_abs, found.max_rel, found.tensor = difference.max_abs, difference.max_rel, name
-                    found.excess = excess
         return found
     finally:
         release_memory()
@@ -148,7 +154,7 @@ def _behind(candidate: Model, output: str) -> set[str]:
 
 
 def _portions(model: Model, order: list[str], feed: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
-    sizes = tensor_sizes(model.proto(), feed) if len(order) > 1 else {}
+    sizes = tensor_sizes(model.written(), feed) if len(order) > 1 else {}
     unknown = LATE_BYTES if len(sizes) > len(order) // 2 else UNKNOWN_BYTES
     portion: list[str] = []
     size = 0
@@ -219,8 +225,19 @@ def _plain(name: str, producers: Mapping[str, gs.Node], usable: set[str]) -> boo
 
 def _cut(model: Model, wanted: set[str], held: Feed, feed: Mapping[str, np.ndarray], threads: int) -> Feed:
     """The wanted tensors, each computed from held values of the tensors before it."""
-    cut = model.copy()
-    graph = cut.graph
+    renamed: dict[str, str] = {}
+
+    def build() -> Model:
+        cut = model.copy()
+        renamed.update(_cut_apart(cut.graph, wanted, held))
+        return cut
+
+    values = run_once(build, {**feed, **held}, threads)
+    return {renamed[name]: value for name, value in values.items()}
+
+
+def _cut_apart(graph: gs.Graph, wanted: set[str], held: Feed) -> dict[str, str]:
+    """Make inputs of the held tensors and outputs of the wanted ones; the names of those by the outputs' names."""
     inputs = {t.name: t for t in graph.inputs}
     renamed: dict[str, str] = {}
     outputs = []
@@ -244,6 +261,4 @@ def _cut(model: Model, wanted: set[str], held: Feed, feed: Mapping[str, np.ndarr
     graph.outputs = outputs
     graph.inputs = list(inputs.values())
     graph.cleanup(remove_unused_graph_inputs=True, recurse_subgraphs=False)
-    names = {t.name for t in graph.inputs}
-    values = run_once(cut, {k: v for k, v in {**feed, **held}.items() if k in names}, threads)
-    return {renamed[name]: value for name, value in values.items()}
+    return renamed

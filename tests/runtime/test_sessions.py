@@ -71,14 +71,6 @@ def test_every_way_to_open_gives_the_same_outputs(tmp_path: Path, monkeypatch: p
     np.testing.assert_allclose(plain, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_kept_holds_no_memory_of_its_session() -> None:
-    model = conv()
-    session, feed = open_session(model, level="lean"), make_inputs(input_specs(model), {"batch": 2})
-    plain, kept = run_session(session, feed)["y"], run_session(session, feed, kept=True)["y"]
-    assert kept.base is None
-    np.testing.assert_array_equal(kept, plain)
-
-
 def test_a_lean_session_lays_no_weights_out_again(tmp_path: Path) -> None:
     """A second layout of the weights of convolutions would be written with the graph that a session makes."""
     model = conv(("batch", 16, 8, 8), 64)
