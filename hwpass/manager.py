@@ -18,6 +18,7 @@ from hwpass.figures import brief, shown_path
 from hwpass.model.model import Model
 from hwpass.planning.plan import Plan
 from hwpass.planning.stages import Effect, Pruned, Stage
+from hwpass.proto.streaming import release_pages
 from hwpass.runtime.blas_threads import limited
 from hwpass.runtime.memory import release_memory
 
@@ -204,9 +205,11 @@ class PassManager:
                 findings.add(Stage("exact", (), model))
             if findings.holds(model, step.effect):
                 model = model.copy()
+            before = model
             with limited(1):
                 result = step.run(model, context)
             model = result.model
+            release_pages([*before.constants().values(), *model.constants().values()])
             if result.modified:
                 if self.check:
                     _check(model, step.name)

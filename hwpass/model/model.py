@@ -28,6 +28,7 @@ from hwpass.proto.exporting import exported, value_info
 from hwpass.proto.gc_pause import collection_paused
 from hwpass.proto.kept import Kept, keep
 from hwpass.proto.materialise import materialise_constants
+from hwpass.proto.put_aside import put_aside
 from hwpass.proto.shapes import with_shapes
 from hwpass.proto.streaming import contiguous, large_constants, mapped_files, write_single
 from hwpass.runtime.memory import release_memory
@@ -108,6 +109,7 @@ class Model:
         _restore_shapes(model, proto)
         del found, proto
         release_memory()
+        put_aside(list(model.constants().values()))
         return model
 
     def walk(self) -> Iterator[gs.Node]:

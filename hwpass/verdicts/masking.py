@@ -16,6 +16,7 @@ from hwpass.coupling.groups import Coupling
 from hwpass.model.model import Model
 from hwpass.ops.axes import Axis
 from hwpass.planning.plan import Plan
+from hwpass.proto.streaming import release_pages
 
 Mask = NDArray[np.bool_]
 
@@ -61,6 +62,7 @@ def masked(coupling: Coupling, plan: Plan) -> Model:
                 shared[key] = gs.Constant(f"{tensor.name}_masked_{len(shared)}", values)
             node.inputs[position] = shared[key]
     model.invalidate_shapes()
+    release_pages(coupling.build.model.constants().values())
     return model
 
 
