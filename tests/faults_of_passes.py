@@ -75,7 +75,7 @@ REDUNDANT = [
           "mark.update(np.ascontiguousarray(values[positions[unit]]).tobytes())",
           "mark.update(np.ascontiguousarray(values[positions[unit]]).tobytes() if values.ndim > 1 else b'')", "alike"),
     Fault("a constant is the bias whatever comes in", constants._product,
-          "mask = ~(table[:, ~usable] > 0).any(axis=1)", "mask = ~(table[:, ~usable] > 1).any(axis=1)", "redundant"),
+          "~table[:, ~usable].any(axis=1)", "~table[:, ~usable].all(axis=1)", "redundant"),
     Fault("padding is forgotten", padded, 'any(node.attr("pads") or [])', "False", "padded_constant"),
     Fault("a shift is added with the wrong sign", edits.ConstantEdits.add, "bias += shift", "bias -= shift",
           "redundant"),

@@ -45,17 +45,16 @@ class Weight:
             return None
         return cls(tensor.values, product.weight_out, product.weight_in)
 
-    def table(self) -> Floats:
-        """Largest magnitude per output and input over the taps, negligible ones as zero: [out, in]."""
-        size = np.abs(self.values)
-        taps = tuple(a for a in range(size.ndim) if a not in (self.out, self.into))
+    def table(self) -> NDArray[np.bool_]:
+        """Whether anything but a negligible weight stands between an output and an input, over the taps: [out, in]."""
+        taps = tuple(a for a in range(self.values.ndim) if a not in (self.out, self.into))
+        high, low = (f(axis=taps) if taps else self.values for f in (self.values.max, self.values.min))
         with np.errstate(invalid="ignore"):  # NaN is refused where scores are asked for
-            found = np.asarray(size.max(axis=taps) if taps else size, np.float64)
+            least = NEGLIGIBLE * max(high.max(initial=0.0), -low.min(initial=0.0))
+            found = np.asarray((high > least) | (low < -least))
         if self.into is None:
-            found = found[:, None]
-        elif self.into < self.out:
-            found = found.T
-        return np.where(found > NEGLIGIBLE * found.max(initial=0.0), found, 0.0)
+            return found[:, None]
+        return found.T if self.into < self.out else found
 
     def sums(self) -> Floats:
         """Sum over the taps per output and input: what a constant input is multiplied by, [out, in]."""
@@ -113,13 +112,13 @@ def _product(node: Node, weight: Weight, given: dict[int, Known]) -> Known | Non
             usable, values = np.zeros(len(table), bool), np.zeros(len(table))
         else:
             usable, values = (np.repeat(v, len(table) // len(v)) for v in (usable, values))
-        mask = (table[:, 0] == 0) | usable
+        mask = ~table[:, 0] | usable
         taps = weight.values.sum(axis=tuple(range(1, weight.values.ndim)), dtype=np.float64)
         total = shift + taps * values
     else:
         if int(node.attr("group", 1)) > 1:
             return None
-        mask = ~(table[:, ~usable] > 0).any(axis=1)
+        mask = np.asarray(~table[:, ~usable].any(axis=1))
         total = shift + weight.sums() @ values if mask.any() else shift
     place = form.channel_axis % node.outputs[0].rank
     return Known(place, mask, np.where(mask, total, 0.0))

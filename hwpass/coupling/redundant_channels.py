@@ -131,7 +131,7 @@ class _Survey:
         """Components that no product reads: its weights for them are negligible, or its inputs [in] are exempt."""
         found = self.grouped & ~self.mixed
         for reader in self.readers:
-            idle = ~(reader.weight.table() > 0).any(axis=0)
+            idle = ~reader.weight.table().any(axis=0)
             found[reader.components[~(idle | exempt(reader))]] = False
         return found
 
