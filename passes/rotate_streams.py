@@ -61,6 +61,8 @@ class RotateStreams(Pass):
         changed.graph.cleanup(remove_unused_node_outputs=False)
         put_in_order(changed.graph)
         changed.invalidate_shapes()
+        turned = (s.normalised for s in found if s.readers is not None)
+        changed.renewed = model.renewed.union(*(s.tensors for s in found), *turned)
         return PassResult(changed, True)
 
 
@@ -247,7 +249,7 @@ def _turn(model: Model, edits: ConstantEdits, stream: Stream, norms: Mapping[int
         order = stream.norms[norm.index][1]
         factor = scale.values.astype(np.float64)[order]
         if bias is not None and np.any(bias.values):
-            _shift(model, edits, use, bias.values.astype(np.float64)[order])
+            _shift(model, edits, stream, use, bias.values.astype(np.float64)[order])
         edits.transform(use.node, use.position, use.axis, [(use.order[0], axes.T * factor)])
     for norm, _ in stream.norms.values():
         scale, bias, _ = norms[id(norm.gs)]
@@ -256,7 +258,7 @@ def _turn(model: Model, edits: ConstantEdits, stream: Stream, norms: Mapping[int
             _bypass(norm.gs.outputs[0].outputs[0])
 
 
-def _shift(model: Model, edits: ConstantEdits, use: Use, bias: Floats) -> None:
+def _shift(model: Model, edits: ConstantEdits, stream: Stream, use: Use, bias: Floats) -> None:
     """Have a product add what it made of a bias [d] of its input. Comes before the weight is changed."""
     product, node = use.node.product, use.node
     assert product is not None
@@ -270,6 +272,7 @@ def _shift(model: Model, edits: ConstantEdits, use: Use, bias: Floats) -> None:
     output = node.gs.outputs[0]
     holder, position = added_bias(output, len(shift))
     if holder is not None:
+        stream.normalised.add(output.name)  # until the Add behind it
         edits.add(holder, position, shift)
         return
     bare = gs.Variable(f"{output.name}_unbiased")

@@ -47,6 +47,8 @@ class Stream:
     scales: list[Node] = field(default_factory=list)  # multiplications by a constant that the writes take over
     # Weights of products behind the norms, each with its norm; None where something else is behind a norm too.
     readers: list[tuple[Use, Node]] | None = None
+    tensors: set[str] = field(default_factory=set)  # what carries it
+    normalised: set[str] = field(default_factory=set)  # what stands between a norm and its products
 
     @property
     def width(self) -> int:
@@ -103,6 +105,7 @@ class _Finder:
                     raise Unfit("it is scaled for some of its readers")
                 continue
             seen[id(tensor)] = scale
+            stream.tensors.add(tensor.name)
             axes = tensors[tensor.name].axes if tensor.name in tensors else None
             if axes is None or self.order(stream, axes) is None:
                 raise Unfit("an operator mixes its channels")
@@ -240,6 +243,7 @@ class _Finder:
             todo = [norm.gs.outputs[0]]
             while todo:
                 tensor = todo.pop()
+                stream.normalised.add(tensor.name)
                 if id(tensor) in self.outputs:
                     return None
                 for reader in tensor.outputs:

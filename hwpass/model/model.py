@@ -49,7 +49,8 @@ class Model:
 
     Constant nodes are turned into initialisers and local functions are inlined when a model is loaded, so
     passes meet one form only. Constants are NumPy arrays (memory-mapped when they were external data). `source` is
-    what was loaded, exactly as it was given: the path of a file, bytes (also those of a stream), or a proto.
+    what was loaded, exactly as it was given: the path of a file, bytes (also those of a stream), or a proto. `renewed`
+    are inner tensors that compute something else by now than under this name in `source`, though no output does.
     """
 
     graph: gs.Graph
@@ -61,6 +62,7 @@ class Model:
     doc_string: str = ""
     source: ModelLike | None = field(default=None, repr=False)
     kept: Kept = field(default_factory=Kept, repr=False)
+    renewed: frozenset[str] = field(default=frozenset(), repr=False)
 
     def __repr__(self) -> str:
         return brief(self, self.path or self.graph.name, counted(len(self.graph.nodes), "node"), f"opset {self.opset}")

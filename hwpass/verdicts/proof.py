@@ -177,7 +177,8 @@ class Prover:
                 legs.append(self._refit(latest, stage.model, after))
             elif stage.effect == "exact":
                 if place == 0:
-                    legs.append(self.compare("preparation", before, after, stage.model, _same))
+                    renewed = partial(_unless_renewed, stage.model.renewed)
+                    legs.append(self.compare("preparation", before, after, stage.model, renewed))
                 else:
                     refitted = any(earlier.effect == "refit" for earlier in chain[:place])
                     cut = latest.surgery.model if refitted and latest is not None else None
@@ -319,6 +320,11 @@ def _explains(rounding: Difference, seen: Difference) -> bool:
     if seen.problem is None:
         return rounding.problem is not None or seen.needed <= AMPLIFIED * rounding.needed
     return rounding.problem is not None and seen.unequal <= AMPLIFIED * max(rounding.unequal, 1e-9)
+
+
+def _unless_renewed(renewed: frozenset[str], name: str, value: np.ndarray) -> np.ndarray | None:
+    """A tensor of the given model, unless a pass made another of that name; what reads it is compared all the same."""
+    return None if name in renewed else value
 
 
 def _same(name: str, value: np.ndarray) -> np.ndarray:

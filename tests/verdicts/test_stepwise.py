@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 import hwpass
-from hwpass.verdicts.proof_sides import InMemory
+from hwpass.data.proof_inputs import proof_feeds
+from hwpass.manager import PassManager
+from hwpass.runtime.inputs import input_specs
+from hwpass.verdicts.proof import _unless_renewed
+from hwpass.verdicts.proof_sides import AsGiven, InMemory
 from hwpass.verdicts.tensorwise import in_front, stepwise
+from hwpass.workflows.steps import PREPARE
 
 
 def _chain(scale: float, depth: int = 6, bump: float = 0.0) -> hwpass.Model:
@@ -65,3 +73,21 @@ def test_a_tensor_of_another_shape_is_a_problem() -> None:
 
     found = stepwise(_side(2.0), _chain(2.0), FEED, halves)
     assert found.problem is not None or found.max_rel > 0
+
+
+def test_tensors_that_a_pass_renewed_are_not_taken_for_those_of_the_file() -> None:
+    """A turned stream has other values under the names of the file; all that it is read by is the same."""
+    path = Path(__file__).parents[2] / "fixtures" / "vit.onnx"
+    loaded = hwpass.load(path)
+    prepared = PassManager(PREPARE).run(loaded)
+    assert prepared.renewed
+    assert prepared.copy().renewed == prepared.renewed
+    given = AsGiven("the file", path, 1)
+    (feed,) = proof_feeds(path, input_specs(loaded.interface()), draws=1)
+    naive = stepwise(given, prepared, feed, lambda name, value: value)
+    assert not naive.passed
+    assert naive.tensor in prepared.renewed
+    found = stepwise(given, prepared, feed, partial(_unless_renewed, prepared.renewed))
+    assert found.passed, found.where
+    assert not found.compared & prepared.renewed
+    assert len(found.compared) > len(prepared.renewed)
