@@ -166,9 +166,9 @@ def missing(model: Model) -> list[str]:
 def _missing(block: _Block, trained: bool | None, opset: int) -> Iterator[str]:
     for step in block.steps:
         learned = step.trained if trained is None else trained
-        if step.node.op not in _CONTROL or step.node.domain:
-            if not step.rule.has_function(step.node.op) and not _refers(step, learned, opset):
-                yield str(NoFunction(step.node)).partition(" (node")[0]
+        known = step.rule.has_function(step.node.op) or (step.node.op in _CONTROL and not step.node.domain)
+        if not known and not _refers(step, learned, opset):
+            yield str(NoFunction(step.node)).partition(" (node")[0]
         for body in step.blocks.values():
             yield from _missing(body, learned, opset)
 
@@ -200,8 +200,7 @@ class TorchGraph:
     def __init__(self, model: Model, train: Collection[str] | None = None) -> None:
         """Take over the weights of a model. `train` names the constants to be trained, instead of the usual ones.
 
-        Raises InputError for a name in `train` that is no floating-point constant of the main graph, and where a
-        constant's type is none of torch.
+        Raises InputError for a name in `train` that is no floating-point constant of the main graph.
         """
         self.model = model
         plan = _Plan(model)
@@ -209,7 +208,9 @@ class TorchGraph:
         plan.trace(chosen.values())
         self._block, self._opset = plan.block, model.opset
         self._domains = [helper.make_opsetid(d.domain, d.version) for d in model.graph.import_domains or []]
-        self._held = [None if n in chosen.values() else _held(t, plan.uses[n]) for n, t in enumerate(plan.constants)]
+        self._held = [
+            None if n in chosen.values() else tensor_of(np.asarray(t.values)) for n, t in enumerate(plan.constants)
+        ]
         self._numbers = {name: (number, plan.constants[number]) for name, number in chosen.items()}
         self._read = {number: tensor_of(tensor.values).dtype for number, tensor in self._numbers.values()}
         self.parameters: dict[str, Any] = {}
@@ -224,14 +225,14 @@ class TorchGraph:
     def __call__(self, feed: Mapping[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
         """The outputs of the model, and the inner tensors named in `keep`, by name.
 
-        `feed` has a tensor for every input of the model, of the type that the model declares. Raises InputError for a
+        `feed` has a tensor for every input of the model, of the type that the model declares (an array is taken, too). Raises InputError for a
         missing input or an unknown name, NoFunction for an operator, or a use of it, that has no function.
         """
         lacking = [name for name in self._block.inputs if name not in feed]
         unknown = [name for name in keep if name not in self._produced]
         if lacking or unknown:
             raise InputError(f"no input {lacking[0]!r} is given" if lacking else f"no tensor is named {unknown[0]!r}")
-        values = {name: torch.as_tensor(feed[name]) for name in self._block.inputs}
+        values = {name: _fed(feed[name]) for name in self._block.inputs}
         if self._known is None:
             self._known = self._constants(set(keep))
         elif any(step.constant and not set(keep).isdisjoint(step.writes) for step in self._block.steps):
@@ -282,10 +283,10 @@ class TorchGraph:
             graph = helper.make_graph([node], "node", made, outputs)
             imports = self._domains or [helper.make_opsetid("", self._opset)]
             self._references[key] = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
-        feed = {name: array_of(value) for name, value in zip(names, inputs, strict=True) if name}
+        feed = {name: _plain(value) for name, value in zip(names, inputs, strict=True) if name}
         with np.errstate(all="ignore"):
             found = iter(self._references[key].run(None, feed))
-        return [tensor_of(np.asarray(next(found))) if name else None for name in step.writes]
+        return [_fed(next(found)) if name else None for name in step.writes]
 
     @property
     def opset(self) -> int:
@@ -301,18 +302,16 @@ def _named(plan: _Plan, names: Collection[str]) -> dict[str, int]:
     return {name: numbers[name] for name in names}
 
 
-def _held(tensor: gs.Constant, uses: list[tuple[gs.Node, int]]) -> Any:
-    """A constant as a torch tensor; integers of 4 bits, which torch lacks, as those of 8 where they are only read."""
-    values = np.asarray(tensor.values)
-    name = values.dtype.name
-    if name.startswith("float8"):
-        return torch.from_numpy(np.array(values).view(np.uint8)).view(getattr(torch, name))
-    if name in ("int4", "uint4", "int2", "uint2") and all(node.op == "DequantizeLinear" for node, _ in uses):
-        values = values.astype(np.uint8 if name.startswith("u") else np.int8)
-    try:
-        return tensor_of(values)
-    except TypeError:
-        raise InputError(f"constant {tensor.name!r} is of type {name}, which torch lacks") from None
+def _fed(value: Any) -> Any:
+    """What comes from outside as torch tensors; what torch has no type for, and lists, are as they are."""
+    if isinstance(value, list):
+        return [_fed(entry) for entry in value]
+    return value if isinstance(value, torch.Tensor) else tensor_of(np.asarray(value))
+
+
+def _plain(value: Any) -> Any:
+    """A tensor, or a list of them, as NumPy arrays."""
+    return [_plain(entry) for entry in value] if isinstance(value, list) else array_of(value)
 
 
 def _declared(tensor: gs.Tensor, value: Any) -> Any:
@@ -357,6 +356,9 @@ class _Run:
                 raise NoFunction(node)
             return list(control(self, step, inputs, values))
         try:
+            foreign = next((v for v in inputs if isinstance(v, np.ndarray)), None)
+            if foreign is not None:
+                raise NoFunction(node, f"the type {foreign.dtype.name}")
             return step.rule.torch(node, inputs, opset)
         except NoFunction:
             if not _refers(step, step.trained, opset):

@@ -73,17 +73,25 @@ def torch_type(node: gs.Node, dtype: Any) -> Any:
 
         dtype = helper.tensor_dtype_to_np_dtype(dtype)
     name = np.dtype(dtype).name
-    found = getattr(torch, name, None) if name not in ("str", "object", "int4", "uint4", "int2", "uint2") else None
+    found = getattr(torch, name, None) if _plain(name) else None
     if found is None or not isinstance(found, torch.dtype):
         raise NoFunction(node, f"the type {name}")
     return found
 
 
-def tensor_of(values: np.ndarray[Any, Any]) -> Any:
-    """A torch tensor with a copy of an array's values; types of 16 bits that NumPy lacks are kept.
+def _plain(name: str) -> bool:
+    """Whether torch computes with a type of this name: neither text nor numbers of less than eight bits."""
+    return not name.startswith(("str", "object", "float4", "float6", "float8", "int4", "uint4", "int2", "uint2"))
 
-    Raises TypeError for types that torch lacks.
+
+def tensor_of(values: np.ndarray[Any, Any]) -> Any:
+    """A torch tensor with a copy of an array's values; the array itself where its type is none that torch computes with.
+
+    >>> type(tensor_of(np.asarray(["text"], object))).__name__
+    'ndarray'
     """
+    if not _plain(values.dtype.name):
+        return values
     if values.dtype.name == "bfloat16":
         return torch.from_numpy(np.array(values).view(np.int16)).view(torch.bfloat16)
     if not values.dtype.isnative:
@@ -92,7 +100,9 @@ def tensor_of(values: np.ndarray[Any, Any]) -> Any:
 
 
 def array_of(tensor: Any) -> np.ndarray[Any, Any]:
-    """A NumPy array of a torch tensor's values."""
+    """A NumPy array of a torch tensor's values; an array is as it is."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
     found = tensor.detach().cpu()
     if found.dtype == torch.bfloat16:
         import ml_dtypes

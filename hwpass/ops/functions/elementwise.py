@@ -177,15 +177,10 @@ def where(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     return [torch.where(inputs[0], inputs[1], inputs[2])]
 
 
-_SMALL = ("float8", "float4")
-
-
 def cast(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """The input in another type, that of the attribute `to` or of the second input."""
     x = inputs[0]
     target = inputs[1].dtype if node.op == "CastLike" else torch_type(node, node.attrs["to"])
-    if any(word in str(t) for word in _SMALL for t in (x.dtype, target)) and x.dtype != target:
-        raise NoFunction(node, f"a cast from {x.dtype} to {target}")
     if x.is_floating_point() and target in (torch.uint8, torch.int8, torch.uint16, torch.int16):
         # Out of their range the result of a direct cast is up to the processor.
         return [x.to(torch.int32).to(target)]

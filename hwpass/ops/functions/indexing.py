@@ -110,7 +110,7 @@ def top_k(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """The largest or smallest along one axis, in order, and where they stand; of equal ones the first come first."""
     x, axis = inputs[0], int(node.attrs.get("axis", -1))
     count = int(node.attrs["k"]) if given(inputs, 1) is None else integers(inputs[1])[0]
-    order = torch.sort(x.detach(), axis, bool(node.attrs.get("largest", 1)), stable=True).indices
+    order = torch.sort(x.detach(), stable=True, dim=axis, descending=bool(node.attrs.get("largest", 1))).indices
     where = order.narrow(axis, 0, count)
     return [torch.gather(x, axis, where), where]
 

@@ -201,14 +201,24 @@ def _mean(x: Any, axes: list[int], keep: bool) -> Any:
     return (x.double().mean(axes, keepdim=keep)).trunc().to(x.dtype)
 
 
+def _least(dtype: Any) -> Any:
+    if dtype == torch.bool:
+        return False
+    return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+
+
+def _most(dtype: Any) -> Any:
+    if dtype == torch.bool:
+        return True
+    return math.inf if dtype.is_floating_point else torch.iinfo(dtype).max
+
+
 def _extremum(name: str, least: bool) -> Callable[[Any, list[int], bool], Any]:
     def found(x: Any, axes: list[int], keep: bool) -> Any:
         if not x.numel():
             # Of nothing: what any number is at least, or at most.
             shape = [1 if i in axes else s for i, s in enumerate(x.shape) if keep or i not in axes]
-            kind = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
-            bound = (-math.inf if least else math.inf) if x.is_floating_point() else kind.min if least else kind.max
-            return torch.full(shape, bound, dtype=x.dtype)
+            return torch.full(shape, _least(x.dtype) if least else _most(x.dtype), dtype=x.dtype)
         return getattr(torch, name)(x, axes, keepdim=keep)
 
     return found
