@@ -112,8 +112,7 @@ class _Plan:
         for step in self.block.steps:
             names = set(step.names())
             step.trained = not learned.isdisjoint(names)
-            drawn = not step.rule.traits_of(step.node.op).foldable and not step.rule.has_function(step.node.op)
-            step.constant = not step.trained and fed.isdisjoint(names) and not drawn
+            step.constant = not step.trained and fed.isdisjoint(names) and not _drawn(step)
             if step.trained:
                 learned |= set(step.writes)
             if not step.constant:
@@ -175,9 +174,14 @@ def _missing(block: _Block, trained: bool | None, opset: int) -> Iterator[str]:
 
 def _refers(step: _Step, trained: bool, opset: int) -> bool:
     """Whether ONNX's reference implementation may stand in: no gradient is lost, and no number drawn."""
-    if not step.rule.traits_of(step.node.op).foldable or step.node.domain not in ("", "ai.onnx", "ai.onnx.ml", None):
+    if _drawn(step) or step.node.domain not in ("", "ai.onnx", "ai.onnx.ml", None):
         return False
     return not trained or _discrete(step.node, opset)
+
+
+def _drawn(step: _Step) -> bool:
+    """Whether an operator draws random numbers."""
+    return not step.rule.traits_of(step.node.op).foldable and not step.rule.has_function(step.node.op)
 
 
 def _discrete(node: gs.Node, opset: int) -> bool:

@@ -75,10 +75,10 @@ def gap(wanted: Any, found: Any) -> float:
     if isinstance(wanted, list):
         return max((gap(a, b) for a, b in zip(wanted, found, strict=True)), default=0.0)
     a, b = np.asarray(wanted), np.asarray(found)
+    if a.dtype.kind in "OSU":
+        return 0.0 if np.array_equal(a.astype(str), b.astype(str)) else np.inf
     if a.shape != b.shape or a.dtype != b.dtype:
         return np.inf
-    if a.dtype.kind in "OSU":
-        return 0.0 if np.array_equal(a, b) else np.inf
     a, b = a.astype(np.complex128 if a.dtype.kind == "c" else np.float64), b.astype(np.float64)
     if not np.array_equal(np.isfinite(a), np.isfinite(b)) or not np.array_equal(
         a[~np.isfinite(a)], b[~np.isfinite(b)], True

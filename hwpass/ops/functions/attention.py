@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from hwpass.ops.functions.common import F, NoFunction, given, torch
+from hwpass.ops.functions.common import F, NoFunction, given, torch, torch_type
 
 
 def _heads(x: Any, count: int) -> Any:
@@ -57,11 +58,7 @@ def attention(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     if mask is not None and mask.shape[-1] < k.shape[2]:
         fill = False if mask.dtype == torch.bool else -math.inf
         mask = F.pad(mask, [0, k.shape[2] - mask.shape[-1]], value=fill)
-    causal = _causal(q.shape[2], k.shape[2], before) if node.attrs.get("is_causal", 0) else None
-    if lengths is not None:
-        if node.attrs.get("is_causal", 0):
-            raise NoFunction(node, "causal attention over keys of several lengths")
-        causal = (torch.arange(k.shape[2])[None] < lengths[:, None])[:, None, None]
+    causal = _seen(node, q.shape[2], k.shape[2], before, lengths)
     mask = _biased(mask, causal, dtype)
     scale, cap = node.attrs.get("scale"), float(node.attrs.get("softcap", 0.0))
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
@@ -84,9 +81,33 @@ def _explicit(node: gs.Node, q: Any, k: Any, v: Any, mask: Any, scale: float, ca
             torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else mask
         )
         added = capped + shift
-    weights = torch.softmax(added, -1).to(q.dtype)
+    precision = node.attrs.get("softmax_precision")
+    weights = torch.softmax(added if precision is None else added.to(torch_type(node, precision)), -1).to(q.dtype)
+    # A query that sees no key at all gets zeros.
+    weights = weights.masked_fill((added == -math.inf).all(-1, keepdim=True), 0.0)
     mode = int(node.attrs.get("qk_matmul_output_mode", 0))
-    return weights @ v, (scores, added, capped, weights)[mode]
+    return weights @ v, (scores, capped, added, weights)[mode]
+
+
+def _seen(node: gs.Node, queries: int, keys: int, before: int, lengths: Any) -> Any:
+    """Which keys each query may see by their positions: [queries, keys], of each sample where lengths differ; or None.
+
+    Without a cache of its own, the last of `lengths` keys stands where the last query does.
+    """
+    causal, left, right = (int(node.attrs.get(n, d)) for n, d in
+                           (("is_causal", 0), ("left_window_size", -1), ("right_window_size", -1)))  # fmt: skip
+    start = before if lengths is None else (lengths.long() - queries).reshape(-1, 1, 1, 1)
+    ahead = torch.arange(queries)[:, None] + start - torch.arange(keys)[None]
+    bounds = []
+    if causal:
+        bounds.append(ahead >= 0)
+    if left >= 0:
+        bounds.append(ahead <= left)
+    if right >= 0:
+        bounds.append(-ahead <= right)
+    if lengths is not None:
+        bounds.append(torch.arange(keys) < lengths.long().reshape(-1, 1, 1, 1))
+    return reduce(torch.logical_and, bounds) if bounds else None
 
 
 def _turned(x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
