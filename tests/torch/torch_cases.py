@@ -59,14 +59,12 @@ def node_model(
     """A model of one node, and its inputs; the inputs in `constant` are initialisers."""
     names = ["" if value is None else f"i{number}" for number, value in enumerate(inputs)]
     node = helper.make_node(op, names, [f"o{n}" for n in range(outputs)], domain=domain, **attributes)
-    values = [np.asarray(v) for v in inputs if v is not None]
     live = [n for n, value in enumerate(inputs) if value is not None and n not in constant]
     kinds = [helper.make_tensor_value_info(f"i{n}", helper.np_dtype_to_tensor_dtype(np.asarray(inputs[n]).dtype),
                                            np.asarray(inputs[n]).shape) for n in live]  # fmt: skip
     held = [onnx.numpy_helper.from_array(np.asarray(inputs[n]), f"i{n}") for n in constant]
     graph = helper.make_graph([node], op, kinds, [onnx.ValueInfoProto(name=name) for name in node.output], held)
     imports = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
-    del values
     return helper.make_model(graph, opset_imports=imports, ir_version=8), {f"i{n}": np.asarray(inputs[n]) for n in live}
 
 

@@ -147,3 +147,45 @@ def compress(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     if "axis" not in node.attrs:
         return [x.reshape(-1).index_select(0, places)]
     return [x.index_select(int(node.attrs["axis"]), places)]
+
+
+def non_max_suppression(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
+    """The best boxes of every class that overlap no better one: rows of sample, class and box."""
+    boxes, scores = (t.detach().float() for t in inputs[:2])
+    most, overlap, least = (given(inputs, p) for p in (2, 3, 4))
+    count = 0 if most is None else integers(most)[0]
+    limit = 0.0 if overlap is None else float(overlap.reshape(()))
+    corners = _corners(boxes, bool(node.attrs.get("center_point_box", 0)))
+    found = []
+    for sample in range(scores.shape[0]):
+        for kind in range(scores.shape[1]):
+            values = scores[sample, kind]
+            order = torch.sort(values, stable=True, descending=True).indices
+            if least is not None:
+                order = order[values[order] > least.reshape(())]
+            found += [[sample, kind, box] for box in _best(corners[sample], order, count, limit)]
+    return [torch.tensor(found, dtype=torch.int64).reshape(-1, 3)]
+
+
+def _corners(boxes: Any, centred: bool) -> Any:
+    """Boxes as their lower and upper corners [.., 4]."""
+    if centred:
+        place, half = boxes[..., :2], boxes[..., 2:] / 2
+        return torch.cat([place - half, place + half], -1)
+    one, other = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([torch.minimum(one, other), torch.maximum(one, other)], -1)
+
+
+def _best(corners: Any, order: Any, count: int, limit: float) -> list[int]:
+    """Boxes in order, without those that overlap one before them by more than the limit."""
+    corners, chosen = corners[order], []
+    areas, live = (corners[:, 2:] - corners[:, :2]).prod(-1), torch.ones(len(order), dtype=torch.bool)
+    while len(chosen) < count and bool(live.any()):
+        place = int(live.to(torch.uint8).argmax())
+        chosen.append(int(order[place]))
+        shared = torch.minimum(corners[:, 2:], corners[place, 2:]) - torch.maximum(corners[:, :2], corners[place, :2])
+        common = shared.clamp(min=0).prod(-1)
+        union = areas + areas[place] - common
+        live &= ~((common > 0) & (common / union > limit))
+        live[place] = False
+    return chosen

@@ -87,7 +87,7 @@ def _activations(node: gs.Node, way: int) -> list[Callable[[Any], Any]]:
     values = [list(node.attrs.get(key) or []) for key in ("activation_alpha", "activation_beta")]
     found: list[Callable[[Any], Any]] = []
     limit = node.attrs.get("clip")
-    for name in names[: (way + 1) * count]:
+    for place, name in enumerate(names[: (way + 1) * count]):
         if name.lower() not in _ACTIVATIONS:
             raise NoFunction(node, f"the activation {name}")
         function, *defaults = _ACTIVATIONS[name.lower()]
@@ -95,7 +95,9 @@ def _activations(node: gs.Node, way: int) -> list[Callable[[Any], Any]]:
             0.0 if default is None else float(queue.pop(0)) if queue else default
             for default, queue in zip(defaults, values, strict=True)
         )
-        found.append(_bounded(function, a, b, None if limit is None else float(limit)))
+        # ONNX Runtime clips what enters the gates; the cell it hands on as it is.
+        open_ended = limit is None or place % count == 2
+        found.append(_bounded(function, a, b, None if open_ended else float(limit)))
     return found[way * count :]
 
 

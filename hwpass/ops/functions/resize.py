@@ -90,7 +90,7 @@ class _Kind:
 
     def _places(self, factor: float, length: int, size: int, start: float, end: float) -> Floats:
         """Where in the image the indices of the result lie."""
-        i, mode = np.arange(size, dtype=np.float64), self.coordinates
+        i, mode, factor = np.arange(size, dtype=np.float32), self.coordinates, float(factor)
         if mode == "asymmetric":
             return np.asarray(i / factor)
         if mode == "align_corners":

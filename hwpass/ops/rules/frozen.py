@@ -79,6 +79,7 @@ class Frozen(Rule):
         "GatherElements": indexing.gather_elements,
         "MaxUnpool": windows.max_unpool,
         "NegativeLogLikelihoodLoss": losses.negative_log_likelihood,
+        "NonMaxSuppression": indexing.non_max_suppression,
         "NonZero": indexing.nonzero,
         "STFT": spectra.stft,
         "Scatter": indexing.scatter_elements,
