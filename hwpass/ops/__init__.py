@@ -1,4 +1,4 @@
-"""Operator rules, one class per family: how axes couple, how a node shrinks, its work, its traits and its torch function."""
+"""Operator rules, one class per family: how axes couple, how a node shrinks, its traits, its torch function."""
 
 from hwpass.ops.rule import Form, Node, NoFunction, Product, Rule, Shrink, Tensor, Traits, rule_for, traits_of
 

@@ -229,7 +229,7 @@ class TorchGraph:
     def __call__(self, feed: Mapping[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
         """The outputs of the model, and the inner tensors named in `keep`, by name.
 
-        `feed` has a tensor for every input of the model, of the type that the model declares (an array is taken, too). Raises InputError for a
+        `feed` has a tensor, or an array, of the declared type for every input of the model. Raises InputError for a
         missing input or an unknown name, NoFunction for an operator, or a use of it, that has no function.
         """
         lacking = [name for name in self._block.inputs if name not in feed]
@@ -388,7 +388,8 @@ class _Run:
         block, state = step.blocks["body"], list(inputs[2:])
         most = None if given(inputs, 0) is None else integers(inputs[0])[0]
         go = True if given(inputs, 1) is None else bool(inputs[1].item())
-        rounds, stacked = 0, [[] for _ in range(len(block.outputs) - 1 - len(state))]  # type: list[list[Any]]
+        stacked: list[list[Any]] = [[] for _ in range(len(block.outputs) - 1 - len(state))]
+        rounds = 0
         while go and (most is None or rounds < most):
             condition, *found = self.body(block, [torch.tensor(rounds), torch.tensor(go), *state], values)
             go, rounds = bool(condition.item()), rounds + 1

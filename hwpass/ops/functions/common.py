@@ -85,7 +85,7 @@ def _plain(name: str) -> bool:
 
 
 def tensor_of(values: np.ndarray[Any, Any]) -> Any:
-    """A torch tensor with a copy of an array's values; the array itself where its type is none that torch computes with.
+    """A torch tensor with a copy of an array's values; the array itself where torch does not compute with its type.
 
     >>> type(tensor_of(np.asarray(["text"], object))).__name__
     'ndarray'

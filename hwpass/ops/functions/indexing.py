@@ -178,7 +178,8 @@ def _corners(boxes: Any, centred: bool) -> Any:
 
 def _best(corners: Any, order: Any, count: int, limit: float) -> list[int]:
     """Boxes in order, without those that overlap one before them by more than the limit."""
-    corners, chosen = corners[order], []
+    corners = corners[order]
+    chosen: list[int] = []
     areas, live = (corners[:, 2:] - corners[:, :2]).prod(-1), torch.ones(len(order), dtype=torch.bool)
     while len(chosen) < count and bool(live.any()):
         place = int(live.to(torch.uint8).argmax())

@@ -115,8 +115,9 @@ def matmul_integer(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any
     return [_whole(torch.matmul(a, b.to(a.dtype)))]
 
 
-def _side(x: Any, scale: Any, point: Any, axis: int) -> Any:
-    """A quantised operand as numbers; scale and zero point may be vectors along an axis."""
+def _side(inputs: list[Any], first: int, axis: int) -> Any:
+    """A quantised operand, from input `first` on, as numbers; scale and zero point may be vectors along an axis."""
+    x, scale, point = inputs[first : first + 3]
     place = axis % max(x.dim(), 1)
     scale, point = (t if t is None or t.dim() > 1 else spread(t, place, x.dim()) for t in (scale, point))
     return real(x, scale, point)
@@ -124,7 +125,7 @@ def _side(x: Any, scale: Any, point: Any, axis: int) -> Any:
 
 def qlinear_matmul(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """A product of quantised matrices, quantised."""
-    a, b = _side(*inputs[:3], -2), _side(*inputs[3:6], -1)
+    a, b = _side(inputs, 0, -2), _side(inputs, 3, -1)
     return [quantised(node, torch.matmul(a, b), inputs[6].to(a.dtype), inputs[7], inputs[7].dtype)]
 
 
@@ -132,7 +133,7 @@ def qlinear_conv(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """A convolution of quantised tensors with an int32 bias, quantised."""
     last, x = bool(node.attrs.get("channels_last", 0)), inputs[0]
     x = x.movedim(-1, 1) if last else x
-    data, weight, bias = real(x, inputs[1], inputs[2]), _side(*inputs[3:6], 0), given(inputs, 8)
+    data, weight, bias = real(x, inputs[1], inputs[2]), _side(inputs, 3, 0), given(inputs, 8)
     shift = None if bias is None else bias.to(data.dtype) * (inputs[1] * inputs[4]).reshape(-1)
     y = quantised(node, convolve(node, data, weight, shift), inputs[6], inputs[7], inputs[7].dtype)
     return [y.movedim(1, -1) if last else y]
@@ -141,7 +142,7 @@ def qlinear_conv(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
 def qgemm(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """A Gemm of integers with an int32 bias; floats where no scale of the result is given."""
     a = real(*inputs[:3])
-    b = _side(*inputs[3:6], 0 if node.attrs.get("transB", 0) else 1)
+    b = _side(inputs, 3, 0 if node.attrs.get("transB", 0) else 1)
     bias, scale, point = given(inputs, 6), given(inputs, 7), given(inputs, 8)
     y = _gemm(node, a, b, None)
     if bias is not None:
@@ -153,7 +154,7 @@ def qgemm(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
 def matmul_to_float(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """A product of integers, scaled into floats, plus a bias."""
     a, b, a_scale, b_scale, a_point, b_point, bias = (given(inputs, i) for i in range(7))
-    y = torch.matmul(_side(a, a_scale, a_point, -2), _side(b, b_scale, b_point, -1))
+    y = torch.matmul(_side([a, a_scale, a_point], 0, -2), _side([b, b_scale, b_point], 0, -1))
     return [y if bias is None else y + bias]
 
 
@@ -161,7 +162,7 @@ def dynamic_matmul(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any
     """A product of floats, quantised on the way by their range, with an integer weight, plus a bias."""
     x, b, scale, point, bias = (given(inputs, i) for i in range(5))
     a = real(*dynamic_quantize(node, [x], opset))
-    y = torch.matmul(a, _side(b, scale, point, -1))
+    y = torch.matmul(a, _side([b, scale, point], 0, -1))
     return [y if bias is None else y + bias]
 
 
