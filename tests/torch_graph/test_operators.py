@@ -141,6 +141,11 @@ CASES: list[tuple[str, str, dict[str, Any], list[Any], dict[str, Any]]] = [
     ("range", "Range", {}, [np.float32(1), np.float32(2), np.float32(0.3)], {}),
     ("quantize", "QuantizeLinear", {"axis": 1}, [3 * IMAGE, np.abs(f(4)), np.zeros(4, np.int8)], {}),
     ("dequantize", "DequantizeLinear", {"axis": 0}, [np.arange(12, dtype=np.int8).reshape(3, 4), np.abs(f(3))], {}),
+    ("boxes", "NonMaxSuppression", {}, [np.abs(f(2, 60, 4)), f(2, 3, 60), i(20), np.float32([0.3]), np.float32([0.1])],
+     {}),
+    ("boxes by centre", "NonMaxSuppression", {"center_point_box": 1}, [3 * np.abs(f(1, 60, 4)), f(1, 1, 60), i(50),
+     np.float32([0.2])], {}),
+    ("clip of tensors", "Clip", {}, [i(-3, 0, 9), np.asarray(-1), np.asarray(4)], {}),
     ("depth to space", "DepthToSpace", {"blocksize": 2, "mode": "CRD"}, [IMAGE], {}),
     ("lp norm", "LpNormalization", {"p": 1, "axis": 1}, [IMAGE], {}),
 ]  # fmt: skip

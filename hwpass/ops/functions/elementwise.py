@@ -86,14 +86,15 @@ UNARY: dict[str, Function] = dict.fromkeys(_UNARY, unary)
 
 def clip(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """min(max(x, low), high); the bounds are attributes below operator set 11."""
-    x, low, high = inputs[0], given(inputs, 1), given(inputs, 2)
-    low = node.attrs.get("min") if low is None else low.reshape(())
-    high = node.attrs.get("max") if high is None else high.reshape(())
-    if low is None and high is None:
-        return [x]
-    if (low is None) == (high is None) and hasattr(low, "dtype") != hasattr(high, "dtype"):
-        raise NoFunction(node, "one bound as an attribute and one as an input")
-    return [torch.clamp(x, low, high)]
+    x, bounds = inputs[0], [given(inputs, 1), given(inputs, 2)]
+    if any(bound is not None and bound.requires_grad for bound in bounds):
+        return [torch.clamp(x, *(None if bound is None else bound.reshape(()) for bound in bounds))]
+    # Numbers are several times as fast as tensors.
+    low, high = (
+        node.attrs.get(name) if bound is None else bound.item()
+        for name, bound in zip(("min", "max"), bounds, strict=True)
+    )
+    return [x if low is None and high is None else torch.clamp(x, low, high)]
 
 
 def prelu(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:

@@ -6,9 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from hwpass.ops.functions.common import NoFunction, given, integers, text, torch
+
+Floats = NDArray[np.float32]
 
 
 def _counted(index: Any, size: int) -> Any:
@@ -151,42 +155,52 @@ def compress(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
 
 def non_max_suppression(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """The best boxes of every class that overlap no better one: rows of sample, class and box."""
-    boxes, scores = (t.detach().float() for t in inputs[:2])
+    boxes, scores = (t.detach().float().numpy() for t in inputs[:2])
     most, overlap, least = (given(inputs, p) for p in (2, 3, 4))
     count = 0 if most is None else integers(most)[0]
     limit = 0.0 if overlap is None else float(overlap.reshape(()))
     corners = _corners(boxes, bool(node.attrs.get("center_point_box", 0)))
     found = []
-    for sample in range(scores.shape[0]):
-        for kind in range(scores.shape[1]):
-            values = scores[sample, kind]
-            order = torch.sort(values, stable=True, descending=True).indices
-            if least is not None:
-                order = order[values[order] > least.reshape(())]
-            found += [[sample, kind, box] for box in _best(corners[sample], order, count, limit)]
+    for sample, kind in np.ndindex(scores.shape[:2]):
+        values = scores[sample, kind]
+        order = np.argsort(-values, kind="stable")
+        if least is not None:
+            order = order[values[order] > float(least.reshape(()))]
+        found += [[sample, kind, box] for box in _best(corners[sample], order, count, limit)]
     return [torch.tensor(found, dtype=torch.int64).reshape(-1, 3)]
 
 
-def _corners(boxes: Any, centred: bool) -> Any:
+def _corners(boxes: Floats, centred: bool) -> Floats:
     """Boxes as their lower and upper corners [.., 4]."""
-    if centred:
-        place, half = boxes[..., :2], boxes[..., 2:] / 2
-        return torch.cat([place - half, place + half], -1)
     one, other = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([torch.minimum(one, other), torch.maximum(one, other)], -1)
+    if centred:
+        return np.concatenate([one - other / 2, one + other / 2], -1)
+    return np.concatenate([np.minimum(one, other), np.maximum(one, other)], -1)
 
 
-def _best(corners: Any, order: Any, count: int, limit: float) -> list[int]:
+def _best(corners: Floats, order: NDArray[np.int64], count: int, limit: float) -> list[int]:
     """Boxes in order, without those that overlap one before them by more than the limit."""
-    corners = corners[order]
+    low, high = corners[order, :2], corners[order, 2:]
+    ranks = [rank for part in _apart(low[:, 0], high[:, 0]) for rank in _kept(part, low[part], high[part], limit)]
+    return [int(order[rank]) for rank in sorted(ranks)[:count]]
+
+
+def _apart(low: Floats, high: Floats) -> list[NDArray[np.int64]]:
+    """Intervals in groups that do not touch each other: classes are often laid out side by side."""
+    by_start = np.argsort(low, kind="stable")
+    ends = np.maximum.accumulate(high[by_start])
+    cuts = np.flatnonzero(low[by_start][1:] >= ends[:-1]) + 1
+    return [np.sort(part) for part in np.split(by_start, cuts)]
+
+
+def _kept(ranks: NDArray[np.int64], low: Floats, high: Floats, limit: float) -> list[int]:
+    """The ranks of boxes, in order, that overlap none before them by more than the limit."""
     chosen: list[int] = []
-    areas, live = (corners[:, 2:] - corners[:, :2]).prod(-1), torch.ones(len(order), dtype=torch.bool)
-    while len(chosen) < count and bool(live.any()):
-        place = int(live.to(torch.uint8).argmax())
-        chosen.append(int(order[place]))
-        shared = torch.minimum(corners[:, 2:], corners[place, 2:]) - torch.maximum(corners[:, :2], corners[place, :2])
-        common = shared.clamp(min=0).prod(-1)
-        union = areas + areas[place] - common
-        live &= ~((common > 0) & (common / union > limit))
-        live[place] = False
+    areas = np.prod(high - low, -1)
+    while len(ranks):
+        chosen.append(int(ranks[0]))
+        shared = np.minimum(high[1:], high[0]) - np.maximum(low[1:], low[0])
+        common = np.prod(np.maximum(shared, 0), -1)
+        left = common <= limit * (areas[1:] + areas[0] - common)
+        ranks, low, high, areas = ranks[1:][left], low[1:][left], high[1:][left], areas[1:][left]
     return chosen
