@@ -2,195 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import defs, helper
+from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from hwpass.errors import InputError
 from hwpass.model.model import Model
 from hwpass.ops.functions.common import array_of, given, integers, tensor_of, torch
-from hwpass.ops.rule import NoFunction, Rule, rule_for
+from hwpass.ops.rule import NoFunction
+from hwpass.torch.plan import Block, Operand, Plan, Step, floats, missing, refers
 
-#: Entries of a mask that hide what they are added to are at most this.
-HIDING = -100.0
-
-#: What a node reads: a tensor by its name, a constant by its number, or nothing.
-Operand = str | int | None
-
-
-@dataclass
-class _Step:
-    """One node, what it reads and writes, and what nobody reads after it."""
-
-    node: gs.Node
-    rule: Rule
-    reads: list[Operand]
-    writes: list[str]
-    blocks: dict[str, _Block] = field(default_factory=dict)
-    frees: list[str] = field(default_factory=list)
-    constant: bool = False  # it depends on no input and no parameter
-    trained: bool = False  # it depends on a parameter
-
-    def names(self) -> Iterator[Operand]:
-        """Everything that it and its bodies read from around it."""
-        yield from self.reads
-        for block in self.blocks.values():
-            yield from block.outer()
-
-
-@dataclass
-class _Block:
-    """A graph or a body as steps in order."""
-
-    inputs: list[str]
-    outputs: list[Operand]
-    steps: list[_Step]
-
-    def outer(self) -> Iterator[Operand]:
-        """What is read here and made outside."""
-        made = {*self.inputs, *(name for step in self.steps for name in step.writes)}
-        yield from (name for step in self.steps for name in step.names() if name not in made)
-        yield from (name for name in self.outputs if name not in made)
-
-
-class _Plan:
-    """A model's graph as steps; constants of all scopes have numbers."""
-
-    def __init__(self, model: Model) -> None:
-        self.constants: list[gs.Constant] = []
-        self.uses: list[list[tuple[gs.Node, int]]] = []
-        self.main: set[int] = set()  # constants that nodes of the main graph read
-        self._numbers: dict[int, int] = {}
-        self.block = self._block(model.graph, True)
-
-    def _number(self, tensor: gs.Constant) -> int:
-        if id(tensor) not in self._numbers:
-            self._numbers[id(tensor)] = len(self.constants)
-            self.constants.append(tensor)
-            self.uses.append([])
-        return self._numbers[id(tensor)]
-
-    def _operand(self, tensor: gs.Tensor) -> Operand:
-        if isinstance(tensor, gs.Constant):
-            return self._number(tensor)
-        return tensor.name or None
-
-    def _block(self, graph: gs.Graph, main: bool = False) -> _Block:
-        steps = []
-        for node in graph.nodes:
-            reads = [self._operand(tensor) for tensor in node.inputs]
-            for position, name in enumerate(reads):
-                if isinstance(name, int):
-                    self.uses[name].append((node, position))
-                    self.main |= {name} if main else set()
-            blocks = {key: self._block(value) for key, value in node.attrs.items() if isinstance(value, gs.Graph)}
-            steps.append(_Step(node, rule_for(node), reads, [t.name for t in node.outputs], blocks))
-        inputs = [tensor.name for tensor in graph.inputs]
-        block = _Block(inputs, [self._operand(t) for t in graph.outputs], steps)
-        _plan_frees(block)
-        return block
-
-    def weights(self) -> dict[str, int]:
-        """The constants that are trained by default, by name: floats of several numbers that nodes read as weights."""
-        return {
-            self.constants[number].name: number
-            for number in sorted(self.main)
-            if _floats(self.constants[number])
-            and all(_free(node, position) for node, position in self.uses[number])
-            and not _hides(self.constants[number])
-        }
-
-    def trace(self, trained: Collection[int]) -> None:
-        """Note at every step of the main graph what it depends on."""
-        fed, learned = set(self.block.inputs), set[Operand](trained)
-        for step in self.block.steps:
-            names = set(step.names())
-            step.trained = not learned.isdisjoint(names)
-            step.constant = not step.trained and fed.isdisjoint(names) and not _drawn(step)
-            if step.trained:
-                learned |= set(step.writes)
-            if not step.constant:
-                fed |= set(step.writes)
-
-
-def _plan_frees(block: _Block) -> None:
-    """Let every step name what is made here and read no more behind it."""
-    made = {name for step in block.steps for name in step.writes}
-    seen = {name for name in block.outputs if isinstance(name, str)}
-    for step in reversed(block.steps):
-        names = {name for name in (*step.names(), *step.writes) if isinstance(name, str) and name in made}
-        step.frees = sorted(names - seen)
-        seen |= names
-
-
-def _floats(tensor: gs.Constant) -> bool:
-    """Whether a constant is a tensor of several floating-point numbers."""
-    if isinstance(tensor.dtype, int):
-        return False
-    dtype = np.dtype(tensor.dtype)
-    return (dtype.kind == "f" or dtype.name == "bfloat16") and len(tensor.shape) > 0 and int(np.prod(tensor.shape)) > 1
-
-
-def _free(node: gs.Node, position: int) -> bool:
-    """Whether an input of a node may be trained: it is no extent, statistic, bound, scale or mask."""
-    rule = rule_for(node)
-    traits = rule.traits_of(node.op)
-    fixed = (rule.fixed, rule.parameters, traits.masks, traits.lengths, traits.extents)
-    return not any(position in positions for positions in fixed)
-
-
-def _hides(tensor: gs.Constant) -> bool:
-    """Whether a constant is a mask: zeros and one number that hides what it is added to."""
-    values = np.asarray(tensor.values)
-    low = values.min()
-    return bool(not np.isfinite(low) or low <= HIDING) and bool(np.all((values == low) | (values == 0)))
-
-
-def missing(model: Model) -> list[str]:
-    """Why `TorchGraph` cannot compute a model: one reason for each operator without a function; nothing is run.
-
-    A function may still refuse a use of its operator when it runs, with NoFunction.
-    """
-    plan = _Plan(model)
-    plan.trace(plan.weights().values())
-    return list(dict.fromkeys(_missing(plan.block, None, model.opset)))
-
-
-def _missing(block: _Block, trained: bool | None, opset: int) -> Iterator[str]:
-    for step in block.steps:
-        learned = step.trained if trained is None else trained
-        known = step.rule.has_function(step.node.op) or (step.node.op in _CONTROL and not step.node.domain)
-        if not known and not _refers(step, learned, opset):
-            yield str(NoFunction(step.node)).partition(" (node")[0]
-        for body in step.blocks.values():
-            yield from _missing(body, learned, opset)
-
-
-def _refers(step: _Step, trained: bool, opset: int) -> bool:
-    """Whether ONNX's reference implementation may stand in: no gradient is lost, and no number drawn."""
-    if _drawn(step) or step.node.domain not in ("", "ai.onnx", "ai.onnx.ml", None):
-        return False
-    return not trained or _discrete(step.node, opset)
-
-
-def _drawn(step: _Step) -> bool:
-    """Whether an operator draws random numbers."""
-    return not step.rule.traits_of(step.node.op).foldable and not step.rule.has_function(step.node.op)
-
-
-def _discrete(node: gs.Node, opset: int) -> bool:
-    """Whether the results of an operator are never floating-point numbers."""
-    try:
-        schema = defs.get_schema(node.op, opset, node.domain or "")
-    except defs.SchemaError:
-        return False
-    return not any("float" in kind or "double" in kind for output in schema.outputs for kind in output.types)
+__all__ = ["TorchGraph", "missing"]
 
 
 class TorchGraph:
@@ -207,7 +34,7 @@ class TorchGraph:
         Raises InputError for a name in `train` that is no floating-point constant of the main graph.
         """
         self.model = model
-        plan = _Plan(model)
+        plan = Plan(model)
         chosen = plan.weights() if train is None else _named(plan, train)
         plan.trace(chosen.values())
         self._block, self._opset = plan.block, model.opset
@@ -272,7 +99,7 @@ class TorchGraph:
             dtype = np.asarray(tensor.values).dtype
             tensor.values = np.array(array_of(self.parameters[name]).astype(dtype))
 
-    def reference(self, step: _Step, inputs: list[Any]) -> list[Any]:
+    def _reference(self, step: Step, inputs: list[Any]) -> list[Any]:
         """The outputs of a step by ONNX's reference implementation: no gradient flows through."""
         from onnx.reference import ReferenceEvaluator
 
@@ -292,14 +119,9 @@ class TorchGraph:
             found = iter(self._references[key].run(None, feed))
         return [_fed(next(found)) if name else None for name in step.writes]
 
-    @property
-    def opset(self) -> int:
-        """The version of the standard operator set."""
-        return self._opset
 
-
-def _named(plan: _Plan, names: Collection[str]) -> dict[str, int]:
-    numbers = {plan.constants[n].name: n for n in plan.main if _floats(plan.constants[n])}
+def _named(plan: Plan, names: Collection[str]) -> dict[str, int]:
+    numbers = {plan.constants[n].name: n for n in plan.main if floats(plan.constants[n])}
     wrong = sorted(set(names) - numbers.keys())
     if wrong:
         raise InputError(f"{wrong[0]!r} is no floating-point constant of several numbers in the main graph")
@@ -338,7 +160,7 @@ class _Run:
         """The value of what a node reads."""
         return None if name is None else self._held[name] if isinstance(name, int) else values[name]
 
-    def steps(self, steps: list[_Step], values: dict[str, Any]) -> None:
+    def steps(self, steps: list[Step], values: dict[str, Any]) -> None:
         """Compute steps in order; what no later step reads and nobody keeps is forgotten."""
         for step in steps:
             inputs = [self.operand(name, values) for name in step.reads]
@@ -352,8 +174,8 @@ class _Run:
                 if name not in self._keep:
                     values.pop(name, None)
 
-    def _step(self, step: _Step, inputs: list[Any], values: dict[str, Any]) -> Sequence[Any]:
-        node, opset = step.node, self._graph.opset
+    def _step(self, step: Step, inputs: list[Any], values: dict[str, Any]) -> Sequence[Any]:
+        node, opset = step.node, self._graph._opset
         if step.blocks:
             control = _CONTROL.get(node.op) if not node.domain else None
             if control is None:
@@ -365,25 +187,25 @@ class _Run:
                 raise NoFunction(node, f"the type {foreign.dtype.name}")
             return step.rule.torch(node, inputs, opset)
         except NoFunction:
-            if not _refers(step, step.trained, opset):
+            if not refers(step, step.trained, opset):
                 raise
         except (NotImplementedError, RuntimeError) as error:
             # Torch lacks some operators for some types, mostly unsigned ones.
-            if "not implemented" not in str(error) or not _refers(step, step.trained, opset):
+            if "not implemented" not in str(error) or not refers(step, step.trained, opset):
                 raise
-        return self._graph.reference(step, inputs)
+        return self._graph._reference(step, inputs)
 
-    def body(self, block: _Block, inputs: Sequence[Any], values: Mapping[str, Any]) -> list[Any]:
+    def body(self, block: Block, inputs: Sequence[Any], values: Mapping[str, Any]) -> list[Any]:
         """The outputs of a body."""
         inner = {**values, **dict(zip(block.inputs, inputs, strict=True))}
         self.steps(block.steps, inner)
         return [self.operand(name, inner) for name in block.outputs]
 
-    def branch(self, step: _Step, inputs: list[Any], values: dict[str, Any]) -> Sequence[Any]:
+    def branch(self, step: Step, inputs: list[Any], values: dict[str, Any]) -> Sequence[Any]:
         """If: the body that the condition chooses."""
         return self.body(step.blocks["then_branch" if bool(inputs[0].item()) else "else_branch"], [], values)
 
-    def loop(self, step: _Step, inputs: list[Any], values: dict[str, Any]) -> Sequence[Any]:
+    def loop(self, step: Step, inputs: list[Any], values: dict[str, Any]) -> Sequence[Any]:
         """Loop: the body again and again, with what it carries on, and what it hands out stacked."""
         block, state = step.blocks["body"], list(inputs[2:])
         most = None if given(inputs, 0) is None else integers(inputs[0])[0]
@@ -400,9 +222,9 @@ class _Run:
             raise NoFunction(step.node, "no round at all, with results to be stacked")
         return [*state, *(torch.stack(part) for part in stacked)]
 
-    def scan(self, step: _Step, inputs: list[Any], values: dict[str, Any]) -> Sequence[Any]:
+    def scan(self, step: Step, inputs: list[Any], values: dict[str, Any]) -> Sequence[Any]:
         """Scan: the body over slices, with what it carries on, and what it hands out stacked."""
-        if self._graph.opset < 9:
+        if self._graph._opset < 9:
             raise NoFunction(step.node, "batches of sequences")
         block, count = step.blocks["body"], int(step.node.attrs["num_scan_inputs"])
         state, slices = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
@@ -424,5 +246,5 @@ class _Run:
         return [*state, *(y.movedim(0, axis) for y, axis in zip(ends, out_axes, strict=True))]
 
 
-#: Operators with bodies.
+#: What computes the operators with bodies.
 _CONTROL = {"If": _Run.branch, "Loop": _Run.loop, "Scan": _Run.scan}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from hwpass.errors import InputError
+from hwpass.errors import InputError, UsageError
 
 #: The outputs of a node from its inputs (torch tensors, None for absent ones) and the standard's operator set.
 Function = Callable[[gs.Node, list[Any], int], Sequence[Any]]
@@ -32,7 +32,12 @@ class _Late:
     def __getattr__(self, name: str) -> Any:
         import importlib
 
-        found = getattr(importlib.import_module(self._name), name)
+        if name.startswith("__"):
+            raise AttributeError(name)  # whoever looks through modules does not mean torch
+        try:
+            found = getattr(importlib.import_module(self._name), name)
+        except ModuleNotFoundError:
+            raise UsageError("torch is not installed: pip install 'hwpass[torch]'") from None
         setattr(self, name, found)
         return found
 
