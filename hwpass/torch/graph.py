@@ -43,14 +43,16 @@ class TorchGraph:
             None if n in chosen.values() else tensor_of(np.asarray(t.values)) for n, t in enumerate(plan.constants)
         ]
         self._numbers = {name: (number, plan.constants[number]) for name, number in chosen.items()}
-        self._read = {number: tensor_of(tensor.values).dtype for number, tensor in self._numbers.values()}
+        self._read: dict[int, Any] = {}  # the types that weights have where they are read
         self.parameters: dict[str, Any] = {}
         for name, (number, tensor) in self._numbers.items():
-            start = tensor_of(tensor.values)
-            small = self._read[number].itemsize < 4
-            self.parameters[name] = torch.nn.Parameter(start.float() if small else start)
+            start = tensor_of(np.asarray(tensor.values))
+            self._read[number] = start.dtype
+            self.parameters[name] = torch.nn.Parameter(start.float() if start.dtype.itemsize < 4 else start)
         self._known: dict[str, Any] | None = None
         self._references: dict[int, Any] = {}
+        self._moving = [step for step in plan.block.steps if not step.constant]
+        self._still = {name for step in plan.block.steps if step.constant for name in step.writes}
         self._produced = {*plan.block.inputs, *(name for step in plan.block.steps for name in step.writes)} - {""}
 
     def __call__(self, feed: Mapping[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
@@ -64,17 +66,15 @@ class TorchGraph:
         if lacking or unknown:
             raise InputError(f"no input {lacking[0]!r} is given" if lacking else f"no tensor is named {unknown[0]!r}")
         values = {name: _fed(feed[name]) for name in self._block.inputs}
-        if self._known is None:
-            self._known = self._constants(set(keep))
-        elif any(step.constant and not set(keep).isdisjoint(step.writes) for step in self._block.steps):
-            self._known |= self._constants(set(keep))
+        if self._known is None or self._still.intersection(keep) - self._known.keys():
+            self._known = (self._known or {}) | self._constants(set(keep))
         values.update(self._known)
         held = list(self._held)
         for name, parameter in self.parameters.items():
             number = self._numbers[name][0]
             held[number] = parameter.to(self._read[number])
         run = _Run(self, held, frozenset(keep))
-        run.steps([step for step in self._block.steps if not step.constant], values)
+        run.steps(self._moving, values)
         found = {}
         for tensor, operand in zip(self.model.graph.outputs, self._block.outputs, strict=True):
             found[tensor.name] = _declared(tensor, run.operand(operand, values))
@@ -83,7 +83,7 @@ class TorchGraph:
     def _constants(self, keep: set[str]) -> dict[str, Any]:
         """What depends on no input and no parameter, and is read by what does, or kept."""
         steps = [step for step in self._block.steps if step.constant]
-        read = {name for step in self._block.steps if not step.constant for name in step.names()}
+        read = {name for step in self._moving for name in step.names()}
         read |= keep | set(self._block.outputs)
         values: dict[str, Any] = {}
         with torch.no_grad():
