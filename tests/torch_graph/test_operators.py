@@ -216,3 +216,16 @@ def test_gradients_are_those_of_finite_differences(op: str, attributes: dict[str
 
     tensors = [torch.from_numpy(values[n]).requires_grad_() for n in live]
     assert torch.autograd.gradcheck(function, tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [("ReduceL2", {"axes": [1]}), ("LpNormalization", {}), ("GlobalLpPool", {}), ("LpPool", {"kernel_shape": [2, 2]}),
+     ("MeanVarianceNormalization", {})],
+)  # fmt: skip
+def test_norms_of_zeros_have_a_finite_gradient(op: str, attributes: dict[str, Any]) -> None:
+    proto, _ = node_model(op, attributes, [np.zeros((2, 3, 4, 4), np.float32)])
+    x = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    graph_of(proto)({"i0": x})["o0"].sum().backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()

@@ -136,3 +136,9 @@ def spread(values: Any, axis: int, rank: int) -> Any:
     if values.numel() == 1:
         return values.reshape(())
     return values.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def root(x: Any, p: float) -> Any:
+    """The p-th root of what is not negative, with a gradient of zero at zero: there its true one is infinite."""
+    zero = x == 0
+    return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x) ** (1 / p))

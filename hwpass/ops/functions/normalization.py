@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from hwpass.ops.functions.common import F, Function, NoFunction, given, integers, operand, torch
+from hwpass.ops.functions.common import F, Function, NoFunction, given, integers, operand, root, torch
 
 
 def _epsilon(node: gs.Node, default: float = 1e-5) -> float:
@@ -152,7 +152,7 @@ def _softmax(node: gs.Node, x: Any, axis: int) -> Any:
 def lp_norm(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """x over its p-norm along one axis; zeros stay zeros."""
     x, axis, p = inputs[0], int(node.attrs.get("axis", -1)), int(node.attrs.get("p", 2))
-    norm = x.abs().sum(axis, keepdim=True) if p == 1 else x.square().sum(axis, keepdim=True).sqrt()
+    norm = torch.linalg.vector_norm(x, p, axis, keepdim=True)
     return [x / torch.where(norm == 0, torch.ones_like(norm), norm)]
 
 
@@ -170,7 +170,7 @@ def mean_variance_norm(node: gs.Node, inputs: list[Any], opset: int) -> Sequence
     """(x - mean) / deviation over some axes."""
     x, axes = inputs[0], integers(node.attrs.get("axes") or [0, 2, 3])
     variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-    return [(x - mean) / (variance.sqrt() + 1e-9)]
+    return [(x - mean) / (root(variance, 2) + 1e-9)]
 
 
 def cumulated(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
@@ -231,15 +231,17 @@ _REDUCE: dict[str, Callable[[Any, list[int], bool], Any]] = {
     "ReduceMin": _extremum("amin", False),
     "ReduceProd": _product,
     "ReduceL1": lambda x, axes, keep: _sum(x.abs(), axes, keep),
-    "ReduceL2": lambda x, axes, keep: _root(_sum(x.square(), axes, keep)),
+    "ReduceL2": lambda x, axes, keep: _norm(x, axes, keep),
     "ReduceSumSquare": lambda x, axes, keep: _sum(x.square(), axes, keep),
     "ReduceLogSum": lambda x, axes, keep: _sum(x, axes, keep).log(),
     "ReduceLogSumExp": lambda x, axes, keep: torch.logsumexp(x if x.is_floating_point() else x.double(), axes, keep),
 }
 
 
-def _root(x: Any) -> Any:
-    return x.sqrt() if x.is_floating_point() else x.double().sqrt().to(x.dtype)
+def _norm(x: Any, axes: list[int], keep: bool) -> Any:
+    real = x if x.is_floating_point() else x.double()
+    # Where everything is zero, torch's own has a gradient of zero and not of NaN.
+    return torch.linalg.vector_norm(real, 2, axes, keep).to(x.dtype)
 
 
 def reduce(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:

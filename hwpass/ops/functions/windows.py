@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from hwpass.ops.functions.common import F, NoFunction, given, integers, text, torch
+from hwpass.ops.functions.common import F, NoFunction, given, integers, root, text, torch
 from hwpass.ops.functions.elementwise import activated
 
 
@@ -244,7 +244,7 @@ def lp_pool(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     """The p-norm of every window."""
     x, p = inputs[0], float(node.attrs.get("p", 2))
     place = window(node, x.shape[2:], integers(node.attrs["kernel_shape"]))
-    return [_sums(node, F.pad(x.abs() ** p, place.around), place) ** (1 / p)]
+    return [root(_sums(node, F.pad(x.abs() ** p, place.around), place), p)]
 
 
 def global_pool(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
@@ -256,7 +256,7 @@ def global_pool(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
     if node.op == "GlobalMaxPool":
         return [x.amax(image, keepdim=True)]
     p = float(node.attrs.get("p", 2))
-    return [(x.abs() ** p).sum(image, keepdim=True) ** (1 / p)]
+    return [torch.linalg.vector_norm(x, p, image, keepdim=True)]
 
 
 def max_unpool(node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
