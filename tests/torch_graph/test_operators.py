@@ -201,12 +201,21 @@ def test_a_use_without_a_function_is_refused_in_words(
         ("LRN", {"size": 3}, [IMAGE]),
         ("Pow", {}, [np.abs(IMAGE) + 0.1, np.abs(f(6))]),
         ("PRelu", {}, [IMAGE, f(4, 1, 1)]),
+        ("Attention", {}, [f(1, 2, 3, 4), f(1, 2, 5, 4), f(1, 2, 5, 4), f(3, 5)]),
+        ("Attention", {"softcap": 2.0, "is_causal": 1}, [f(1, 2, 3, 4), f(1, 2, 3, 4), f(1, 2, 3, 4)]),
+        ("RMSNormalization", {}, [f(2, 3, 4), f(4)]),
+        ("GridSample", {}, [IMAGE, 0.9 * np.tanh(f(2, 3, 5, 2))]),
+        ("DeformConv", {"pads": [1, 1, 1, 1]}, [IMAGE, f(3, 4, 3, 3), 0.3 * f(2, 18, 7, 6)]),
+        ("GatherND", {"batch_dims": 1}, [IMAGE, np.asarray([[[1, -1]], [[3, 0]]])]),
+        ("TopK", {}, [IMAGE, i(3)]),
+        ("CumSum", {"exclusive": 1, "reverse": 1}, [IMAGE, np.asarray(2)]),
+        ("ReduceLogSumExp", {}, [IMAGE, i(1, 3)]),
     ],
 )
 def test_gradients_are_those_of_finite_differences(op: str, attributes: dict[str, Any], inputs: list[Any]) -> None:
     live = [n for n, value in enumerate(inputs) if value is not None and value.dtype == np.float32]
     values = [v.astype(np.float64) if n in live else v for n, v in enumerate(inputs)]
-    proto, _ = node_model(op, attributes, values, opset=21)
+    proto, _ = node_model(op, attributes, values, opset=23)
     graph = graph_of(proto)
 
     def function(*tensors: Any) -> Any:
