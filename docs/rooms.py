@@ -23,6 +23,7 @@ ROOMS = {
     "data": "what models are fed when nobody gives inputs, and what flows inside them",
     "cost": "what widths cost on a target, predicted and measured",
     "surgery": "channels cut out, and the remaining weights refitted",
+    "torch": "the graph of a model as a differentiable function of its weights",
     "planning": "which channels go",
     "verdicts": "whether the result is right, close and good",
     "pipeline": "passes by name, in order, and what they share",

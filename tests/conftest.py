@@ -7,12 +7,16 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import none
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
+
+# These need torch, which the tests do without.
+collect_ignore_glob = [] if find_spec("torch") else ["torch_graph/*"]
 
 # As `python -W error` does: the command line hides warnings from those who did not ask for them.
 sys.warnoptions.append("error")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hwpass import plugins
 from hwpass.ops.axes import Axis, Relations
 from hwpass.ops.constants import Known
+from hwpass.ops.functions.common import Function, NoFunction
 from hwpass.ops.node import (
     Array,
     Derived,
@@ -29,8 +30,9 @@ from hwpass.ops.signs import by_traits
 from hwpass.ops.traits import Form, Pick, Shape, Traits
 
 __all__ = [
-    "Array", "Derived", "Extent", "Form", "Freeze", "Known", "Node", "Product", "Real", "Relate", "Rule", "Shrink",
-    "Sign", "Tensor", "Traits", "WrongExtents", "register", "rule_for", "rules", "traits_of",
+    "Array", "Derived", "Extent", "Form", "Freeze", "Function", "Known", "NoFunction", "Node", "Product", "Real",
+    "Relate", "Rule", "Shrink", "Sign", "Tensor", "Traits", "WrongExtents", "register", "rule_for", "rules",
+    "traits_of",
 ]  # fmt: skip
 
 
@@ -93,6 +95,8 @@ class Rule:
     parameters: ClassVar[tuple[int, ...]] = ()  # inputs that say what to do, and are no data: they keep their extents
     traits: ClassVar[Traits] = Traits()
     each: ClassVar[Mapping[str, Traits]] = {}
+    functions: ClassVar[Mapping[str, Function]] = {}  # of torch tensors, by operator
+    fixed: ClassVar[tuple[int, ...]] = ()  # inputs whose numbers belong to the operator, and are never trained
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         """Relate the axes of inputs and outputs; return the outputs. Raise Freeze where that cannot be said."""
@@ -104,6 +108,21 @@ class Rule:
     def value(self, node: Node, inputs: list[Array | None], shapes: list[tuple[int, ...]]) -> Array | None:
         """The value of the first output, when those of the inputs are known: for chains that compute shapes."""
         return None
+
+    def torch(self, node: gs.Node, inputs: list[Any], opset: int) -> Sequence[Any]:
+        """The outputs as torch tensors from the inputs, None for an absent one, so that a gradient flows through.
+
+        Without a method of its own, a rule is asked for `functions`. Raises NoFunction where there is none for the
+        operator, or not for this use of it.
+        """
+        function = self.functions.get(node.op)
+        if function is None:
+            raise NoFunction(node)
+        return function(node, inputs, opset)
+
+    def has_function(self, op: str) -> bool:
+        """Whether one of its operators has a torch function, if not for every use of it."""
+        return op in self.functions or type(self).torch is not Rule.torch
 
     def traits_of(self, op: str) -> Traits:
         """The traits of one of its operators: those that the nearest class gives it, by name or for all."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from hwpass.ops.axes import Axis, Mismatch, axis_size, with_zero
+from hwpass.ops.functions import attention as functions
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Extent, Freeze, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import contract, is_zero
 
@@ -78,6 +82,8 @@ class Attention(Rule):
     ops = ("Attention",)
     kind = "matmul"
     traits = Traits(heavy=True, masks=(3,))
+    functions: ClassVar[dict[str, Function]] = {"Attention": functions.attention}
+    fixed = (3, 6)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         (batch, length, *q), (batch_k, length_k, *k), (batch_v, length_v, *v) = (
@@ -134,6 +140,8 @@ class RotaryEmbedding(Rule):
     kind = "elementwise"
     traits = Traits(indices=((3, 1, "", 0),))
     tables = (1, 2, 3)  # the inputs besides the data
+    functions: ClassVar[dict[str, Function]] = {"RotaryEmbedding": functions.rotary}
+    fixed = (1, 2)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)

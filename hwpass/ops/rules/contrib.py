@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
 from hwpass.ops.axes import Axis, Mismatch, axis_size, opaque, with_zero
+from hwpass.ops.functions import elementwise, normalization, products, windows
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Freeze, Node, Product, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.conv import convolve
 from hwpass.ops.rules.elementwise import Unary, broadcast
@@ -33,6 +36,7 @@ class FusedConv(Rule):
     ops = ("FusedConv",)
     domain = MICROSOFT
     kind = "conv"
+    functions: ClassVar[dict[str, Function]] = {"FusedConv": windows.fused_conv}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = convolve(node, build, node.axes(0), node.axes(1))
@@ -52,6 +56,7 @@ class NhwcConv(Rule):
     ops = ("NhwcConv",)
     domain = MICROSOFT
     kind = "conv"
+    functions: ClassVar[dict[str, Function]] = {"NhwcConv": windows.nhwc_conv}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -74,6 +79,7 @@ class FusedMatMul(Rule):
     ops = ("FusedMatMul", "TransposeMatMul")
     domain = MICROSOFT
     kind = "matmul"
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, products.fused_matmul)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if node.attr("transBatchA", 0) or node.attr("transBatchB", 0):
@@ -108,6 +114,7 @@ class FusedGemm(Rule):
     ops = ("FusedGemm",)
     domain = MICROSOFT
     kind = "matmul"
+    functions: ClassVar[dict[str, Function]] = {"FusedGemm": products.gemm}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = gemm(node, build, node.axes(0), node.axes(1))
@@ -121,6 +128,7 @@ class GemmFastGelu(Rule):
     ops = ("GemmFastGelu",)
     domain = MICROSOFT
     kind = "matmul"
+    functions: ClassVar[dict[str, Function]] = {"GemmFastGelu": products.gemm_fast_gelu}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = multiply(node, build, node.axes(0), node.axes(1))
@@ -145,6 +153,11 @@ class BiasedActivation(Rule):
     ops = ("BiasGelu", "FastGelu", "BiasAdd", "BiasDropout")
     domain = MICROSOFT
     kind = "elementwise"
+    functions: ClassVar[dict[str, Function]] = {
+        "BiasGelu": elementwise.bias_gelu,
+        "FastGelu": elementwise.bias_gelu,
+        "BiasAdd": elementwise.bias_add,
+    }
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if node.op == "BiasDropout":
@@ -159,6 +172,7 @@ class SwiGLU(Rule):
 
     ops = ("SwiGLU",)
     kind = "elementwise"
+    functions: ClassVar[dict[str, Function]] = {"SwiGLU": elementwise.swiglu}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if not node.has(1):
@@ -173,6 +187,7 @@ class SkipLayerNormalization(Rule):
     ops = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
     domain = MICROSOFT
     kind = "normalization"
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, normalization.skip_norm)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         simplified = node.op == "SkipSimplifiedLayerNormalization"
@@ -202,6 +217,7 @@ class EmbedLayerNormalization(Rule):
     domain = MICROSOFT
     kind = "normalization"
     traits = Traits(indices=((0, 2, "", 0), (1, 4, "", 0), (8, 3, "", 0)), masks=(7,))
+    functions: ClassVar[dict[str, Function]] = {"EmbedLayerNormalization": normalization.embed_norm}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         ids, width = node.axes(0), axis_size(node.axes(2)[1])
@@ -221,6 +237,7 @@ class ContribGroupNorm(Rule):
     ops = ("GroupNorm", "SkipGroupNorm")
     domain = MICROSOFT
     kind = "normalization"
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, normalization.contrib_group_norm)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from hwpass.ops.axes import Axis, axis_size, opaque, with_zero
+from hwpass.ops.functions import attention as functions
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Extent, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.attention import RotaryEmbedding, attend, cached, heads, keep_scale, masked, shared_heads
 from hwpass.ops.rules.matmul import contract, is_zero
@@ -32,6 +36,8 @@ class ContribAttention(Rule):
     domain = MICROSOFT
     kind = "matmul"
     traits = Traits(heavy=True, masks=(3,))
+    functions: ClassVar[dict[str, Function]] = {"Attention": functions.contrib_attention}
+    fixed = (3,)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, w = node.axes(0), node.axes(1)
@@ -87,6 +93,8 @@ class MultiHeadAttention(Rule):
     domain = MICROSOFT
     kind = "matmul"
     traits = Traits(masks=(4,))
+    functions: ClassVar[dict[str, Function]] = {"MultiHeadAttention": functions.multi_head}
+    fixed = (4,)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if not (node.has(1) and node.has(2)) or len(node.axes(0)) != 3:
@@ -146,6 +154,8 @@ class GroupQueryAttention(Rule):
     ops = ("GroupQueryAttention",)
     domain = MICROSOFT
     kind = "matmul"
+    functions: ClassVar[dict[str, Function]] = {"GroupQueryAttention": functions.group_query}
+    fixed = (7, 8)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         if not (node.has(1) and node.has(2)):
@@ -193,6 +203,8 @@ class ContribRotaryEmbedding(RotaryEmbedding):
 
     domain = MICROSOFT
     traits = Traits(indices=((1, 2, "", 0),))
+    functions: ClassVar[dict[str, Function]] = {"RotaryEmbedding": functions.contrib_rotary}
+    fixed = (2, 3)
 
     def _heads(self, node: Node, channels: int) -> int:
         given = int(node.attr("num_heads", 0))

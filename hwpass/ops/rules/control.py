@@ -7,6 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from hwpass.ops.axes import opaque
+from hwpass.ops.functions import sequences
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Freeze, Node, Relate, Rule, Tensor, Traits, register
 
 
@@ -56,6 +58,7 @@ class Boundary(Rule):
     )
 
     each: ClassVar[dict[str, Traits]] = {"Loop": Traits(extents=(0,))}
+    functions: ClassVar[dict[str, Function]] = sequences.SEQUENCES
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         raise Freeze(f"what passes through {node.op} keeps its width")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from math import prod
+from typing import ClassVar
 
 from hwpass.ops.axes import Axis, Factor, Mismatch, axis_size, with_zero
+from hwpass.ops.functions import windows
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Extent, Form, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import contract, is_zero
 from hwpass.ops.rules.window import extents
@@ -80,6 +83,7 @@ class Conv(Rule):
 
     ops = ("Conv",)
     traits = Traits(form=Form("conv"), heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"Conv": windows.conv}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(convolve(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
@@ -95,6 +99,7 @@ class ConvTranspose(Rule):
 
     ops = ("ConvTranspose",)
     traits = Traits(form=Form("transposed"), heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"ConvTranspose": windows.conv_transpose}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, w = node.axes(0), node.axes(1)

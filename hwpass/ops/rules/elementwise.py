@@ -10,6 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hwpass.ops.axes import Axis, axis_size, with_zero
+from hwpass.ops.functions import elementwise as functions
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Array, Node, Relate, Rule, Sign, Tensor, Traits, WrongExtents, register
 from hwpass.ops.signs import shifted, signs
 
@@ -115,6 +117,7 @@ class Unary(Rule):
         "Sign": np.sign,
         "Round": np.round,
     }
+    functions: ClassVar[dict[str, Function]] = functions.UNARY
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
@@ -143,6 +146,8 @@ class Clip(Rule):
     ops = ("Clip",)
     kind = "elementwise"
     traits = replace(ACTIVATION, carries=(0,))
+    functions: ClassVar[dict[str, Function]] = {"Clip": functions.clip}
+    fixed = (1, 2)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
@@ -185,6 +190,7 @@ class PRelu(Rule):
     ops = ("PRelu",)
     kind = "elementwise"
     traits = ACTIVATION
+    functions: ClassVar[dict[str, Function]] = {"PRelu": functions.prelu}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(tuple(broadcast(node, build, [0, 1], lambda z: z[0])), node.tensor(0).dtype)]
@@ -234,6 +240,7 @@ class Nary(Rule):
         "GreaterOrEqual": np.greater_equal,
         "Pow": np.power,
     }
+    functions: ClassVar[dict[str, Function]] = {**functions.NARY, "Mean": functions.mean, "Mod": functions.modulo}
 
     def zero(self, flags: list[bool]) -> bool:
         """Whether f is zero when these operands are."""
@@ -307,6 +314,7 @@ class Div(Rule):
     kind = "elementwise"
     traits = ELEMENTWISE
     each: ClassVar[dict[str, Traits]] = {"Div": replace(ELEMENTWISE, sign="all", linear=(0,))}
+    functions: ClassVar[dict[str, Function]] = functions.NARY
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         right = node.tensor(1)
@@ -347,6 +355,7 @@ class Where(Rule):
     ops = ("Where",)
     kind = "elementwise"
     traits = Traits(hands_on=True, linear=(1, 2), masks=(0,), carries=(1, 2))
+    functions: ClassVar[dict[str, Function]] = {"Where": functions.where}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = broadcast(node, build, [0, 1, 2], lambda z: z[1] and z[2])

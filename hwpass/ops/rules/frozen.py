@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from hwpass.ops.functions import elementwise, indexing, layout, losses, products, resize, spectra, windows
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Freeze, Node, Relate, Rule, Tensor, Traits, register
 
 _RANDOM = "random numbers are drawn for the whole tensor"
@@ -65,6 +67,25 @@ class Frozen(Rule):
         "Compress": Traits(masks=(1,), carries=(0,)),
         "GatherElements": Traits(indices=((1, 0, "axis", 0),), carries=(0,)),
     }
+    functions: ClassVar[dict[str, Function]] = {
+        "AffineGrid": resize.affine_grid,
+        "BitCast": elementwise.bit_cast,
+        "CenterCropPad": layout.center_crop_pad,
+        "Col2Im": windows.col2im,
+        "Compress": indexing.compress,
+        "DFT": spectra.dft,
+        "Det": products.determinant,
+        "EyeLike": layout.eye_like,
+        "GatherElements": indexing.gather_elements,
+        "MaxUnpool": windows.max_unpool,
+        "NegativeLogLikelihoodLoss": losses.negative_log_likelihood,
+        "NonMaxSuppression": indexing.non_max_suppression,
+        "NonZero": indexing.nonzero,
+        "STFT": spectra.stft,
+        "Scatter": indexing.scatter_elements,
+        "ScatterElements": indexing.scatter_elements,
+        "SoftmaxCrossEntropyLoss": losses.softmax_cross_entropy,
+    }
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         raise Freeze(self.reasons[node.op])
@@ -84,6 +105,7 @@ class ContribFrozen(Frozen):
         "GatherBlockQuantized": Traits(indices=((1, 0, "gather_axis", 0),)),
         "QEmbedLayerNormalization": Traits(indices=((0, 2, "", 0), (1, 4, "", 0))),
     }
+    functions: ClassVar[dict[str, Function]] = {}
 
 
 @register
@@ -94,3 +116,4 @@ class ClassicFrozen(Frozen):
     ops = tuple(sorted(reasons))
     domain = "ai.onnx.ml"
     traits = Traits(indices=((1, 0, "", -1),))
+    functions: ClassVar[dict[str, Function]] = {"ArrayFeatureExtractor": indexing.array_features}

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from typing import ClassVar
 
 import numpy as np
 
 from hwpass.ops import constants
 from hwpass.ops.axes import Axis, Mismatch, axis_size, opaque
+from hwpass.ops.functions import layout as functions
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import (
     Array,
     Freeze,
@@ -62,6 +65,7 @@ class Reshape(Regroups):
     kind = "free"
     parameters = (1,)
     traits = replace(MOVES, extents=(1,))
+    functions: ClassVar[dict[str, Function]] = {"Reshape": functions.reshape}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
@@ -97,6 +101,7 @@ class Flatten(Regroups):
 
     ops = ("Flatten",)
     kind = "free"
+    functions: ClassVar[dict[str, Function]] = {"Flatten": functions.flatten}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         shape = node.tensor(0).shape
@@ -111,6 +116,7 @@ class Transpose(Regroups):
 
     ops = ("Transpose",)
     kind = "movement"
+    functions: ClassVar[dict[str, Function]] = {"Transpose": functions.transpose}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -131,6 +137,7 @@ class Squeeze(Regroups):
     ops = ("Squeeze",)
     kind = "free"
     parameters = (1,)
+    functions: ClassVar[dict[str, Function]] = {"Squeeze": functions.squeeze}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -154,6 +161,7 @@ class Unsqueeze(Regroups):
     ops = ("Unsqueeze",)
     kind = "free"
     parameters = (1,)
+    functions: ClassVar[dict[str, Function]] = {"Unsqueeze": functions.unsqueeze}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = list(node.axes(0))
@@ -180,6 +188,7 @@ class Expand(Rule):
     kind = "movement"
     parameters = (1,)
     traits = replace(MOVES, extents=(1,))
+    functions: ClassVar[dict[str, Function]] = {"Expand": functions.expand}
 
     def sign(self, node: Node) -> Sign:
         known = super().sign(node)
@@ -227,6 +236,10 @@ class PixelShuffle(Rule):
     ops = ("DepthToSpace", "SpaceToDepth")
     kind = "movement"
     traits = Traits(hands_on=True, carries=(0,))
+    functions: ClassVar[dict[str, Function]] = {
+        "DepthToSpace": functions.depth_to_space,
+        "SpaceToDepth": functions.space_to_depth,
+    }
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         batch, channels, height, width = node.axes(0)
@@ -260,6 +273,7 @@ class Shape(Rule):
     ops = ("Shape", "Size")
     kind = "free"
     traits = Traits(hands_on=True, blind=True)
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, functions.shape)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         shape = node.tensor(0).shape
@@ -281,6 +295,7 @@ class ConstantOfShape(Rule):
     kind = "movement"
     parameters = (0,)
     traits = Traits(extents=(0,))
+    functions: ClassVar[dict[str, Function]] = {"ConstantOfShape": functions.constant_of_shape}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         shape = node.integers(0)
@@ -314,6 +329,8 @@ class Range(Rule):
     ops = ("Range",)
     kind = "movement"
     traits = Traits(extents=(0, 1, 2))
+    functions: ClassVar[dict[str, Function]] = {"Range": functions.arange}
+    fixed = (0, 1, 2)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         start, limit, delta = (node.value(p) for p in range(3))

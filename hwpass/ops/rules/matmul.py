@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import onnx_graphsurgeon as gs
 
 from hwpass.ops.axes import Axis, Factor, with_zero
+from hwpass.ops.functions import products
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Extent, Form, Freeze, Node, Product, Relate, Rule, Tensor, Traits, register
 
 
@@ -70,6 +74,7 @@ class MatMul(Rule):
     ops = ("MatMul",)
     kind = "matmul"
     traits = Traits(form=Form("matrix", bias=False), heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"MatMul": products.matmul}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(multiply(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
@@ -115,6 +120,7 @@ class Gemm(Rule):
     ops = ("Gemm",)
     kind = "matmul"
     traits = Traits(form=Form("matrix"), heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"Gemm": products.gemm}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(gemm(node, build, node.axes(0), node.axes(1)), node.tensor(0).dtype)]
@@ -136,6 +142,7 @@ class Einsum(Rule):
     ops = ("Einsum",)
     kind = "matmul"
     traits = Traits(heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"Einsum": products.einsum}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         inputs, target = self._labels(node)

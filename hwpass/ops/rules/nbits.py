@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
 from hwpass.ops.axes import Axis, Mismatch, axis_size, with_zero
+from hwpass.ops.functions import products
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Array, Derived, Extent, Node, Product, Relate, Rule, Shrink, Tensor, register
 from hwpass.ops.rules.matmul import is_zero
 from hwpass.ops.rules.quantized import not_zero
@@ -30,6 +33,8 @@ class MatMulNBits(Rule):
     ops = ("MatMulNBits",)
     domain = "com.microsoft"
     kind = "matmul"
+    functions: ClassVar[dict[str, Function]] = {"MatMulNBits": products.matmul_nbits}
+    fixed = (2, 3)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a, b = node.axes(0), node.axes(1)

@@ -10,6 +10,9 @@ import numpy as np
 
 from hwpass.ops.axes import Axis, Factor, Mismatch, axis_size, opaque, with_zero
 from hwpass.ops.constants import padded
+from hwpass.ops.functions import normalization as functions
+from hwpass.ops.functions import windows
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Array, Form, Freeze, Known, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import is_zero
 
@@ -29,6 +32,8 @@ class BatchNormalization(Rule):
     ops = ("BatchNormalization",)
     kind = "normalization"
     traits = Traits(fuses="normalization", pointwise=True, hands_on=True, form=Form("channels", bias=False))
+    functions: ClassVar[dict[str, Function]] = {"BatchNormalization": functions.batch_norm}
+    fixed = (3, 4)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -58,6 +63,7 @@ class InstanceNormalization(Rule):
     ops = ("InstanceNormalization",)
     kind = "normalization"
     traits = Traits(fuses="normalization", hands_on=True)
+    functions: ClassVar[dict[str, Function]] = {"InstanceNormalization": functions.instance_norm}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -77,6 +83,7 @@ class GroupNormalization(Rule):
     ops = ("GroupNormalization",)
     kind = "normalization"
     traits = Traits(fuses="normalization")
+    functions: ClassVar[dict[str, Function]] = {"GroupNormalization": functions.group_norm}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -108,6 +115,7 @@ class LayerNormalization(Rule):
     ops = ("LayerNormalization",)
     kind = "normalization"
     traits = Traits(fuses="normalization")
+    functions: ClassVar[dict[str, Function]] = {"LayerNormalization": functions.layer_norm}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -156,6 +164,7 @@ class RMSNormalization(Rule):
 
     ops = ("RMSNormalization", MEANLESS)
     kind = "normalization"
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, functions.rms_norm)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -178,6 +187,13 @@ class Mixing(Rule):
     ops = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "LRN", "CumSum", "MeanVarianceNormalization")
     kind = "softmax"
     each: ClassVar[dict[str, Traits]] = dict.fromkeys(("Softmax", "LogSoftmax"), Traits(hands_on=True))
+    functions: ClassVar[dict[str, Function]] = {
+        **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), functions.softmax),
+        "LpNormalization": functions.lp_norm,
+        "LRN": functions.lrn,
+        "CumSum": functions.cumulated,
+        "MeanVarianceNormalization": functions.mean_variance_norm,
+    }
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -234,6 +250,10 @@ class Reduce(Rule):
         **dict.fromkeys(("ReduceMean", "ReduceSum"), Traits(sign="same", hands_on=True, linear=(0,))),
         **dict.fromkeys(("ReduceMax", "ReduceMin"), Traits(sign="same", hands_on=True, carries=(0,))),
         **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceSumSquare"), Traits(sign="nonnegative")),
+    }
+    functions: ClassVar[dict[str, Function]] = {
+        **functions.REDUCE,
+        **dict.fromkeys(("ArgMax", "ArgMin"), functions.arg_extremum),
     }
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
@@ -310,6 +330,12 @@ class Pool(Rule):
     each: ClassVar[dict[str, Traits]] = {
         **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool"), replace(traits, heavy=False)),
         "GlobalAveragePool": replace(traits, heavy=False, linear=(0,)),
+    }
+    functions: ClassVar[dict[str, Function]] = {
+        "MaxPool": windows.max_pool,
+        "AveragePool": windows.average_pool,
+        "LpPool": windows.lp_pool,
+        **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), windows.global_pool),
     }
 
     def constants(self, node: Node, given: Mapping[int, Known]) -> Known | None:

@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from hwpass.ops.axes import Axis, with_zero
+from hwpass.ops.functions import quantized as functions
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Freeze, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.conv import convolve
 from hwpass.ops.rules.elementwise import broadcast
@@ -56,6 +58,8 @@ class QLinearConv(_Grouped):
     ops = ("QLinearConv",)
     kind = "conv"
     traits = Traits(heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"QLinearConv": functions.qlinear_conv}
+    fixed = (1, 4, 6)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = channels_first(real_axes(node, build, 0, 2), node)
@@ -78,6 +82,7 @@ class ConvInteger(_Grouped):
     ops = ("ConvInteger",)
     kind = "conv"
     traits = Traits(heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"ConvInteger": functions.conv_integer}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = real_axes(node, build, 0, 2)
@@ -92,6 +97,8 @@ class QLinearMatMul(Rule):
     ops = ("QLinearMatMul",)
     kind = "matmul"
     traits = Traits(heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"QLinearMatMul": functions.qlinear_matmul}
+    fixed = (1, 4, 6)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = operand(node, build, 0, 1, 2, -2)
@@ -107,6 +114,7 @@ class MatMulInteger(Rule):
     ops = ("MatMulInteger",)
     kind = "matmul"
     traits = Traits(heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"MatMulInteger": functions.matmul_integer}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = operand(node, build, 0, None, 2, -2)
@@ -121,6 +129,8 @@ class QGemm(Rule):
     ops = ("QGemm",)
     domain = "com.microsoft"
     kind = "matmul"
+    functions: ClassVar[dict[str, Function]] = {"QGemm": functions.qgemm}
+    fixed = (1, 4, 7)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = real_axes(node, build, 0, 2)
@@ -152,6 +162,8 @@ class MatMulIntegerToFloat(_ToFloat):
     ops = ("MatMulIntegerToFloat",)
     domain = "com.microsoft"
     kind = "matmul"
+    functions: ClassVar[dict[str, Function]] = {"MatMulIntegerToFloat": functions.matmul_to_float}
+    fixed = (2, 3)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = operand(node, build, 0, 2, 4, -2)
@@ -166,6 +178,8 @@ class DynamicQuantizeMatMul(_ToFloat):
     ops = ("DynamicQuantizeMatMul",)
     domain = "com.microsoft"
     kind = "matmul"
+    functions: ClassVar[dict[str, Function]] = {"DynamicQuantizeMatMul": functions.dynamic_matmul}
+    fixed = (2,)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         a = node.axes(0)
@@ -185,6 +199,8 @@ class DynamicQuantizeLSTM(Recurrent):
     biases: ClassVar[dict[str, int]] = {"DynamicQuantizeLSTM": Recurrent.biases["LSTM"]}
     usual: ClassVar[dict[str, tuple[set[str], ...]]] = {"DynamicQuantizeLSTM": Recurrent.usual["LSTM"]}
     places: ClassVar[tuple[int, int]] = (2, 1)
+    functions: ClassVar[dict[str, Function]] = {}
+    fixed = (8, 10)
 
     def weights(self, node: Node, build: Relate) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
         if any(len(node.axes(scale)) != 1 for scale in (8, 10)):
@@ -202,6 +218,8 @@ class QLinearBinary(Rule):
     domain = "com.microsoft"
     kind = "elementwise"
     zero: ClassVar[dict[str, Callable[[list[bool]], bool]]] = {"QLinearAdd": all, "QLinearMul": any}
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, functions.binary)
+    fixed = (1, 4, 6)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         operands = [real_axes(node, build, 0, 2), real_axes(node, build, 3, 5)]
@@ -216,6 +234,8 @@ class QLinearWhere(Rule):
     ops = ("QLinearWhere",)
     domain = "com.microsoft"
     kind = "elementwise"
+    functions: ClassVar[dict[str, Function]] = {"QLinearWhere": functions.where}
+    fixed = (2, 5, 7)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         operands = [node.axes(0), real_axes(node, build, 1, 3), real_axes(node, build, 4, 6)]
@@ -230,6 +250,11 @@ class QLinearUnary(Rule):
     ops = ("QLinearLeakyRelu", "QLinearSigmoid")
     domain = "com.microsoft"
     kind = "elementwise"
+    functions: ClassVar[dict[str, Function]] = {
+        "QLinearLeakyRelu": functions.leaky_relu,
+        "QLinearSigmoid": functions.sigmoid,
+    }
+    fixed = (1, 3)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = real_axes(node, build, 0, 2)
@@ -244,6 +269,11 @@ class QLinearMixing(Rule):
     ops = ("QLinearSoftmax", "QLinearReduceMean")
     domain = "com.microsoft"
     kind = "softmax"
+    functions: ClassVar[dict[str, Function]] = {
+        "QLinearSoftmax": functions.softmax,
+        "QLinearReduceMean": functions.reduce_mean,
+    }
+    fixed = (1, 3)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = real_axes(node, build, 0, 2)
@@ -272,6 +302,8 @@ class QLinearPool(Rule):
     ops = ("QLinearAveragePool", "QLinearGlobalAveragePool")
     domain = "com.microsoft"
     kind = "pool"
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, functions.pool)
+    fixed = (1, 3)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = channels_first(real_axes(node, build, 0, 2), node)
@@ -288,6 +320,7 @@ class QLinearConcat(Rule):
     ops = ("QLinearConcat",)
     domain = "com.microsoft"
     kind = "movement"
+    functions: ClassVar[dict[str, Function]] = {"QLinearConcat": functions.concat}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         parts = [real_axes(node, build, p, p + 2) for p in range(2, len(node.inputs), 3)]

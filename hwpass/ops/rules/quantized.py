@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hwpass.ops.axes import Axis, Mismatch, axis_size, with_zero
+from hwpass.ops.functions import quantized as functions
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Array, Derived, Node, Real, Relate, Rule, Tensor, Traits, register
 
 
@@ -146,6 +148,8 @@ class QuantizeLinear(Rule):
     ops = ("QuantizeLinear",)
     kind = "elementwise"
     traits = Traits(foldable=False)
+    functions: ClassVar[dict[str, Function]] = {"QuantizeLinear": functions.quantize}
+    fixed = (1, 2)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = node.axes(0)
@@ -168,6 +172,8 @@ class DequantizeLinear(Rule):
     ops = ("DequantizeLinear",)
     kind = "elementwise"
     traits = Traits(foldable=False)
+    functions: ClassVar[dict[str, Function]] = {"DequantizeLinear": functions.dequantize}
+    fixed = (1, 2)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         source, rank = node.tensor(0), len(node.axes(0))
@@ -197,6 +203,7 @@ class DynamicQuantizeLinear(Rule):
     ops = ("DynamicQuantizeLinear",)
     kind = "elementwise"
     traits = Traits(foldable=False)
+    functions: ClassVar[dict[str, Function]] = {"DynamicQuantizeLinear": functions.dynamic_quantize}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         axes = node.axes(0)

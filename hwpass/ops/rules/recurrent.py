@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from hwpass.ops.axes import Axis, axis_size, opaque, with_zero
+from hwpass.ops.functions import recurrent as functions
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Extent, Form, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import is_zero
 
@@ -28,6 +30,7 @@ class Recurrent(Rule):
         "GRU": ({"Sigmoid"}, {"Tanh", "Relu"}),
         "RNN": ({"Tanh", "Relu"},),
     }
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, functions.recurrent)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         self._check(node)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 from hwpass.ops.axes import axis_size
+from hwpass.ops.functions import resize as functions
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Freeze, Node, Relate, Rule, Shrink, Tensor, Traits, register
 
 
@@ -18,6 +20,7 @@ class Resize(Rule):
     parameters = (1, 2, 3)
     traits = Traits(hands_on=True, heavy=True)
     each: ClassVar[dict[str, Traits]] = {"Resize": replace(traits, extents=(3,))}
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, functions.resize)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)

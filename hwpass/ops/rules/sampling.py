@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from hwpass.ops.axes import axis_size, opaque, with_zero
+from hwpass.ops.functions import elementwise, indexing, layout, normalization, resize, windows
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Freeze, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.conv import convolve
 from hwpass.ops.rules.elementwise import broadcast
@@ -23,6 +26,7 @@ class GridSample(Rule):
     ops = ("GridSample",)
     kind = "movement"
     traits = Traits(heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"GridSample": resize.grid_sample}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, grid = node.axes(0), node.axes(1)
@@ -37,6 +41,8 @@ class RoiAlign(Rule):
     ops = ("RoiAlign",)
     kind = "pool"
     traits = Traits(heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"RoiAlign": resize.roi_align}
+    fixed = (1,)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -53,6 +59,7 @@ class DeformConv(Rule):
     ops = ("DeformConv",)
     kind = "conv"
     traits = Traits(heavy=True)
+    functions: ClassVar[dict[str, Function]] = {"DeformConv": windows.deform_conv}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         for position in (2, 4):
@@ -76,6 +83,7 @@ class TopK(Rule):
     kind = "reduce"
     parameters = (1,)
     traits = Traits(heavy=True, extents=(1,))
+    functions: ClassVar[dict[str, Function]] = {"TopK": indexing.top_k}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -94,6 +102,7 @@ class Trilu(Rule):
 
     ops = ("Trilu",)
     kind = "movement"
+    functions: ClassVar[dict[str, Function]] = {"Trilu": layout.trilu}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -115,6 +124,7 @@ class ReverseSequence(Rule):
     ops = ("ReverseSequence",)
     kind = "movement"
     traits = Traits(lengths=(1,))
+    functions: ClassVar[dict[str, Function]] = {"ReverseSequence": indexing.reverse_sequence}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -129,6 +139,7 @@ class CumProd(Rule):
     ops = ("CumProd",)
     kind = "softmax"
     parameters = (1,)
+    functions: ClassVar[dict[str, Function]] = {"CumProd": normalization.cumulated}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, axis = node.axes(0), node.integers(1)
@@ -146,6 +157,7 @@ class BitShift(Rule):
 
     ops = ("BitShift",)
     kind = "elementwise"
+    functions: ClassVar[dict[str, Function]] = {"BitShift": elementwise.bit_shift}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         return [Tensor(tuple(broadcast(node, build, [0, 1], lambda z: z[0])), node.tensor(0).dtype)]
@@ -158,6 +170,8 @@ class OneHot(Rule):
     ops = ("OneHot",)
     kind = "movement"
     parameters = (1, 2)
+    functions: ClassVar[dict[str, Function]] = {"OneHot": indexing.one_hot}
+    fixed = (2,)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         indices, depth = node.axes(0), node.value(1)
@@ -188,6 +202,7 @@ class GatherND(Rule):
     ops = ("GatherND",)
     kind = "movement"
     traits = Traits(carries=(0,))
+    functions: ClassVar[dict[str, Function]] = {"GatherND": indexing.gather_nd}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, indices = node.axes(0), node.axes(1)
@@ -206,6 +221,7 @@ class ScatterND(Rule):
 
     ops = ("ScatterND",)
     kind = "movement"
+    functions: ClassVar[dict[str, Function]] = {"ScatterND": indexing.scatter_nd}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, indices, updates = node.axes(0), node.axes(1), node.axes(2)
@@ -229,6 +245,7 @@ class TensorScatter(Rule):
 
     ops = ("TensorScatter",)
     kind = "movement"
+    functions: ClassVar[dict[str, Function]] = {"TensorScatter": indexing.tensor_scatter}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, update = node.axes(0), node.axes(1)

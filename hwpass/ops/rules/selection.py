@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from typing import ClassVar
 
 import numpy as np
 
 from hwpass.ops.axes import FROZEN, Axis, Ids, axis_size, opaque, with_zero
+from hwpass.ops.functions import indexing, layout
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Array, Freeze, Known, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.layout import MOVES
 
@@ -38,6 +41,7 @@ class Concat(Rule):
     ops = ("Concat",)
     kind = "movement"
     traits = Traits(sign="all", hands_on=True, linear=None, carries=None)
+    functions: ClassVar[dict[str, Function]] = {"Concat": layout.concat}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         parts = [node.axes(p) for p in range(len(node.inputs))]
@@ -97,6 +101,7 @@ class Split(Rule):
     kind = "movement"
     parameters = (1,)
     traits = replace(MOVES, extents=(1,))
+    functions: ClassVar[dict[str, Function]] = {"Split": layout.split}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -140,6 +145,7 @@ class Slice(Rule):
     kind = "movement"
     parameters = (1, 2, 3, 4)
     traits = replace(MOVES, extents=(1, 2))
+    functions: ClassVar[dict[str, Function]] = {"Slice": layout.slices}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = list(node.axes(0))
@@ -256,6 +262,7 @@ class Gather(Rule):
     ops = ("Gather",)
     kind = "movement"
     traits = replace(MOVES, keeps_solid=False, indices=((1, 0, "axis", 0),))
+    functions: ClassVar[dict[str, Function]] = {"Gather": indexing.gather}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x, index = node.axes(0), node.tensor(1)
@@ -303,6 +310,8 @@ class Pad(Rule):
     kind = "movement"
     parameters = (1, 3)
     traits = Traits(hands_on=True, extents=(1,), carries=(0,))
+    functions: ClassVar[dict[str, Function]] = {"Pad": layout.pad}
+    fixed = (2,)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.axes(0)
@@ -358,6 +367,7 @@ class Tile(Rule):
     kind = "movement"
     parameters = (1,)
     traits = Traits(sign="same", hands_on=True, linear=(0,), extents=(1,), carries=(0,))
+    functions: ClassVar[dict[str, Function]] = {"Tile": layout.tile}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         repeats = node.integers(1)

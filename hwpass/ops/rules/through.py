@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from hwpass.ops.axes import with_zero
+from hwpass.ops.functions import elementwise
+from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Array, Freeze, Node, Relate, Rule, Tensor, Traits, register
 from hwpass.ops.rules.elementwise import ENTRYWISE
 
@@ -21,6 +23,7 @@ class Cast(Rule):
     each: ClassVar[dict[str, Traits]] = {
         "Cast": Traits(sign="same", keeps_solid=True, hands_on=True, carries=(0,)),
     }
+    functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, elementwise.cast)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         from onnx import helper
@@ -53,6 +56,8 @@ class Through(Rule):
         "Identity": replace(traits, keeps_solid=True),
         "Dropout": replace(traits, foldable=False),
     }
+    functions: ClassVar[dict[str, Function]] = {"Identity": elementwise.identity, "Dropout": elementwise.dropout}
+    fixed = (1,)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
         x = node.tensor(0)
