@@ -91,7 +91,7 @@ def _by_nodes(model: Model, proto: onnx.ModelProto, feed: dict[str, Any], wanted
     known = {value.name for value in proto.graph.output}
     inner = [t.name for node in model.nodes for t in node.outputs if t.name and t.name not in known]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    values = {**feed, **run_session(open_session(proto, optimise=False), feed)}
+    values = {**feed, **run_session(open_session(proto, level="none"), feed)}
     gaps = {}
     for node in model.nodes:
         arrays = [t.values if isinstance(t, Constant) else values.get(t.name) for t in node.inputs]

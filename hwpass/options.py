@@ -98,6 +98,11 @@ class RunOptions:
         "auto", "Make good what was removed by least squares on --calib, or on made-up inputs with --score auto.",
         "choice", ("run", "sweep", "apply"), choices=("auto", "off"), of_pass=True, shown=True,
     )  # fmt: skip
+    distill: str | float = _asked(
+        "auto", "Train the pruned network towards the original's outputs, on the same inputs as compensation: for a "
+        "minute of one core where torch is installed (auto), for about so long, or not at all.", "text",
+        ("run", "apply"), metavar="auto|off|60s", of_pass=True, shown=True,
+    )  # fmt: skip
     keep: str | Iterable[str] = _asked(
         (), "Layers whose channels all stay. Repeatable.", "texts", PRUNING, metavar="GLOB", of_pass=True
     )

@@ -202,7 +202,7 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
     with outputs(inputs, output=output, json=json_path) as out:
         given = read_plan(plan)
         asked = RunOptions(**options)
-        rest = (*amends(asked, made_up=False), verify_step(asked, asked.max_drop))
+        rest = (*amends(asked, made_up=False, once=True), verify_step(asked, asked.max_drop))
         with status_line() as progress:
             result = api.execute(
                 source(model)[0],

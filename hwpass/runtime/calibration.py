@@ -52,6 +52,11 @@ class Calibration:
     def __len__(self) -> int:
         return -(-self.samples // self.every)
 
+    @property
+    def axes(self) -> Mapping[str, int]:
+        """The axis that counts samples, of each input that has one."""
+        return self._axes
+
     def batches(self, size: int = 32, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Feeds of up to `size` samples, in order, `limit` samples in all; can be iterated again.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from numbers import Real
 from typing import Any
 
@@ -11,6 +12,7 @@ from hwpass.figures import shown
 from hwpass.manager import Pass
 from hwpass.options import RunOptions
 from hwpass.passes.compensate import Compensate
+from hwpass.passes.distill import Distill, installed
 from hwpass.passes.fold import Fold
 from hwpass.passes.fold_redundant import FoldRedundant
 from hwpass.passes.fuse_bn import FuseBatchNorm
@@ -41,13 +43,32 @@ def prune_step(options: RunOptions, asked: dict[str, str]) -> PruneChannels:
     return PruneChannels(score=score, min_channels=options.min_channels, align=_or(options.align, 0), **given)
 
 
-def amends(options: RunOptions, *, made_up: bool = True) -> tuple[Pass, ...]:
-    """What follows pruning, but for the verdicts: compensation, which wants the user's inputs or those that a
-    score has made up, and norms in standard operators. Raises UsageError."""
+def amends(options: RunOptions, *, made_up: bool = True, once: bool = False) -> tuple[Pass, ...]:
+    """What follows pruning, but for the verdicts: compensation and distillation, which want the user's inputs or those
+    that a score has made up, and norms in standard operators. Raises UsageError.
+
+    `once` tells that one model is made and not many, which would each be distilled.
+    """
     if options.compensate not in ("auto", "off"):
         raise UsageError(f"{option('compensate', shown(options.compensate))}: choose auto or off")
     known = options.calib is not None or (made_up and makes_inputs(options.score))
-    return (*((Compensate(),) if options.compensate == "auto" and known else ()), LowerNorms())
+    fit = (Compensate(),) if options.compensate == "auto" and known else ()
+    return (*fit, *(distill_step(options) if known and once else ()), LowerNorms())
+
+
+def distill_step(options: RunOptions) -> tuple[Pass, ...]:
+    """Distillation, where it is asked for or torch is there. Raises UsageError."""
+    asked = options.distill
+    if asked == "off" or (asked == "auto" and not installed()):
+        return ()
+    if asked == "auto":
+        return (Distill(),)
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|)", str(asked).strip())
+    if found is None or isinstance(asked, bool):
+        raise UsageError(f"{option('distill', shown(asked))}: choose auto or off, or give a time such as 60s or 5min")
+    step = Distill(seconds=float(found[1]) * (60 if found[2] == "min" else 1))
+    step.ready()
+    return (step,)
 
 
 def verify_step(options: RunOptions, max_drop: float | None = None) -> Verify:
@@ -63,7 +84,7 @@ def verify_step(options: RunOptions, max_drop: float | None = None) -> Verify:
 def usual(options: RunOptions) -> tuple[Pass, ...]:
     """A whole run within the budgets that are asked for. Raises UsageError."""
     asked = budgets(options)
-    return (*PREPARE, prune_step(options, asked), *amends(options), verify_step(options, options.max_drop))
+    return (*PREPARE, prune_step(options, asked), *amends(options, once=True), verify_step(options, options.max_drop))
 
 
 def _or(value: Any, otherwise: Any) -> Any:

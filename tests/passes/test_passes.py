@@ -350,8 +350,12 @@ def idempotent(name: str, net: str, proto: onnx.ModelProto) -> tuple[str, Contex
     return ("fold,prune-channels,compensate", context) if name == "compensate" else (name, context)
 
 
+# Training goes on where it ended, and needs torch: `tests/torch_graph` has what distill promises instead.
+SETTLING = sorted(passes().keys() - {"distill"})
+
+
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", sorted(passes()))
+@pytest.mark.parametrize("name", SETTLING)
 def test_the_second_run_of_any_pass_changes_nothing(name: str, net: str) -> None:
     proto = onnx.load(FIXTURES / f"{net}.onnx")
     text, context = idempotent(name, net, proto)

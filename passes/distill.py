@@ -1,0 +1,74 @@
+"""Training towards the original's outputs, after pruning and least squares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from hwpass.context import Context
+from hwpass.cost.prediction import Cost
+from hwpass.cost_models import load_target
+from hwpass.coupling.groups import couple
+from hwpass.data.sizes import peak_bytes
+from hwpass.errors import UsageError
+from hwpass.manager import Pass, PassResult, register
+from hwpass.model.model import Model
+from hwpass.ops import NoFunction
+from hwpass.planning.study import sample_dims
+
+
+def installed() -> bool:
+    """Whether torch is there."""
+    return find_spec("torch") is not None
+
+
+@register
+@dataclass(frozen=True)
+class Distill(Pass):
+    """Weights -> weights that bring the pruned network closer to the original's outputs, by gradients, without labels.
+
+    Learns on the calibration inputs (or what an auto score makes up in their place), shifted, mirrored and mixed where
+    they are images or signals. A fifth of the samples is set apart and chooses among the states on the way, the first
+    one included. Needs torch. Does not fire without data, before prune-channels, or where no state is better.
+    """
+
+    name = "distill"
+    effect = "refit"
+    seconds: float = field(default=60.0, metadata={"help": "about how long one core trains"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.seconds <= 1e6:
+            raise UsageError(f"pass distill: option seconds={self.seconds:g}: give 0 to 1e6")
+
+    def ready(self) -> None:
+        """Raise UsageError where torch is missing, before the model is touched."""
+        super().ready()
+        if not installed():
+            raise UsageError("pass distill needs torch: pip install 'hwpass[torch]'")
+
+    def run(self, model: Model, context: Context) -> PassResult:
+        from hwpass.torch.distillation import Distillation, NothingLearned
+
+        findings = context.findings
+        pruned = findings.last
+        if pruned is None:
+            raise UsageError("distill goes after prune-channels in a pipeline")
+        data = context.calibration if pruned.study is None else pruned.study.data
+        if data is None or not pruned.surgery.modified:
+            return PassResult(model, False)
+        coupling = couple(model, sample_dims(model, context))
+        macs = Cost(coupling, context.target or load_target("server-cpu")).base["macs"]
+        work = Distillation(pruned.coupling.build.model, model, context, self.seconds)
+        try:
+            found = work.run(data, macs, peak_bytes(coupling.build))
+        except (NoFunction, NothingLearned) as reason:
+            context.warn(f"nothing was distilled: {reason}")
+            return PassResult(model, False)
+        findings.note(self.name, {
+            "error before": found.before, "error after": found.after, "steps": found.steps,
+            "samples": found.samples, "seconds": round(found.seconds, 1),
+        })  # fmt: skip
+        if found.early:
+            context.warn(f"distilling was slow here and ended after {found.steps} steps; another run may differ")
+        return PassResult(model, found.better)
