@@ -27,8 +27,16 @@ class HwpassError(Exception):
 
     exit_code = 1
 
+    #: Where in a pipeline it happened, once a manager knows.
+    place = ""
+
     def __init__(self, message: str = "") -> None:
         super().__init__(one_line(message))
+
+    def say_place(self) -> None:
+        """Have the message say where in a pipeline it happened."""
+        if self.place:
+            self.args, self.place = (one_line(f"{self} ({self.place})"),), ""
 
 
 class UsageError(HwpassError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from hwpass import pipeline_text, plugins
 from hwpass.context import Context
-from hwpass.errors import InputError, UsageError, VerdictError, option
+from hwpass.errors import HwpassError, InputError, UsageError, VerdictError, option
 from hwpass.figures import brief, shown_path
 from hwpass.model.model import Model
 from hwpass.planning.plan import Plan
@@ -185,6 +186,19 @@ class PassManager:
     def __str__(self) -> str:
         return ",".join(str(step) for step in self.steps)
 
+    @contextmanager
+    def _placed(self, step: Pass) -> Iterator[None]:
+        """Errors of a pass say which one, and what ran before."""
+        try:
+            yield
+        except Exception as error:
+            ran = ", ".join(record.name.partition("{")[0] for record in self.records)
+            place = f"in pass {step.name}, {f'after {ran}' if ran else 'the first'}"
+            error.add_note(place)
+            if isinstance(error, HwpassError):
+                error.place = place
+            raise
+
     def run(self, model: Model, context: Context | None = None, *, further: bool = False) -> Model:
         """Run the pipeline on a copy; the given model stays as it is. `records` tells what happened.
 
@@ -206,7 +220,7 @@ class PassManager:
             if findings.holds(model, step.effect):
                 model = model.copy()
             before = model
-            with limited(1):
+            with limited(1), self._placed(step):
                 result = step.run(model, context)
             model = result.model
             release_pages([*before.constants().values(), *model.constants().values()])

@@ -127,7 +127,8 @@ def _described(error: Exception) -> str:
         if name.startswith("hwpass."):
             place = f" in {name} line {trace.tb_lineno}"
         trace = trace.tb_next
-    return f"{type(error).__name__}{place}: {str(error)[:200]}"
+    told = "".join(f" {note}" for note in getattr(error, "__notes__", []) if note.startswith("in pass "))
+    return f"{type(error).__name__}{place}{told}: {str(error)[:200]}"
 
 
 def say(text: str) -> None:

@@ -67,13 +67,30 @@ def chain(coupling: Coupling, start: int, goal: int = FROZEN) -> list[tuple[str,
 
 
 def reason(coupling: Coupling, axis: Axis) -> str:
-    """Why an axis is frozen: the end of a shortest chain of equalities."""
-    for factor in axis:
-        if factor.ids is not None:
-            steps = chain(coupling, int(factor.ids[0]))
-            if steps:
-                return steps[-1][1]
+    """Why an axis is frozen: the end of a shortest chain of equalities.
+
+    Of several factors the one with the longest: what always stays, such as the gates of a recurrent layer, is at the
+    end at once, and explains nothing.
+    """
+    parts = [part for factor in axis if factor.ids is not None for part in _parts(coupling, factor.ids)]
+    chains = [chain(coupling, int(ids[0])) for ids in parts]
+    longest = max(chains, key=lambda steps: (len(steps), _names_it(steps)), default=[])
+    if longest:
+        return longest[-1][1]
     return "its channels belong to no layer that could be thinned"
+
+
+def _parts(coupling: Coupling, ids: Ids) -> list[Ids]:
+    """The factors that indices are products of, those themselves where they are of none."""
+    for split in coupling.build.splits:
+        if split.parent is ids:
+            return [*_parts(coupling, split.outer), *_parts(coupling, split.inner)]
+    return [ids]
+
+
+def _names_it(steps: list[tuple[str, str]]) -> bool:
+    """Whether a chain ends at a tensor that a user knows."""
+    return bool(steps) and "the model's" in steps[-1][1]
 
 
 _LAYERS: WeakKeyDictionary[Coupling, list[tuple[str, str]]] = WeakKeyDictionary()

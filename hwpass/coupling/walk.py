@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,9 @@ class Builder(Relate):
         """Walk the graph, bodies included, in the order of `Model.walk`."""
         self._visit(self.model.graph)
         self.node = -1
-        self._freeze_outputs(self.model.graph, "an output of the model")
+        several = len(self.model.graph.outputs) > 1
+        mend = "; take it out of the outputs if nobody reads it" if several else ""
+        self._freeze_outputs(self.model.graph, lambda name: f"the model's output {name!r}{mend}")
         return self
 
     def _visit(self, graph: gs.Graph) -> None:
@@ -68,7 +70,7 @@ class Builder(Relate):
             self.tensors[tensor.name] = self._carried(gs_node, position)
         self._visit(body)
         self.node = len(self.nodes)
-        self._freeze_outputs(body, f"handed out of the body of {gs_node.op}")
+        self._freeze_outputs(body, lambda name: f"handed out of the body of {gs_node.op}")
         outputs = [self._outer(t) for t in body.outputs]
         for name in names:
             self.tensors.pop(name, None)
@@ -86,11 +88,11 @@ class Builder(Relate):
             return Tensor(tuple(opaque(s) for s in tensor.shape), tensor.values.dtype)
         return self.tensors.get(tensor.name, Tensor(None))
 
-    def _freeze_outputs(self, graph: gs.Graph, reason: str) -> None:
+    def _freeze_outputs(self, graph: gs.Graph, reason: Callable[[str], str]) -> None:
         for tensor in graph.outputs:
             found = self.tensors.get(tensor.name)
             if found is not None and found.axes is not None:
-                self.freeze(found.axes, reason)
+                self.freeze(found.axes, reason(tensor.name))
 
     def _couple(self, gs_node: gs.Node, inner: list[list[Tensor]]) -> None:
         index = self.node = len(self.nodes)
@@ -131,7 +133,7 @@ class Builder(Relate):
         for place, size in enumerate(tensor.shape):
             if not isinstance(size, int) or size < 1:
                 size = self.dims[dimension_name(tensor.name, place, size)]
-            axes.append(opaque(size))
+            axes.append(opaque(size, f"the model's input {tensor.name!r}"))
         dtype = tensor.dtype if not isinstance(tensor.dtype, int) else helper.tensor_dtype_to_np_dtype(tensor.dtype)
         return Tensor(tuple(axes), np.dtype(dtype))
 

@@ -30,12 +30,14 @@ class Factor:
     """One factor of an axis. `ids` is None where no index may ever go (a batch, a sequence, an image side).
 
     `zero` says that the tensor is zero wherever a removed index of this factor would be in the dense twin, so
-    that a sum over the factor does not notice the removal.
+    that a sum over the factor does not notice the removal. `origin` says whose extent a factor without ids is, where
+    that is a tensor that a user knows.
     """
 
     size: int
     ids: Ids | None = None
     zero: bool = False
+    origin: str = ""
 
 
 Axis = tuple[Factor, ...]
@@ -46,9 +48,9 @@ def axis_size(axis: Axis) -> int:
     return prod(factor.size for factor in axis)
 
 
-def opaque(size: int) -> Axis:
+def opaque(size: int, origin: str = "") -> Axis:
     """An axis whose indices are never pruned."""
-    return () if size == 1 else (Factor(size),)
+    return () if size == 1 else (Factor(size, origin=origin),)
 
 
 def with_zero(axis: Axis, zero: bool) -> Axis:
@@ -128,9 +130,9 @@ class Relations:
         if one.ids is other.ids:
             return
         if one.ids is None:
-            self.freeze([(other,)], f"{reason}, one of which is no channel axis")
+            self.freeze([(other,)], f"{reason}, one of which is {one.origin or 'no channel axis'}")
         elif other.ids is None:
-            self.freeze([(one,)], f"{reason}, one of which is no channel axis")
+            self.freeze([(one,)], f"{reason}, one of which is {other.origin or 'no channel axis'}")
         else:
             self._relate(one.ids, other.ids, reason)
 
@@ -138,7 +140,7 @@ class Relations:
         """See a factor as the product outer x rest."""
         inner = factor.size // outer
         if factor.ids is None:
-            return Factor(outer), Factor(inner)
+            return Factor(outer, origin=factor.origin), Factor(inner, origin=factor.origin)
         key = (id(factor.ids), outer)
         if key not in self._children:
             high, low = self.fresh(outer), self.fresh(inner)

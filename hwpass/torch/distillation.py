@@ -48,7 +48,7 @@ PATIENCE = 2.0
 LOOKS = 12
 
 #: The highest rate of learning of Adam, over one cycle: it rises over the first part and falls to nothing.
-LEARNING, RISE = 2e-3, 0.15
+LEARNING, RISE = 5e-3, 0.15
 
 
 class NothingLearned(InputError):

@@ -9,7 +9,7 @@ from typing import Any
 from hwpass.cost.budgets import parse_budgets
 from hwpass.cost.prediction import METRICS
 from hwpass.cost_models import Target
-from hwpass.errors import UsageError, option, words_of_a_pipeline
+from hwpass.errors import HwpassError, UsageError, option, words_of_a_pipeline
 from hwpass.manager import Pass, PassManager
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
@@ -73,7 +73,12 @@ def run(
         )
     else:
         return _searched(source, options, setting)
-    return execute(source, steps, unproved=options.unproved, allow_external=options.allow_external, **setting)
+    try:
+        return execute(source, steps, unproved=options.unproved, allow_external=options.allow_external, **setting)
+    except HwpassError as error:
+        if options.pipeline is not None:  # the usual passes are no concern of a reader who has not named them
+            error.say_place()
+        raise
 
 
 def _searched(source: Source | Model, options: RunOptions, setting: dict[str, Any]) -> Result:

@@ -195,10 +195,10 @@ def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_groups_show_what_is_tied_and_what_is_frozen() -> None:
     shown = hwpass("groups", RESNET).stdout
     assert "of the weights" in shown
-    assert "an output of the model" in shown
+    assert "the model's output 'logits'" in shown
     data = json.loads(hwpass("groups", RESNET, "--json", "-").stdout)
     assert data["groups"][0]["name"] == "/0/0.0/Conv"
-    assert data["frozen"] == [{"node": "/6/Gemm", "reason": "an output of the model", "macs": 1280}]
+    assert data["frozen"] == [{"node": "/6/Gemm", "reason": "the model's output 'logits'", "macs": 1280}]
     assert 0.9 < data["reach"]["weights"] <= 1
 
 
@@ -208,7 +208,7 @@ def test_why_prints_the_chain_of_operators() -> None:
     assert tie in shown
     assert shown == hwpass("groups", RESNET, "--why", "2/shortcut").stdout
     frozen = hwpass("groups", RESNET, "--why", "/6/Gemm").stdout
-    assert "10 output channels are frozen:\n    the model: an output of the model" in frozen
+    assert "10 output channels are frozen:\n    the model: the model's output 'logits'" in frozen
     assert "128 input channels are group" in frozen
 
 

@@ -152,7 +152,29 @@ def test_a_chain_of_equalities_ends_at_what_froze_it() -> None:
     found = coupled(s)
     axis = found.nodes[0].axes(1)[1]
     assert axis[0].ids is not None
-    assert chain(found, int(axis[0].ids[0]))[-1][1] == "an output of the model"
+    assert chain(found, int(axis[0].ids[0]))[-1][1].startswith("the model's output")
+
+
+def test_a_reason_names_the_state_that_keeps_a_recurrent_layer() -> None:
+    """Its gates always stay, which is no reason; a state that is an output is one, and it can be taken away."""
+    s = Sketch()
+    weights = [s.const(np.ones(shape)) for shape in ((1, 24, 4), (1, 24, 8))]
+    sequence, state = s.ops("GRU", s.input([5, 2, 4]), *weights, count=2, hidden_size=8)
+    s.output(s.linear(s.op("Squeeze", sequence, s.const([1])), 8, 3))
+    free = [reason for name, reason in frozen_layers(coupled(s)) if "GRU" in name]
+    s.output(state)
+    (held,) = [reason for name, reason in frozen_layers(coupled(s)) if "GRU" in name]
+    assert free == []
+    assert held == f"the model's output {state!r}; take it out of the outputs if nobody reads it"
+
+
+def test_a_reason_names_the_input_that_a_cell_is_joined_with() -> None:
+    s = Sketch()
+    state = s.input([2, 8])
+    joined = s.op("Mul", s.op("Sigmoid", s.linear(s.input([2, 4]), 4, 8)), state)
+    s.output(s.linear(joined, 8, 3))
+    reasons = [reason for _, reason in frozen_layers(coupled(s))]
+    assert f"Mul joins its operands, one of which is the model's input {state!r}" in reasons
 
 
 def test_shared_small_constants_do_not_tie_layers() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import onnx_graphsurgeon as gs
 import pytest
@@ -12,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sketch import Sketch
 
+import hwpass
 from hwpass.context import Context
-from hwpass.errors import HwpassError, UsageError
+from hwpass.errors import HwpassError, InputError, UsageError
 from hwpass.manager import _PASSES, Pass, PassManager, PassResult, passes, register
 from hwpass.model.model import Model
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 ANY_TEXT = st.text(max_size=8) | st.text('abc*,{}|"\\\\= ', max_size=8)
 NUMBERS = st.floats(0, 0.99, allow_subnormal=False)  # ONNX Runtime may have switched subnormals off in the process
@@ -270,3 +274,36 @@ def test_warnings_are_said_once() -> None:
     context.warn("twice")
     context.warn("twice")
     assert context.warnings == ["twice"]
+
+
+class Breaks(Pass):
+    """A pass that fails as it is told."""
+
+    name = "breaks"
+    effect = "none"
+    error: ClassVar[Exception]
+
+    def run(self, model: Model, context: Context) -> PassResult:
+        raise self.error
+
+
+def test_an_error_says_which_pass_and_what_ran_before() -> None:
+    model = Model.load(FIXTURES / "cnn.onnx")
+    for error in (InputError("its own words"), KeyError("k")):
+        Breaks.error = error
+        step = Breaks()
+        with pytest.raises(type(error)) as caught:
+            PassManager([*PassManager.parse("fold,fuse-bn").steps, step]).run(model)
+        assert caught.value.__notes__[-1] == "in pass breaks, after fold, fuse-bn"
+        with pytest.raises(type(error)) as caught:
+            PassManager([step]).run(model)
+        assert caught.value.__notes__[-1] == "in pass breaks, the first"
+
+
+def test_an_error_in_a_pipeline_of_ones_own_says_so_in_its_line() -> None:
+    with pytest.raises(UsageError) as caught:
+        hwpass.run(FIXTURES / "cnn.onnx", "mobile-cpu", pipeline="fold,compensate")
+    assert str(caught.value) == "compensate goes after prune-channels in a pipeline (in pass compensate, after fold)"
+    with pytest.raises(hwpass.HwpassError) as other:
+        hwpass.run(FIXTURES / "cnn.onnx", "mobile-cpu", macs=1e-9, score="l2")
+    assert "in pass" not in str(other.value)
