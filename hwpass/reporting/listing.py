@@ -12,11 +12,11 @@ from rich.console import Console
 from hwpass.cost_models import Target, load_target, target_names
 from hwpass.errors import in_words
 from hwpass.figures import human_seconds
-from hwpass.manager import Pass, passes
 from hwpass.reporting.tables import print_line, print_table
 
 if TYPE_CHECKING:
     from hwpass.cost.bench import Timing
+    from hwpass.manager import Pass
 
 #: Keys of a target that are no figures; they stand in the heading.
 WORDS = ("name", "description", "model", "runtime", "sources", "fusion", "validation")
@@ -131,6 +131,8 @@ def pass_options(cls: type[Pass]) -> list[PassOption]:
 
 def render_passes(console: Console) -> None:
     """Print every pass with its rewrite and its options."""
+    from hwpass.manager import passes  # loads all that passes call, of which a list of targets needs nothing
+
     for name, cls in passes().items():
         print_line(console, name, "bold")
         print_line(console, f"  {summary(cls)}")

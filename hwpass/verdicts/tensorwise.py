@@ -26,7 +26,8 @@ from hwpass.verdicts.proof_sides import Side, made_by, run_once
 #: Maps a reference tensor to the candidate's indices; None when it has no counterpart.
 Reindex = Callable[[str, np.ndarray], np.ndarray | None]
 
-#: Activations held at once; larger models are taken in portions.
+#: Activations held at once; larger models are taken in portions, each of half their weights' bytes at least: for each
+#: portion the weights are read again.
 PORTION_BYTES = 48 << 20
 
 #: What a tensor is taken to need whose shape cannot be inferred, where no shape can be and where others can.
@@ -156,12 +157,13 @@ def _behind(candidate: Model, output: str) -> set[str]:
 def _portions(model: Model, order: list[str], feed: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
     sizes = tensor_sizes(model.written(), feed) if len(order) > 1 else {}
     unknown = LATE_BYTES if len(sizes) > len(order) // 2 else UNKNOWN_BYTES
+    limit = max(PORTION_BYTES, model.size_bytes() // 2)
     portion: list[str] = []
     size = 0
     for name in order:
         portion.append(name)
         size += sizes.get(name, unknown)
-        if size > PORTION_BYTES:
+        if size > limit:
             yield portion
             portion, size = [], 0
     if portion:
