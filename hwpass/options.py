@@ -18,6 +18,9 @@ from hwpass.figures import brief, shown
 Kind = Literal["budget", "text", "texts", "choice", "flag", "not negative", "channels", "seed", "threads"]
 """How a value is read: a budget is a number or text, given once; `texts` may be given several times."""
 
+#: Where an option stands in the help of a command. Budgets are a group of their own.
+Group = Literal["Budget", "Data and accuracy", "Advanced"]
+
 #: Commands that prune, and all that judge a model.
 PRUNING = ("run", "sweep")
 JUDGING = ("run", "apply", "verify")
@@ -35,11 +38,12 @@ def _asked(
     of_pass: bool = False,
     shown: bool = False,
     also: Mapping[str, str] | None = None,
+    group: Group = "Advanced",
 ) -> Any:
     """A field; `also` has another help for some commands, `shown` says that the default stands in the help."""
     told = {
         "help": help, "kind": kind, "commands": commands, "metavar": metavar, "choices": choices, "of_pass": of_pass,
-        "shown": shown, "also": also or {},
+        "shown": shown, "also": also or {}, "group": "Budget" if kind == "budget" else group,
     }  # fmt: skip
     return field(default=default, metadata=told)
 
@@ -77,18 +81,21 @@ class RunOptions:
     atol: float = _asked(1e-9, "Exactness: difference always allowed.", "not negative", EVERY, of_pass=True, shown=True)
     fidelity: str | Iterable[str] = _asked(
         (), "Tolerance against the original, such as cosine>=0.99. Repeatable.", "texts", JUDGING,
-        metavar="METRIC>=X", of_pass=True,
+        metavar="METRIC>=X", of_pass=True, group="Data and accuracy",
     )  # fmt: skip
-    calib: Any = _asked(None, "Inputs to score, compensate and measure fidelity on.", "text", EVERY, metavar="FILE|DIR")
+    calib: Any = _asked(
+        None, "Inputs to score, compensate and measure fidelity on.", "text", EVERY, metavar="FILE|DIR",
+        group="Data and accuracy",
+    )  # fmt: skip
     metric: str | Callable[..., Any] | None = _asked(
         None, "A figure of merit: a function of predict, larger is better.", "text", EVERY, metavar="PKG.MOD:FN",
-        of_pass=True,
+        of_pass=True, group="Data and accuracy",
     )  # fmt: skip
     max_drop: float | None = _asked(
         None, "Largest drop of the metric allowed.", "not negative", JUDGING, metavar="X", of_pass=True,
         also={
             "run": "Largest drop of the metric allowed. Without a budget: the fastest model within it is searched."
-        },
+        }, group="Data and accuracy",
     )  # fmt: skip
     score: str = _asked(
         "auto", "What makes a channel matter; auto is gram, on made-up inputs without --calib.", "text", PRUNING,
@@ -97,11 +104,12 @@ class RunOptions:
     compensate: str = _asked(
         "auto", "Make good what was removed by least squares on --calib, or on made-up inputs with --score auto.",
         "choice", ("run", "sweep", "apply"), choices=("auto", "off"), of_pass=True, shown=True,
+        group="Data and accuracy",
     )  # fmt: skip
     distill: str | float = _asked(
         "auto", "Train the pruned network towards the original's outputs, on the same inputs as compensation: for a "
         "minute of one core where torch is installed (auto), for about so long, or not at all.", "text",
-        ("run", "apply"), metavar="auto|off|60s", of_pass=True, shown=True,
+        ("run", "apply"), metavar="auto|off|60s", of_pass=True, shown=True, group="Data and accuracy",
     )  # fmt: skip
     keep: str | Iterable[str] = _asked(
         (), "Layers whose channels all stay. Repeatable.", "texts", PRUNING, metavar="GLOB", of_pass=True

@@ -11,6 +11,7 @@ import click
 from hwpass.command import ranges
 from hwpass.command.derived_options import REPORT
 from hwpass.command.from_options import asked_of, config, one_home, single
+from hwpass.command.grouped import option
 from hwpass.command.outputs import outputs
 from hwpass.command.shell import ShellGroup, fail, printed, source, status_line
 from hwpass.errors import BudgetError, UsageError
@@ -32,23 +33,35 @@ def main() -> None:
 
 
 MODEL = click.argument("model")
-TARGET = click.option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
-THREADS = click.option("--threads", type=ranges.THREADS, default=1, show_default=True, help="Threads to compute with.")
-ALLOW = click.option(
-    "--allow-external", is_flag=True, help="Read the model's external data wherever it lies, not only in its folder."
+TARGET = option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
+THREADS = option(
+    "--threads", group="Advanced", type=ranges.THREADS, default=1, show_default=True, help="Threads to compute with."
 )
-OUTPUT = click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is standard output.")
+ALLOW = option(
+    "--allow-external",
+    group="Advanced",
+    is_flag=True,
+    help="Read the model's external data wherever it lies, not only in its folder.",
+)
+OUTPUT = option(
+    "-o", "--output", group="Outputs", metavar="OUT", help="Where to write the model; - is standard output."
+)
 
 
-@main.command(context_settings=CONTEXT)
+@main.command(context_settings=CONTEXT, examples=(
+        "hwpass run model.onnx --target mobile-cpu --latency 0.6x -o small.onnx",
+        "hwpass run model.onnx --target server-cpu --macs 0.5x --calib inputs.npz --report report.html -o small.onnx",
+))  # fmt: skip
 @MODEL
 @TARGET
 @OUTPUT
 @asked_of("run")
 @REPORT
-@click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
-@click.option("--plan", "plan_path", metavar="OUT.json", help="Write the plan.")
-@click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
+@option(
+    "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the report as JSON; - is standard output."
+)
+@option("--plan", "plan_path", group="Outputs", metavar="OUT.json", help="Write the plan.")
+@option("--dry-run", group="Outputs", is_flag=True, help="Do everything but write the model.")
 @config
 def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
         plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
@@ -79,18 +92,20 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
         fail(BudgetError(result.unmet + " (the best effort was kept)"))
 
 
-@main.command(context_settings=CONTEXT)
+@main.command(context_settings=CONTEXT, examples=(
+        "hwpass sweep model.onnx --target mobile-cpu --calib inputs.npz --csv points.csv",
+))  # fmt: skip
 @MODEL
 @TARGET
-@click.option("-o", "--output", metavar="DIR", help="A folder to write the models to.")
-@click.option(
+@option("-o", "--output", group="Outputs", metavar="DIR", help="A folder to write the models to.")
+@option(
     "--budget",
     type=click.Choice(["latency", "energy", "memory", "size", "macs"]),
     default="latency",
     show_default=True,
     help="The cost to go along.",
 )
-@click.option(
+@option(
     "--points",
     default="0.9,0.75,0.6,0.5,0.4,0.33",
     show_default=True,
@@ -98,8 +113,10 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
     help="Shares of the dense model's cost.",
 )
 @asked_of("sweep")
-@click.option("--json", "json_path", metavar="OUT.json", help="Write the points as JSON; - is standard output.")
-@click.option("--csv", "csv_path", metavar="OUT.csv", help="Write the points as CSV; - is standard output.")
+@option(
+    "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the points as JSON; - is standard output."
+)
+@option("--csv", "csv_path", group="Outputs", metavar="OUT.csv", help="Write the points as CSV; - is standard output.")
 @config
 def sweep(model: str, target: str, points: str, json_path: str | None, csv_path: str | None, **options: Any) -> None:
     """Prune MODEL to several budgets on one study of it, prove each, and mark the Pareto front."""
@@ -124,13 +141,17 @@ def sweep(model: str, target: str, points: str, json_path: str | None, csv_path:
         fail(error)
 
 
-@main.command(context_settings=CONTEXT)
+@main.command(context_settings=CONTEXT, examples=(
+        "hwpass profile model.onnx --target mobile-cpu",
+))  # fmt: skip
 @MODEL
 @TARGET
-@click.option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
+@option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
 @THREADS
 @ALLOW
-@click.option("--json", "json_path", metavar="OUT.json", help="Write the table as JSON; - is standard output.")
+@option(
+    "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the table as JSON; - is standard output."
+)
 def profile(model: str, target: str, measure: bool, threads: int, allow_external: bool,
             json_path: str | None) -> None:  # fmt: skip
     """Predicted latency, energy and memory of MODEL on a target, kernel by kernel."""
@@ -145,7 +166,10 @@ def profile(model: str, target: str, measure: bool, threads: int, allow_external
             render_profile(found, console)
 
 
-@main.command(context_settings=CONTEXT)
+@main.command(context_settings=CONTEXT, examples=(
+        "hwpass targets",
+        "hwpass targets mobile-cpu",
+))  # fmt: skip
 @click.argument("name", required=False)
 def targets(name: str | None) -> None:
     """List the targets, or show one with its figures and their sources."""
@@ -158,11 +182,16 @@ def targets(name: str | None) -> None:
             render_target(name, console)
 
 
-@main.command(context_settings=CONTEXT)
+@main.command(context_settings=CONTEXT, examples=(
+        "hwpass groups model.onnx",
+        "hwpass groups model.onnx --why /layer1/conv1/Conv",
+))  # fmt: skip
 @MODEL
-@click.option("--why", metavar="NODE", help="Explain what NODE is tied to, or what freezes it.")
+@option("--why", metavar="NODE", help="Explain what NODE is tied to, or what freezes it.")
 @ALLOW
-@click.option("--json", "json_path", metavar="OUT.json", help="Write the groups as JSON; - is standard output.")
+@option(
+    "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the groups as JSON; - is standard output."
+)
 def groups(model: str, why: str | None, allow_external: bool, json_path: str | None) -> None:
     """What of MODEL is coupled, what is frozen, and why."""
     from hwpass.reporting.groups import groups_json, render_groups
@@ -180,13 +209,24 @@ def groups(model: str, why: str | None, allow_external: bool, json_path: str | N
                 render_groups(coupling, console)
 
 
-@main.command(context_settings=CONTEXT)
+@main.command(context_settings=CONTEXT, examples=(
+        "hwpass apply plan.json model.onnx --calib inputs.npz -o small.onnx",
+))  # fmt: skip
 @click.argument("plan")
 @MODEL
-@click.option("-o", "--output", required=True, metavar="OUT", help="Where to write the model; - is standard output.")
-@click.option("--target", default=None, metavar="NAME|FILE.toml", help="Also report costs on a target.")
+@option(
+    "-o",
+    "--output",
+    group="Outputs",
+    required=True,
+    metavar="OUT",
+    help="Where to write the model; - is standard output.",
+)
+@option("--target", default=None, metavar="NAME|FILE.toml", help="Also report costs on a target.")
 @asked_of("apply")
-@click.option("--json", "json_path", metavar="OUT.json", help="Write the report as JSON; - is standard output.")
+@option(
+    "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the report as JSON; - is standard output."
+)
 @config
 def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, **options: Any) -> None:
     """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
@@ -217,10 +257,12 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
             terminal_report.show(result.report, console)
 
 
-@main.command(context_settings=CONTEXT)
+@main.command(context_settings=CONTEXT, examples=(
+        "hwpass verify model.onnx small.onnx --plan plan.json",
+))  # fmt: skip
 @click.argument("original")
 @click.argument("pruned")
-@click.option("--plan", "plan_path", metavar="PLAN.json", help="The plan: exactness is then proved by the dense twin.")
+@option("--plan", "plan_path", metavar="PLAN.json", help="The plan: exactness is then proved by the dense twin.")
 @asked_of("verify")
 @config
 def verify(original: str, pruned: str, plan_path: str | None, **options: Any) -> None:
@@ -247,15 +289,19 @@ def verify(original: str, pruned: str, plan_path: str | None, **options: Any) ->
         render_verdicts(outcome, console)
 
 
-@main.command(context_settings=CONTEXT)
+@main.command(context_settings=CONTEXT, examples=(
+        "hwpass bench model.onnx small.onnx",
+))  # fmt: skip
 @click.argument("models", nargs=-1, required=True)
-@click.option("--sessions", type=ranges.SESSIONS, default=5, show_default=True, help="Fresh sessions per model.")
-@click.option("--runs", type=ranges.RUNS, default=20, show_default=True, help="Timed runs per session.")
-@click.option("--seed", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
+@option("--sessions", type=ranges.SESSIONS, default=5, show_default=True, help="Fresh sessions per model.")
+@option("--runs", type=ranges.RUNS, default=20, show_default=True, help="Timed runs per session.")
+@option("--seed", group="Advanced", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
 @ALLOW
-@click.option("--cpu-time", is_flag=True, help="Count processor time of the one thread: steadier on a busy machine.")
-@click.option("--json", "json_path", metavar="OUT.json", help="Write the timings as JSON; - is standard output.")
+@option("--cpu-time", is_flag=True, help="Count processor time of the one thread: steadier on a busy machine.")
+@option(
+    "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the timings as JSON; - is standard output."
+)
 def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, cpu_time: bool,
           allow_external: bool, json_path: str | None) -> None:  # fmt: skip
     """Time MODELS in ONNX Runtime: fresh sessions, interleaved, denormals flushed, spread shown."""
@@ -275,7 +321,9 @@ def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads:
             render_timings(timings, console)
 
 
-@main.command("passes", context_settings=CONTEXT)
+@main.command("passes", context_settings=CONTEXT, examples=(
+        "hwpass passes",
+))  # fmt: skip
 def list_passes() -> None:
     """The passes and their options."""
     from hwpass.reporting.listing import render_passes

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import click
+from hwpass.command.grouped import Placed, option
 
 
-class Derived(click.Option):
+class Derived(Placed):
     """An option whose value is written as `words` say."""
 
     def __init__(self, *arguments: Any, words: Callable[[], str], **more: Any) -> None:
@@ -45,6 +45,11 @@ def _reports() -> str:
 
 #: How the values of options are written, by the names of the options.
 WORDS: dict[str, Callable[[], str]] = {"score": _scores, "calib": _data}
-REPORT = click.option(
-    "--report", "report_path", cls=Derived, words=_reports, help="Write the report in the form of the file's suffix."
+REPORT = option(
+    "--report",
+    "report_path",
+    group="Outputs",
+    cls=Derived,
+    words=_reports,
+    help="Write the report in the form of the file's suffix.",
 )

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from hwpass.command import ranges
 from hwpass.command.derived_options import WORDS, Derived
+from hwpass.command.grouped import option
 from hwpass.errors import InputError, UsageError
 from hwpass.figures import shown, shown_path
 from hwpass.files.data_files import read_data
@@ -42,6 +43,7 @@ def asked_of(command: str) -> Callable[[Any], Any]:
 def _option(item: Field[Any], command: str) -> Callable[[Any], Any]:
     told = item.metadata
     given: dict[str, Any] = {"help": told["also"].get(command, told["help"]), "show_default": told["shown"]}
+    given["group"] = told["group"]
     kind = told["kind"]
     if kind == "flag":
         given["is_flag"] = True
@@ -53,7 +55,7 @@ def _option(item: Field[Any], command: str) -> Callable[[Any], Any]:
         given |= {"type": TYPES.get(kind, str), "default": item.default, "metavar": told["metavar"] or None}
     if item.name in WORDS:
         given |= {"cls": Derived, "words": WORDS[item.name]}
-    return click.option(f"--{item.name.replace('_', '-')}", **given)
+    return option(f"--{item.name.replace('_', '-')}", **given)
 
 
 def single(options: dict[str, Any], command: str) -> dict[str, Any]:
@@ -78,13 +80,13 @@ def one_home(pipeline: str | None) -> None:
     for name in of_passes():
         source = context.get_parameter_source(name)
         if source is ParameterSource.COMMANDLINE or (source is place and place is ParameterSource.DEFAULT_MAP):
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} has no effect beside --pipeline: put it into the pipeline's text, in braces")
+            given = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{given} has no effect beside --pipeline: put it into the pipeline's text, in braces")
 
 
 def config(function: Any) -> Any:
     """A decorator: `--config FILE.toml`, whose table of the command's name gives what the command line does not."""
-    return click.option(
+    return option(
         "--config", metavar="FILE.toml", is_eager=True, expose_value=False, callback=_read_config,
         help="Options from a file: those of its table that has this command's name. The command line goes first.",
     )(function)  # fmt: skip

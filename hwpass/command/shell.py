@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from hwpass import interrupts, plugins
+from hwpass.command.grouped import Grouped
 from hwpass.errors import HwpassError, InputError, words_of_the_shell
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ MEMORY = "out of memory; close other programs, allow this one more, or use a mac
 
 class ShellGroup(click.Group):
     """Turns every error into one line on standard error and the contract's exit status."""
+
+    command_class = Grouped
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run; click's own complaints (a misspelt option, say) become one line as well."""

@@ -22,7 +22,9 @@ finally:
 """
 
 
-@pytest.mark.parametrize("words", ["--help", "--version", "targets", "targets mobile-cpu", "run --help", "sweep --help"])
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "targets", "targets mobile-cpu", "run --help", "sweep --help"]
+)
 def test_lists_and_help_load_no_library_of_models(words: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", CODE, *words.split()]
