@@ -66,9 +66,9 @@ class Distill(Pass):
             context.warn(f"nothing was distilled: {reason}")
             return PassResult(model, False)
         findings.note(self.name, {
-            "error before": found.before, "error after": found.after, "steps": found.steps,
-            "samples": found.samples, "seconds": round(found.seconds, 1),
+            "error before": float(f"{found.before:.4g}"), "error after": float(f"{found.after:.4g}"),
+            "steps": found.steps, "samples": found.samples, "seconds": round(found.seconds, 1),
         })  # fmt: skip
         if found.early:
-            context.warn(f"distilling was slow here and ended after {found.steps} steps; another run may differ")
+            context.warn(f"distilling was slow here and was cut down to {found.steps} steps; another run may differ")
         return PassResult(model, found.better)

@@ -128,7 +128,7 @@ def test_a_slow_machine_ends_early_and_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(distillation, "RATE", 1e15)
     monkeypatch.setattr(distillation, "NODE_SECONDS", 1e-9)
     result = run(network(), "distill{seconds=0.2},", images())
-    assert any("ended after" in warning for warning in result.report.warnings)
+    assert any("cut down to" in warning for warning in result.report.warnings)
     assert note(result)["seconds"] < 20
 
 
