@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from hwpass.context import Context
-from hwpass.cost.prediction import Cost
-from hwpass.cost_models import load_target
-from hwpass.coupling.groups import couple
-from hwpass.data.sizes import peak_bytes
 from hwpass.errors import UsageError
 from hwpass.manager import Pass, PassResult, register
-from hwpass.model.model import Model
-from hwpass.ops import NoFunction
-from hwpass.planning.study import sample_dims
+
+if TYPE_CHECKING:
+    from hwpass.context import Context
+    from hwpass.model.model import Model
 
 
 def installed() -> bool:
@@ -48,6 +45,12 @@ class Distill(Pass):
             raise UsageError("pass distill needs torch: pip install 'hwpass[torch]'")
 
     def run(self, model: Model, context: Context) -> PassResult:
+        from hwpass.cost.prediction import Cost
+        from hwpass.cost_models import load_target
+        from hwpass.coupling.groups import couple
+        from hwpass.data.sizes import peak_bytes
+        from hwpass.ops import NoFunction
+        from hwpass.planning.study import sample_dims
         from hwpass.torch.distillation import Distillation, NothingLearned
 
         findings = context.findings
