@@ -23,7 +23,7 @@ finally:
 
 
 @pytest.mark.parametrize(
-    "words", ["--help", "--version", "targets", "targets mobile-cpu", "run --help", "sweep --help"]
+    "words", ["--help", "--version", "passes", "targets", "targets mobile-cpu", "run --help", "sweep --help"]
 )
 def test_lists_and_help_load_no_library_of_models(words: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
