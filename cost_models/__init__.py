@@ -4,7 +4,10 @@ model = cost_model(load_target("server-cpu"))
 seconds = model.latency(work)  # [plans, kernels]
 """
 
-from hwpass.cost_models.base import CostModel, Figures, cost_model, model_names, register
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from hwpass.cost_models.target import (
     FUSION_CLASSES,
     Energy,
@@ -14,6 +17,9 @@ from hwpass.cost_models.target import (
     parse_target,
     target_names,
 )
+
+if TYPE_CHECKING:
+    from hwpass.cost_models.base import CostModel, Figures, cost_model, model_names, register
 
 __all__ = [
     "FUSION_CLASSES",
@@ -29,3 +35,12 @@ __all__ = [
     "register",
     "target_names",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A target is data: what computes with it, and NumPy, are loaded when something is computed.
+    if name in __all__:
+        from hwpass.cost_models import base
+
+        return getattr(base, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,7 @@ import rooms  # noqa: E402
 
 from hwpass.command.cli import main as cli  # noqa: E402
 from hwpass.command.derived_options import WORDS  # noqa: E402
+from hwpass.command.grouped import GROUPS, Grouped, group_of  # noqa: E402
 from hwpass.cost_models import load_target, target_names  # noqa: E402
 from hwpass.manager import passes  # noqa: E402
 from hwpass.ops.table import treatments  # noqa: E402
@@ -119,14 +120,15 @@ def options() -> str:
         "A table of the file has the name of a command, and its keys are that command's options and arguments. What",
         "the command line gives goes first.",
         "",
-        "| Python, file | command line | default | commands | meaning |",
-        "|---|---|---|---|---|",
+        "| Python, file | command line | default | commands | group | meaning |",
+        "|---|---|---|---|---|---|",
     ]
     for item in dataclasses.fields(RunOptions):
         told = item.metadata
         value = WORDS[item.name]() if item.name in WORDS else told["metavar"] or "|".join(told["choices"])
         shell = f"--{item.name.replace('_', '-')} {value}".strip()
-        row = (f"`{item.name}`", f"`{_cell(shell)}`", f"`{item.default!r}`", ", ".join(told["commands"]), told["help"])
+        where = (", ".join(told["commands"]), told["group"])
+        row = (f"`{item.name}`", f"`{_cell(shell)}`", f"`{item.default!r}`", *where, told["help"])
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
@@ -192,12 +194,16 @@ def commands() -> str:
     for name in sorted(cli.commands):
         command = cli.commands[name]
         arguments = [p for p in command.params if isinstance(p, click.Argument)]
-        options = [p for p in command.params if isinstance(p, click.Option)]
         words = [_argument(argument) for argument in arguments]
         lines += ["", f"## hwpass {name}", "", f"`{' '.join(['hwpass', name, '[OPTIONS]', *words])}`", ""]
         lines.append(" ".join((command.help or "").split()))
-        if options:
-            lines += ["", "| option | default | meaning |", "|---|---|---|", *map(_option, options)]
+        for group in GROUPS:
+            options = [p for p in command.params if isinstance(p, click.Option) and group_of(p) == group]
+            if options:
+                lines += ["", f"**{group}**", "", "| option | default | meaning |", "|---|---|---|"]
+                lines += map(_option, options)
+        if isinstance(command, Grouped):
+            lines += ["", "```console", *(f"$ {example}" for example in command.examples), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -22,7 +22,7 @@ ROOMS = {
     "coupling": "which channels go together, and why",
     "data": "what models are fed when nobody gives inputs, and what flows inside them",
     "cost": "what widths cost on a target, predicted and measured",
-    "surgery": "channels cut out, and the remaining weights refitted",
+    "surgery": "edits of a model: constants folded, norms fused or turned, channels cut out, the rest refitted",
     "torch": "the graph of a model as a differentiable function of its weights",
     "planning": "which channels go",
     "verdicts": "whether the result is right, close and good",

@@ -9,19 +9,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from hwpass import pipeline_text, plugins
-from hwpass.context import Context
 from hwpass.errors import HwpassError, InputError, UsageError, VerdictError, option
 from hwpass.figures import brief, shown_path
-from hwpass.model.model import Model
-from hwpass.planning.plan import Plan
 from hwpass.planning.stages import Effect, Pruned, Stage
-from hwpass.proto.streaming import release_pages
-from hwpass.runtime.blas_threads import limited
-from hwpass.runtime.memory import release_memory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hwpass.context import Context
+    from hwpass.model.model import Model
+    from hwpass.planning.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,8 @@ def preparation(plan: Plan, origin: str = "plan") -> list[Pass]:
 
 def read_plan(path: str | Path) -> Plan:
     """The plan in a file, its preparation passes looked up too; `-` is standard input. Raises InputError."""
+    from hwpass.planning.plan import Plan
+
     plan = Plan.read(path)
     preparation(plan, shown_path(str(path)))
     return plan
@@ -204,6 +206,11 @@ class PassManager:
 
         `further` goes on from what an earlier run with this context found out.
         """
+        from hwpass.context import Context
+        from hwpass.proto.streaming import release_pages
+        from hwpass.runtime.blas_threads import limited
+        from hwpass.runtime.memory import release_memory
+
         context = context or Context()
         if not further:
             context.bind(model)

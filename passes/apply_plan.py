@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from hwpass.context import Context
-from hwpass.coupling.groups import couple
 from hwpass.errors import UsageError
 from hwpass.manager import Pass, PassResult, register
-from hwpass.model.model import Model
-from hwpass.passes.prune_channels import check_finite, operate, outcome
-from hwpass.planning.plan import Plan
+from hwpass.passes.prune_channels import outcome
+
+if TYPE_CHECKING:
+    from hwpass.context import Context
+    from hwpass.model.model import Model
 
 
 @register
@@ -33,6 +34,10 @@ class ApplyPlan(Pass):
         super().__post_init__()
 
     def run(self, model: Model, context: Context) -> PassResult:
+        from hwpass.coupling.groups import couple
+        from hwpass.planning.plan import Plan
+        from hwpass.planning.removal import check_finite, operate
+
         plan = context.plan
         if plan is None:
             if not self.plan:

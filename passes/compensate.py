@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from hwpass.context import Context
 from hwpass.errors import UsageError
 from hwpass.manager import Pass, PassResult, register
-from hwpass.model.model import Model
-from hwpass.surgery.compensation import Compensation
+
+if TYPE_CHECKING:
+    from hwpass.context import Context
+    from hwpass.model.model import Model
 
 
 @register
@@ -35,6 +37,8 @@ class Compensate(Pass):
                 raise UsageError(f"pass compensate: option {option}={getattr(self, option)}: give 1 or more")
 
     def run(self, model: Model, context: Context) -> PassResult:
+        from hwpass.surgery.compensation import Compensation
+
         findings = context.findings
         pruned = findings.last
         if pruned is None:

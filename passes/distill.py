@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from hwpass.context import Context
-from hwpass.cost.prediction import Cost
-from hwpass.cost_models import load_target
-from hwpass.coupling.groups import couple
-from hwpass.data.sizes import peak_bytes
 from hwpass.errors import UsageError
 from hwpass.manager import Pass, PassResult, register
-from hwpass.model.model import Model
-from hwpass.ops import NoFunction
-from hwpass.planning.study import sample_dims
+
+if TYPE_CHECKING:
+    from hwpass.context import Context
+    from hwpass.model.model import Model
 
 
 def installed() -> bool:
@@ -48,6 +45,12 @@ class Distill(Pass):
             raise UsageError("pass distill needs torch: pip install 'hwpass[torch]'")
 
     def run(self, model: Model, context: Context) -> PassResult:
+        from hwpass.cost.prediction import Cost
+        from hwpass.cost_models import load_target
+        from hwpass.coupling.groups import couple
+        from hwpass.data.sizes import peak_bytes
+        from hwpass.ops import NoFunction
+        from hwpass.planning.study import sample_dims
         from hwpass.torch.distillation import Distillation, NothingLearned
 
         findings = context.findings
@@ -66,9 +69,9 @@ class Distill(Pass):
             context.warn(f"nothing was distilled: {reason}")
             return PassResult(model, False)
         findings.note(self.name, {
-            "error before": found.before, "error after": found.after, "steps": found.steps,
-            "samples": found.samples, "seconds": round(found.seconds, 1),
+            "error before": float(f"{found.before:.4g}"), "error after": float(f"{found.after:.4g}"),
+            "steps": found.steps, "samples": found.samples, "seconds": round(found.seconds, 1),
         })  # fmt: skip
         if found.early:
-            context.warn(f"distilling was slow here and ended after {found.steps} steps; another run may differ")
+            context.warn(f"distilling was slow here and was cut down to {found.steps} steps; another run may differ")
         return PassResult(model, found.better)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from hwpass.context import Context
-from hwpass.coupling.groups import couple
-from hwpass.coupling.redundant_channels import Reader, Redundancy, bias_place, redundancy
 from hwpass.manager import Pass, PassResult, register
-from hwpass.model.model import Model
-from hwpass.ops.rule import Array
-from hwpass.proto.streaming import release_pages
-from hwpass.surgery.constant_edits import ConstantEdits
+
+if TYPE_CHECKING:
+    from hwpass.context import Context
+    from hwpass.model.model import Model
 
 
 @register
@@ -33,40 +29,10 @@ class FoldRedundant(Pass):
     preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
-        coupling = couple(model)
-        edits = ConstantEdits(coupling)
-        _redirect_all(edits, redundancy(coupling))
-        modified = edits.apply()
+        from hwpass.coupling.groups import couple
+        from hwpass.proto.streaming import release_pages
+        from hwpass.surgery.redirection import redirect
+
+        modified = redirect(couple(model))
         release_pages(model.constants().values())
         return PassResult(model, modified)
-
-
-def _redirect_all(edits: ConstantEdits, found: Redundancy) -> None:
-    """Have nobody read the channels that carry nothing of their own."""
-    if not len(found.free):
-        return
-    free = np.zeros(int(edits.coupling.component.max()) + 1, bool)
-    free[found.free] = True
-    for reader in found.readers:
-        if free[reader.components].any():
-            _redirect(edits, found, reader, free[reader.components])
-
-
-def _redirect(edits: ConstantEdits, found: Redundancy, reader: Reader, free: Array) -> None:
-    """Let a product read constants from its bias, duplicates from the channel that they equal; `free` is [in]."""
-    node, weight, components = reader.node, reader.weight, reader.components
-    product = node.product
-    assert product is not None
-    assert weight.into is not None
-    values = np.moveaxis(edits.value(node, product.weight), weight.into, 0)
-    for duplicate in np.intersect1d(components, list(found.merged)).tolist():
-        values[components == found.merged[duplicate]] += values[components == duplicate]
-    values[free] = 0
-    known = found.known.get(id(node.tensor(product.data)))
-    place = bias_place(reader)
-    if known is None or place is None or known.place != product.data_axis:
-        return
-    taken = known.mask & np.isin(components, found.constant)
-    shift = weight.sums()[:, taken] @ known.values[taken]
-    if np.any(shift):
-        edits.add(*place, shift)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hwpass.context import Context
 from hwpass.manager import Pass, PassResult, register
-from hwpass.model.model import Model
-from hwpass.ops.rules.normalization import MEANLESS
-from hwpass.surgery.norm_forms import lowered_norm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hwpass.context import Context
+    from hwpass.model.model import Model
 
 
 @register
@@ -27,6 +29,9 @@ class LowerNorms(Pass):
     preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
+        from hwpass.ops.rules.normalization import MEANLESS
+        from hwpass.surgery.norm_forms import lowered_norm
+
         known = context.findings.centred_norms
         last = context.findings.last
         now: Mapping[str, str] = last.surgery.renamed if last is not None else {}

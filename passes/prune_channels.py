@@ -5,31 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hwpass.context import Context
-from hwpass.cost.budgets import Budget, parse_budgets
-from hwpass.cost.prediction import METRICS
-from hwpass.cost_models.work import Floats
-from hwpass.coupling.chains import frozen_layers
-from hwpass.coupling.groups import Coupling
-from hwpass.errors import BudgetError, InputError, UsageError, option
+from hwpass.errors import BudgetError, UsageError, option
 from hwpass.manager import Pass, PassResult, register
-from hwpass.model.model import Model
-from hwpass.ops import traits_of
 from hwpass.options import pass_option
 from hwpass.pipeline_text import texts
-from hwpass.planning.allocation import Allocation
-from hwpass.planning.candidates import Choice, Chooser
-from hwpass.planning.overshoot import overshoot
-from hwpass.planning.plan import Plan, PlannedWeight
 from hwpass.planning.score import choices, score_named
-from hwpass.planning.stages import Pruned
-from hwpass.planning.study import Study, StudyOptions
-from hwpass.proto.streaming import release_pages
-from hwpass.surgery.cut import Surgery, prune
+
+if TYPE_CHECKING:
+    from hwpass.context import Context
+    from hwpass.cost.budgets import Budget
+    from hwpass.coupling.groups import Coupling
+    from hwpass.model.model import Model
+    from hwpass.planning.allocation import Allocation
+    from hwpass.planning.candidates import Choice
+    from hwpass.planning.plan import Plan
+    from hwpass.planning.stages import Pruned
+    from hwpass.planning.study import Study
+    from hwpass.surgery.cut import Surgery
 
 #: No count of channels or rounds is larger.
 MOST = 1 << 20
@@ -69,9 +63,15 @@ class PruneChannels(Pass):
 
     def budgets(self) -> list[Budget]:
         """The budgets that are asked for. Raises UsageError."""
+        from hwpass.cost.budgets import parse_budgets
+        from hwpass.cost.prediction import METRICS
+
         return parse_budgets({m: getattr(self, m) or None for m in (*METRICS, "channels")})
 
     def run(self, model: Model, context: Context) -> PassResult:
+        from hwpass.planning.removal import check_finite, operate
+        from hwpass.planning.study import Study, StudyOptions
+
         if context.target is None:
             raise UsageError("prune-channels needs a target; see `hwpass targets`")
         budgets = self.budgets()
@@ -96,13 +96,21 @@ class PruneChannels(Pass):
 
     @staticmethod
     def _plan(study: Study, allocation: Allocation, context: Context) -> Plan:
+        from hwpass.planning.plan import Plan
+        from hwpass.planning.removal import select
+
         kept = [select(s, int(w)) for s, w in zip(study.importance, allocation.widths, strict=True)]
         return Plan.of(study.coupling, kept, ",".join(context.findings.preparation))
 
     def _cut(self, study: Study, context: Context, allocation: Allocation) -> Surgery:
+        from hwpass.surgery.cut import prune
+
         return prune(study.coupling, self._plan(study, allocation, context).keep(study.coupling))
 
     def _allocate(self, study: Study, budgets: list[Budget], context: Context) -> Choice:
+        from hwpass.coupling.chains import frozen_layers
+        from hwpass.planning.candidates import Chooser
+
         coupling, base = study.coupling, study.cost.base
         limits = {b.metric: b.limit(base[b.metric]) for b in budgets}
         # Nothing is also what a model has whose layers could not be sized.
@@ -129,6 +137,8 @@ class PruneChannels(Pass):
 
     def _speak_of_overshoot(self, study: Study, chosen: Choice, budgets: list[Budget], context: Context) -> None:
         """Warn where far more is removed than was asked for; refuse where that throws the network away."""
+        from hwpass.planning.overshoot import overshoot
+
         limits = {b.metric: b.limit(study.cost.base[b.metric]) for b in budgets}
         allocator = study.allocator(limits, context).finer()
         beyond = overshoot(allocator, chosen.allocation, chosen.curves)
@@ -168,57 +178,13 @@ def _refuse(text: str, context: Context) -> None:
 
 def _frozen(coupling: Coupling) -> str:
     """Why layers are frozen, the commonest reason first."""
+    from hwpass.coupling.chains import frozen_layers
+
     reasons = Counter(reason for _, reason in frozen_layers(coupling)).most_common(2)
     return " (frozen: " + "; ".join(f"{count} x {reason}" for reason, count in reasons) + ")" if reasons else ""
-
-
-def operate(coupling: Coupling, plan: Plan, context: Context) -> Pruned:
-    """Apply a plan to the model that was coupled."""
-    context.progress("rewriting")
-    surgery = prune(coupling, plan.keep(coupling))
-    release_pages(coupling.build.model.constants().values())
-    nodes = coupling.nodes
-    weights = [
-        PlannedWeight(
-            node=nodes[s.node].name,
-            input=s.position,
-            tensor=nodes[s.node].gs.inputs[s.position].name,
-            kept=[None if m.all() else [int(i) for i in np.flatnonzero(m)] for m in s.kept],
-        )
-        for s in surgery.slices
-    ]
-    if plan.weights and plan.weights != weights:
-        context.warn("the plan's `weights` disagree with its groups, which decide: they were worked out again")
-    return Pruned(plan.completed(coupling, weights), coupling, surgery)
 
 
 def outcome(pruned: Pruned, model: Model) -> PassResult:
     """What a pass that removes channels gives: the model as it was where nothing went."""
     modified = pruned.surgery.modified
     return PassResult(pruned.surgery.model if modified else model, modified, pruned)
-
-
-#: Squares of larger weights than this overflow.
-LARGEST_WEIGHT = 1e15
-
-
-def select(importance: Floats, width: int) -> NDArray[np.int64]:
-    """The positions of the `width` most important channels, ascending; of equals the earlier stays."""
-    order = np.argsort(-importance, kind="stable")
-    return np.sort(order[:width])
-
-
-def check_finite(model: Model) -> None:
-    """Raise InputError when a weight has NaN, or one of a product has values that no training leaves (or infinity): no
-    score of it means anything."""
-    weights = {id(t) for node in model.walk() if traits_of(node).form is not None for t in node.inputs}
-    with np.errstate(invalid="ignore", over="ignore"):
-        for tensor in model.constants().values():
-            values = tensor.values
-            # Infinity is a mask's fill and means what it says; NaN never does.
-            if values.dtype.kind == "f" and np.isnan(np.sum(values, dtype=np.float32)) and np.isnan(values).any():
-                raise InputError(f"weight {tensor.name} has NaN in it; train or export the model again")
-            if id(tensor) in weights and values.dtype.kind == "f" and values.size:
-                largest = float(np.maximum(values.max(), -values.min()))
-                if largest > LARGEST_WEIGHT:
-                    raise InputError(f"weight {tensor.name} has values of {largest:.2g}; export the model again")

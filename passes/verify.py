@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from hwpass.context import Context
 from hwpass.errors import UsageError, VerdictError, option
-from hwpass.files.temporary import TemporaryFolder
 from hwpass.manager import Pass, PassResult, register
-from hwpass.model.model import Model
-from hwpass.options import pass_option
+from hwpass.options import RunOptions, pass_option
 from hwpass.pipeline_text import texts
-from hwpass.proto.streaming import release_pages
-from hwpass.runtime.comparison import DEFAULT_ATOL
-from hwpass.runtime.sessions import Feed
-from hwpass.verdicts.exactness import evaluate_metric, require_valid, task_metric
-from hwpass.verdicts.fidelity import fidelity, fidelity_of, parse_fidelity
-from hwpass.verdicts.findings import MetricFound
-from hwpass.verdicts.proof import Prover, ReadBack
-from hwpass.verdicts.proof_feeds import proof_feeds
-from hwpass.verdicts.proof_sides import AsGiven, InMemory
-from hwpass.verdicts.task_metric import TaskMetric, metric_name, no_metric, parse_metric
+from hwpass.verdicts.task_metric import (
+    TaskMetric,
+    evaluate_metric,
+    metric_name,
+    no_metric,
+    parse_metric,
+    task_metric,
+)
+
+if TYPE_CHECKING:
+    from hwpass.context import Context
+    from hwpass.model.model import Model
+    from hwpass.runtime.sessions import Feed
+    from hwpass.verdicts.fidelity import FidelityTolerance
+    from hwpass.verdicts.proof_sides import AsGiven, InMemory
 
 #: How a verdict that failed ends, where a file would have been written.
 NOTHING = "nothing was written"
@@ -41,7 +44,7 @@ class Verify(Pass):
     effect = "none"
     exact: bool = field(default=True, metadata={"help": "prove exactness; false compares two models as they are"})
     rtol: float = pass_option("rtol", -1.0, "negative: 1e-4, more in 16 bits")
-    atol: float = pass_option("atol", DEFAULT_ATOL)
+    atol: float = pass_option("atol", RunOptions.atol)
     fidelity: tuple[str, ...] = pass_option("fidelity", (), "several joined by |")
     metric: str | TaskMetric = pass_option("metric", "", "package.module:function")
     max_drop: float = pass_option("max_drop", -1.0, "negative: any")
@@ -55,8 +58,7 @@ class Verify(Pass):
             raise UsageError(f"{option('atol', self.atol)}: give a finite difference of at least 0")
         if not math.isfinite(self.max_drop):
             raise UsageError(f"{option('max_drop', self.max_drop)}: give a finite drop; a negative one allows any")
-        for text in self.fidelity:
-            parse_fidelity(text)
+        self._tolerances()
         if isinstance(self.metric, str) and self.metric:
             parse_metric(self.metric)
         elif self.metric:
@@ -64,13 +66,29 @@ class Verify(Pass):
         elif self.max_drop >= 0:
             raise no_metric()
 
+    def _tolerances(self) -> list[FidelityTolerance]:
+        """What is asked of the fidelity. Raises UsageError."""
+        if not self.fidelity:
+            return []
+        from hwpass.verdicts.fidelity import parse_fidelity
+
+        return [parse_fidelity(text) for text in self.fidelity]
+
     def ready(self) -> None:
         """Import the metric, so that a name that is not there is found before any work."""
         if self.metric:
             task_metric(self.metric)
 
     def run(self, model: Model, context: Context) -> PassResult:
-        tolerances = [parse_fidelity(text) for text in self.fidelity]
+        from hwpass.files.temporary import TemporaryFolder
+        from hwpass.proto.streaming import release_pages
+        from hwpass.verdicts.exactness import require_valid
+        from hwpass.verdicts.fidelity import fidelity, fidelity_of
+        from hwpass.verdicts.findings import MetricFound
+        from hwpass.verdicts.proof_feeds import proof_feeds
+        from hwpass.verdicts.proof_sides import AsGiven, InMemory
+
+        tolerances = self._tolerances()
         metric = task_metric(self.metric) if self.metric else None
         original, findings = context.original, context.findings
         if original is None:
@@ -118,6 +136,8 @@ class Verify(Pass):
         return self.rtol if self.rtol >= 0 else None
 
     def _prove(self, first: Model, context: Context, given: AsGiven, final: InMemory, feeds: list[Feed]) -> None:
+        from hwpass.verdicts.proof import Prover, ReadBack
+
         findings, rtol = context.findings, self.tolerance
         prover = Prover(given, feeds, rtol, self.atol, context.threads, context.progress)
         proof = findings.proof = prover.prove(first, findings.stages, final)

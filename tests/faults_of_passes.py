@@ -7,10 +7,11 @@ from planted import Fault
 from hwpass.coupling import constant_channels as constants
 from hwpass.coupling import redundant_channels as redundancy
 from hwpass.ops.constants import padded
-from hwpass.passes import fold, fold_redundant, fuse_bn, rotate_streams
 from hwpass.proto import folding
-from hwpass.surgery import compensation, norm_forms
+from hwpass.surgery import batch_norms as fuse_bn
+from hwpass.surgery import compensation, norm_forms, redirection, rotation
 from hwpass.surgery import constant_edits as edits
+from hwpass.surgery import constant_folding as fold
 from hwpass.surgery.compensation import Compensation
 
 # A fault to a line or two, as a table.
@@ -59,15 +60,15 @@ FUSE = [
 ]
 
 REDUNDANT = [
-    Fault("a duplicate is read from no other channel", fold_redundant._redirect,
+    Fault("a duplicate is read from no other channel", redirection._redirect,
           "+= values[components == duplicate]", "+= 0 * values[components == duplicate]", "redundant"),
-    Fault("a duplicate is subtracted", fold_redundant._redirect, "+= values[components == duplicate]",
+    Fault("a duplicate is subtracted", redirection._redirect, "+= values[components == duplicate]",
           "-= values[components == duplicate]", "redundant"),
-    Fault("constants leave nothing in the bias", fold_redundant._redirect, "if np.any(shift):", "if False:",
+    Fault("constants leave nothing in the bias", redirection._redirect, "if np.any(shift):", "if False:",
           "redundant"),
-    Fault("constants leave their negative in the bias", fold_redundant._redirect, "edits.add(*place, shift)",
+    Fault("constants leave their negative in the bias", redirection._redirect, "edits.add(*place, shift)",
           "edits.add(*place, -shift)", "redundant"),
-    Fault("channels that are read go", fold_redundant._redirect, "values[free] = 0", "values[~free] = 0", "redundant"),
+    Fault("channels that are read go", redirection._redirect, "values[free] = 0", "values[~free] = 0", "redundant"),
     Fault("channels of nearly equal weights are duplicates", redundancy._duplicates,
           "mark.update(np.ascontiguousarray(values[positions[unit]]).tobytes())",
           "mark.update(np.round(values[positions[unit]]).tobytes())", "alike"),
@@ -82,28 +83,28 @@ REDUNDANT = [
 ]
 
 ROTATE = [
-    Fault("readers are not turned back", rotate_streams._turn, "axes.T * factor)", "np.eye(len(axes)) * factor)",
+    Fault("readers are not turned back", rotation._turn, "axes.T * factor)", "np.eye(len(axes)) * factor)",
           "transformer"),
-    Fault("readers are turned by the inverse", rotate_streams._turn, "axes.T * factor)", "axes * factor)",
+    Fault("readers are turned by the inverse", rotation._turn, "axes.T * factor)", "axes * factor)",
           "transformer"),
-    Fault("writers are turned by the inverse", rotate_streams._turn, "matrix = axes.T @ matrix",
+    Fault("writers are turned by the inverse", rotation._turn, "matrix = axes.T @ matrix",
           "matrix = axes @ matrix", "transformer"),
-    Fault("axes are not of one length", rotate_streams.principal_axes, "return np.asarray(vectors *",
+    Fault("axes are not of one length", rotation.principal_axes, "return np.asarray(vectors *",
           "return 1.1 * np.asarray(vectors *", "transformer"),
-    Fault("what is written is not centred", rotate_streams._turn, "np.eye(stream.width) - 1.0 / stream.width",
+    Fault("what is written is not centred", rotation._turn, "np.eye(stream.width) - 1.0 / stream.width",
           "np.eye(stream.width)", "transformer"),
-    Fault("scales of norms are dropped", rotate_streams._turn, "factor = scale.values.astype(np.float64)[order]",
+    Fault("scales of norms are dropped", rotation._turn, "factor = scale.values.astype(np.float64)[order]",
           "factor = 0 * scale.values.astype(np.float64)[order] + 1", "transformer"),
-    Fault("biases of norms are dropped", rotate_streams._turn, "np.any(bias.values)", "False", "transformer"),
-    Fault("biases of norms are subtracted", rotate_streams._shift,
+    Fault("biases of norms are dropped", rotation._turn, "np.any(bias.values)", "False", "transformer"),
+    Fault("biases of norms are subtracted", rotation._shift,
           "shift = bias @ per_input[use.order[0]]",
           "shift = -bias @ per_input[use.order[0]]", "transformer"),
-    Fault("scales of what is written are dropped", rotate_streams._turn,
+    Fault("scales of what is written are dropped", rotation._turn,
           "matrix if use.scale is None else matrix * use.scale",
           "matrix", "composed"),
-    Fault("norms keep their scale beside the readers'", rotate_streams._turn, "np.ones_like(scale.values)",
+    Fault("norms keep their scale beside the readers'", rotation._turn, "np.ones_like(scale.values)",
           "scale.values", "transformer"),
-    Fault("epsilon is read from elsewhere", rotate_streams._composed,
+    Fault("epsilon is read from elsewhere", rotation._composed,
           "float(epsilon.values.reshape(-1)[0])", "1e-5", "composed"),
 ]
 

@@ -100,6 +100,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
 @option("-o", "--output", group="Outputs", metavar="DIR", help="A folder to write the models to.")
 @option(
     "--budget",
+    group="Budget",
     type=click.Choice(["latency", "energy", "memory", "size", "macs"]),
     default="latency",
     show_default=True,
@@ -107,6 +108,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
 )
 @option(
     "--points",
+    group="Budget",
     default="0.9,0.75,0.6,0.5,0.4,0.33",
     show_default=True,
     metavar="X,X,...",

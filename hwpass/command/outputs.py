@@ -10,8 +10,6 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import TYPE_CHECKING, BinaryIO
 
-from rich.console import Console
-
 from hwpass import interrupts
 from hwpass.command.shell import printed
 from hwpass.errors import InputError, UsageError, option
@@ -20,6 +18,8 @@ from hwpass.files.whole_files import check_writable, together, write_text
 from hwpass.model.aliases import Place, files_of_data, files_of_metric, files_of_model
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hwpass.workflows.job import Result
 
     Content = Result | Callable[[], str] | None

@@ -12,14 +12,13 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from rich.console import Console
 
 from hwpass import interrupts, plugins
 from hwpass.command.grouped import Grouped
 from hwpass.errors import HwpassError, InputError, words_of_the_shell
 
 if TYPE_CHECKING:
-    pass
+    from rich.console import Console
 
 #: Set to anything, unexpected errors keep their traceback.
 DEBUG = "HWPASS_DEBUG"
@@ -175,6 +174,8 @@ def printed(*taken: str | None) -> Iterator[Console]:
 
     It arrives when the context ends, in whatever letters the stream has. Raises InputError where it cannot be printed.
     """
+    from rich.console import Console
+
     like = Console(stderr="-" in taken)
     color: Any = like.color_system
     text = io.StringIO()
@@ -222,6 +223,8 @@ def note(text: str) -> None:
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
     """A status line on a terminal's standard error; silence elsewhere."""
+    from rich.console import Console
+
     screen = Console(stderr=True)
     if not screen.is_terminal or sys.stderr is None:
         yield lambda text: None

@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
 from hwpass import plugins
-from hwpass.cost_models.work import Floats
-from hwpass.coupling.groups import Coupling
-from hwpass.coupling.redundant_channels import unread
 from hwpass.errors import UsageError, in_words, option
 from hwpass.figures import shown
-from hwpass.planning.share_curves import loss_curves
-from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.settings import Settings
 
-Importance = list[Floats]  # per group, [width]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hwpass.cost_models.work import Floats
+    from hwpass.coupling.groups import Coupling
+    from hwpass.runtime.calibration import Calibration
+
+Importance: TypeAlias = "list[Floats]"  # per group, [width]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,16 @@ class Score(ABC):
 
     def curves(self, seen: Seen, importance: Importance) -> list[Floats]:
         """What removing the n least important channels of a group costs, n = 0 .. width: [width + 1] per group."""
+        from hwpass.planning.share_curves import loss_curves
+
         return loss_curves(seen.coupling, importance)
 
     def judged(self, seen: Seen) -> tuple[list[Floats], Importance]:
         """Curves and importance; a channel that nobody reads has none."""
+        import numpy as np
+
+        from hwpass.coupling.redundant_channels import unread
+
         idle = unread(seen.coupling)
         groups = seen.coupling.groups
         found = [np.where(idle[g.components], 0.0, own) for g, own in zip(groups, self.importance(seen), strict=True)]
@@ -116,6 +122,8 @@ def makes_inputs(name: str) -> bool:
 
 def judge(name: str, seen: Seen) -> tuple[list[Floats], Importance]:
     """Per group a loss curve [width + 1] and an importance per channel [width]. Raises UsageError."""
+    import numpy as np
+
     score = score_named(name)
     if score.needs_data and seen.data is None:
         raise without_data(name)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from hwpass.cost.prediction import Cost
-from hwpass.cost_models.work import Floats
-from hwpass.coupling.groups import Coupling
 from hwpass.figures import brief
-from hwpass.model.model import Model
-from hwpass.planning.allocation import Allocation
-from hwpass.planning.plan import Plan
-from hwpass.planning.study import Study
-from hwpass.surgery.cut import Surgery
+
+if TYPE_CHECKING:
+    from hwpass.cost.prediction import Cost
+    from hwpass.cost_models.work import Floats
+    from hwpass.coupling.groups import Coupling
+    from hwpass.model.model import Model
+    from hwpass.planning.allocation import Allocation
+    from hwpass.planning.plan import Plan
+    from hwpass.planning.study import Study
+    from hwpass.surgery.cut import Surgery
 
 Effect = Literal["none", "exact", "cut", "refit", "any"]
 """What a pass does: it changes nothing; it rewrites the graph and no value that the model computes; it removes

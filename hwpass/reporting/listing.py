@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rich.console import Console
 
-from hwpass.cost_models import Target, load_target, target_names
 from hwpass.errors import in_words
 from hwpass.figures import human_seconds
 from hwpass.reporting.tables import print_line, print_table
 
 if TYPE_CHECKING:
     from hwpass.cost.bench import Timing
+    from hwpass.cost_models import Target
     from hwpass.manager import Pass
 
 #: Keys of a target that are no figures; they stand in the heading.
@@ -24,6 +24,8 @@ WORDS = ("name", "description", "model", "runtime", "sources", "fusion", "valida
 
 def render_targets(console: Console) -> None:
     """Print the targets that come with hwpass, one line each."""
+    from hwpass.cost_models import load_target, target_names
+
     rows = []
     for name in target_names():
         target = load_target(name)
@@ -34,6 +36,8 @@ def render_targets(console: Console) -> None:
 
 def render_target(name: str, console: Console) -> None:
     """Print a target's figures, each with its source. Raises UsageError or InputError."""
+    from hwpass.cost_models import load_target
+
     target = load_target(name)
     print_line(console, f"{target.name}: {target.description}", "bold")
     print_line(console, f"runtime: {target.runtime}")
@@ -131,7 +135,7 @@ def pass_options(cls: type[Pass]) -> list[PassOption]:
 
 def render_passes(console: Console) -> None:
     """Print every pass with its rewrite and its options."""
-    from hwpass.manager import passes  # loads all that passes call, of which a list of targets needs nothing
+    from hwpass.manager import passes
 
     for name, cls in passes().items():
         print_line(console, name, "bold")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from pathlib import PurePath
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from hwpass import plugins
 from hwpass.errors import UsageError, option
 from hwpass.figures import shown
-from hwpass.reporting.schema import Report
+
+if TYPE_CHECKING:
+    from hwpass.reporting.schema import Report
 
 
 class Renderer(ABC):

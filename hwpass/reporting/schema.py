@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -12,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from hwpass.errors import option
 from hwpass.figures import brief, human_bytes, human_count, human_energy, human_seconds, shown
 from hwpass.reporting.node_names import Printable, short_path
+from hwpass.reporting.words import abbreviated, figure, milliseconds
 from hwpass.verdicts.findings import Trial
 from hwpass.verdicts.notes import Note
 from hwpass.verdicts.states import State, state_of
@@ -36,16 +36,11 @@ __all__ = [
     "VerdictRow",
     "Verdicts",
     "abbreviated",
-    "frozen_by_reason",
     "human_bytes",
     "human_count",
     "human_energy",
     "human_seconds",
 ]
-
-
-#: The heading of the notes.
-NOTES = ("pass", "found", "value")
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -351,38 +346,17 @@ class Report(_Part):
             for key, value in note.items()
         ]
 
+    def frozen_by_reason(self) -> list[tuple[str, list[str]]]:
+        """Reasons with their nodes, the reason with most nodes first."""
+        nodes: dict[str, list[str]] = {}
+        for item in self.frozen:
+            nodes.setdefault(item.reason, []).append(item.node)
+        return sorted(nodes.items(), key=lambda entry: -len(entry[1]))
+
     def changed_groups(self) -> list[GroupChange]:
         """Groups that lost channels, in the report's order."""
         return [group for group in self.groups if group.after != group.before]
 
 
-def abbreviated(names: Sequence[str], limit: int = 3) -> str:
-    """The first names and how many more there are.
-
-    >>> abbreviated(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-def frozen_by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, list[str]]]:
-    """Reasons with their nodes, the reason with most nodes first."""
-    nodes: dict[str, list[str]] = {}
-    for item in frozen:
-        nodes.setdefault(item.reason, []).append(item.node)
-    return sorted(nodes.items(), key=lambda entry: -len(entry[1]))
-
-
 def _over(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
-
-
-def figure(value: float | None) -> str:
-    """Three digits, or a dash."""
-    return "-" if value is None else f"{value:.3g}"
-
-
-def milliseconds(value: float | None) -> str:
-    """Milliseconds as people read them."""
-    return human_seconds(None if value is None else value / 1e3)

@@ -12,17 +12,9 @@ from rich.text import Text
 from hwpass.errors import in_words
 from hwpass.figures import human_seconds
 from hwpass.reporting.node_names import short, short_path, shortened
-from hwpass.reporting.schema import (
-    NOTES,
-    GroupChange,
-    Report,
-    VerdictRow,
-    abbreviated,
-    figure,
-    frozen_by_reason,
-    milliseconds,
-)
+from hwpass.reporting.schema import GroupChange, Report, VerdictRow
 from hwpass.reporting.tables import ROWS, print_line, print_table
+from hwpass.reporting.words import NOTES, abbreviated, figure, milliseconds
 
 
 def show(report: Report, console: Console) -> None:
@@ -139,7 +131,7 @@ def _show_frozen(report: Report, console: Console) -> None:
     if not report.frozen:
         return
     rows = []
-    for reason, nodes in frozen_by_reason(report.frozen):
+    for reason, nodes in report.frozen_by_reason():
         rows.append((str(len(nodes)), reason, abbreviated([short(node) for node in nodes], 4)))
     print_line(console, "")
     print_table(console, ("frozen", "because", "layers"), rows, "rll")

@@ -12,8 +12,8 @@ from hwpass.coupling.groups import Coupling, Group
 from hwpass.ops import Node
 from hwpass.ops.axes import FROZEN, Axis, axis_size
 from hwpass.reporting.node_names import find
-from hwpass.reporting.schema import abbreviated
 from hwpass.reporting.tables import print_line
+from hwpass.reporting.words import abbreviated
 
 #: Layers whose chains are spelled out; of a residual stream there may be hundreds.
 CHAINS = 4

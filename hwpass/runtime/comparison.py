@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hwpass.options import RunOptions
 from hwpass.runtime.inputs import is_float
 
 RELATIVE_TOLERANCE = {"float16": 1e-2, "bfloat16": 8e-2}
 """Tolerances of types coarser than float32, about ten of their rounding steps."""
 
 DEFAULT_RTOL = 1e-4
-DEFAULT_ATOL = 1e-9
+DEFAULT_ATOL = RunOptions.atol
 
 NOISE = 0.1
 """Share of a tensor's magnitude that counts as its channels' own where rounding of large values reaches small ones."""

@@ -6,11 +6,14 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from hwpass.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
 
 MAX_TOKEN = 16
 """Random integers stay below this: token and position tables are larger."""
@@ -57,6 +60,8 @@ def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
     A dynamic axis without a name is called `<input>.<axis>`; 0 and -1 are how some exporters write one. Raises
     `InputError` for inputs that are not tensors and inputs without a rank.
     """
+    from onnx.helper import tensor_dtype_to_np_dtype
+
     weights = {tensor.name for tensor in model.graph.initializer}
     specs = []
     for value in model.graph.input:
@@ -71,7 +76,7 @@ def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
         for axis, dim in enumerate(tensor.shape.dim):
             fixed = dim.HasField("dim_value") and dim.dim_value > 0
             shape.append(int(dim.dim_value) if fixed else dimension_name(value.name, axis, dim.dim_param))
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        dtype = np.dtype(tensor_dtype_to_np_dtype(tensor.elem_type))
         specs.append(InputSpec(value.name, dtype, tuple(shape)))
     return specs
 

@@ -8,17 +8,19 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from hwpass import plugins
 from hwpass.errors import HwpassError, InputError
-from hwpass.runtime.array_files import Held, Rows, in_short, readable
-from hwpass.runtime.inputs import InputSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hwpass.runtime.array_files import Rows
+    from hwpass.runtime.inputs import InputSpec
 
 #: Arrays by input name, a mapping per batch of files: those of one mapping have as many samples as each other.
-Batches = Sequence[Mapping[str, Rows | np.ndarray]]
+Batches: TypeAlias = "Sequence[Mapping[str, Rows | np.ndarray]]"
 
 #: Stands for the suffix of a folder.
 FOLDER = "/"
@@ -82,6 +84,8 @@ def accepted() -> str:
 
 def rows_from_path(path: Path, source: str, specs: Sequence[InputSpec]) -> list[dict[str, Rows]]:
     """The arrays by input name, a mapping per batch of files; `InputError` when they cannot be read."""
+    from hwpass.runtime.array_files import in_short, readable
+
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError as error:
@@ -118,4 +122,8 @@ def _as_rows(batches: Batches) -> list[dict[str, Rows]]:
 
 
 def _rows(value: Any) -> Rows:
+    import numpy as np
+
+    from hwpass.runtime.array_files import Held
+
     return value if hasattr(value, "read") else Held(np.asarray(value))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from hwpass.cost_models import Target
 from hwpass.figures import brief, counted
-from hwpass.runtime.calibration import Calibration
-from hwpass.runtime.sessions import ModelLike
 from hwpass.runtime.threads import check_threads
+
+if TYPE_CHECKING:
+    from hwpass.cost_models import Target
+    from hwpass.runtime.calibration import Calibration
+    from hwpass.runtime.sessions import ModelLike
 
 
 @dataclass

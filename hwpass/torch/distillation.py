@@ -41,8 +41,8 @@ ROUNDS = 240
 #: Fewer steps teach nothing.
 FEWEST = 30
 
-#: A run that takes so many times the seconds asked for ends early.
-PATIENCE = 2.0
+#: Steps that would take more than so many times the seconds asked for are cut down, after the first few tell.
+PATIENCE, FIRST = 2.0, 8
 
 #: Looks at the samples set apart.
 LOOKS = 12
@@ -111,8 +111,9 @@ class Distillation:
             loss = _Loss([teacher(feed) for feed in judged])
             course = _Course(graph, loss, judged)
             start = time.perf_counter()  # imports and the first evaluation are behind
-            done, early = course.follow(self._variants(samples, size, steps, teacher), steps, self._progress(steps),
-                                        start + PATIENCE * self.seconds)  # fmt: skip
+            done, early = course.follow(
+                self._variants(samples, size, teacher), steps, self._told, PATIENCE * self.seconds
+            )
             if course.best < course.first:
                 course.restore()
                 graph.write()
@@ -124,7 +125,7 @@ class Distillation:
             del graph
             release_memory()
 
-    def _variants(self, samples: Samples, size: int, steps: int, teacher: _Teacher) -> Iterator[tuple[Feed, Feed]]:
+    def _variants(self, samples: Samples, size: int, teacher: _Teacher) -> Iterator[tuple[Feed, Feed]]:
         """Feeds to learn from, in a new order each round, with what the original gives."""
         rng = np.random.default_rng([self.settings.seed, 0xD15])
         augment = Augmentation(samples.axes, samples.feed(samples.learned[:1]), self.settings.seed)
@@ -135,11 +136,8 @@ class Distillation:
                 feed = augment(samples.feed(batches[number]))
                 yield feed, teacher(feed)
 
-    def _progress(self, steps: int) -> Any:
-        def told(step: int, error: float) -> None:
-            self.settings.progress(f"distilling, step {step} of {steps}, error {error:.3g}")
-
-        return told
+    def _told(self, step: int, steps: int, error: float) -> None:
+        self.settings.progress(f"distilling, step {step} of {steps}, error {error:.3g}")
 
 
 class _Teacher:
@@ -213,13 +211,17 @@ class _Course:
         return float(np.mean(found))
 
     def follow(
-        self, variants: Iterator[tuple[Feed, Feed]], steps: int, progress: Any, deadline: float
+        self, variants: Iterator[tuple[Feed, Feed]], steps: int, progress: Any, seconds: float
     ) -> tuple[int, bool]:
-        """Take steps; how many were taken before the deadline, and whether it cut them short."""
+        """Take steps; how many were taken, and whether they are fewer than were meant, since these would have taken
+        more than `seconds` here."""
         parameters = list(self.graph.parameters.values())
         optimiser = torch.optim.Adam(parameters, lr=LEARNING)
-        every = max(steps // LOOKS, 1)
-        for step in range(steps):
+        start, meant, step = time.perf_counter(), steps, 0
+        while step < steps:
+            if step in (FIRST, FEWEST) and (passed := time.perf_counter() - start) * steps > seconds * step:
+                steps = max(int(seconds * step / passed), step + 1)  # the cycle closes all the same
+            every = max(steps // LOOKS, 1)
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING * _cycle((step + 0.5) / steps)
             feed, wanted = next(variants)
@@ -228,13 +230,11 @@ class _Course:
             error.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
-            late = time.perf_counter() > deadline
-            if (step + 1) % every == 0 or step + 1 == steps or late:
+            step += 1
+            if step % every == 0 or step == steps:
                 self._look()
-                progress(step + 1, self.best)
-            if late:
-                return step + 1, step + 1 < steps
-        return steps, False
+                progress(step, steps, self.best)
+        return steps, steps < meant
 
     def _look(self) -> None:
         found = self._judge()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from hwpass.figures import brief, counted
-from hwpass.model.model import Model
-from hwpass.planning.stages import Effect, Pruned, Stage
-from hwpass.verdicts.fidelity import Fidelity
+from hwpass.planning.stages import Stage
 from hwpass.verdicts.notes import Note, as_note
-from hwpass.verdicts.proof import Proof
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from hwpass.model.model import Model
+    from hwpass.planning.stages import Effect, Pruned
+    from hwpass.verdicts.fidelity import Fidelity
+    from hwpass.verdicts.proof import Proof
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,26 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from hwpass import interrupts
 from hwpass.errors import InputError, UsageError, option
 from hwpass.files.whole_files import apart
-from hwpass.runtime.memory import release_memory
-from hwpass.runtime.sessions import ModelLike, open_session, run_session
 
-Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hwpass.runtime.sessions import ModelLike
+
+Predict: TypeAlias = "Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]"
 """Runs the model: arrays by input name in, arrays by output name out."""
 
-TaskMetric = Callable[[Predict], float]
-"""Scores a model by calling it; larger is better."""
+
+class TaskMetric(Protocol):
+    """Scores a model by calling it; larger is better."""
+
+    def __call__(self, predict: Predict, /) -> float:
+        """The score of the model that `predict` runs."""
 
 
 def parse_metric(spec: str) -> tuple[str, str]:
@@ -85,6 +90,9 @@ def metric_name(metric: str | TaskMetric) -> str:
 
 def evaluate_metric(metric: TaskMetric, model: ModelLike, threads: int = 1) -> float:
     """The metric of a model. Raises `UsageError` when the function fails or gives no finite number."""
+    from hwpass.runtime.memory import release_memory
+    from hwpass.runtime.sessions import open_session
+
     name = _called(metric)
     try:
         session = open_session(model, threads=threads)
@@ -121,6 +129,8 @@ def metric_before(
 
 
 def _score(metric: TaskMetric, session: Any) -> float:
+    from hwpass.runtime.sessions import run_session
+
     def predict(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return run_session(session, feed)
 
@@ -129,6 +139,8 @@ def _score(metric: TaskMetric, session: Any) -> float:
 
 def _number(value: Any) -> float | None:
     """The value as a number, where it is one: text is none, nor are several numbers."""
+    import numpy as np
+
     if isinstance(value, np.ndarray):
         value = value.item() if value.size == 1 else None
     if isinstance(value, str | bytes | bytearray | complex):

@@ -280,10 +280,10 @@ def refused(proto: onnx.ModelProto) -> str:
 
 def unfit_reason(proto: onnx.ModelProto) -> str:
     """Why no stream is found behind the first norm."""
-    from hwpass.passes.rotate_streams import _without_means
+    from hwpass.surgery.rotation import without_means
 
     model = Model.load(proto)
-    norms = _without_means(model)
+    norms = without_means(model)
     coupling = couple(model)
     found, unfit = streams(coupling, [node for node in coupling.nodes if id(node.gs) in norms])
     assert not found

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
-from hwpass.cost_models.work import Floats
-from hwpass.coupling.groups import Coupling
-from hwpass.data.activation_statistics import mean_squares
-from hwpass.data.taps import Outer
 from hwpass.planning.score import Importance, Score, Seen, register
-from hwpass.planning.totals import Totals, energy, weight_of
+
+if TYPE_CHECKING:
+    from hwpass.cost_models.work import Floats
+    from hwpass.coupling.groups import Coupling
 
 #: Mean squares of activations by tensor name, per index of the channel axis.
-Statistics = Mapping[str, Floats]
+Statistics: TypeAlias = "Mapping[str, Floats]"
 
 
 @register
@@ -24,6 +24,8 @@ class Activation(Score):
     needs_data = True
 
     def importance(self, seen: Seen) -> Importance:
+        from hwpass.data.activation_statistics import mean_squares
+
         assert seen.data is not None
         statistics = mean_squares(
             seen.coupling.build.model, tapped(seen.coupling), seen.data,
@@ -34,6 +36,9 @@ class Activation(Score):
 
 def weighted(coupling: Coupling, statistics: Statistics) -> Importance:
     """The importance by statistics; l2 for a group of which some have none."""
+    from hwpass.data.taps import Outer
+    from hwpass.planning.totals import Totals, energy, weight_of
+
     totals, outer = Totals(coupling), Outer(coupling.build.model)
     for node in coupling.nodes:
         product = node.product
@@ -57,6 +62,8 @@ def weighted(coupling: Coupling, statistics: Statistics) -> Importance:
 
 def tapped(coupling: Coupling) -> dict[str, int]:
     """The activations that the activation score looks at, with their channel axis: those of the main graph."""
+    from hwpass.data.taps import Outer
+
     found: dict[str, int] = {}
     outer = Outer(coupling.build.model)
     for node in coupling.nodes:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from hwpass.cost_models.work import Floats
+from typing import TYPE_CHECKING
+
 from hwpass.planning.score import Importance, Score, Seen, register, score_named
+
+if TYPE_CHECKING:
+    from hwpass.cost_models.work import Floats
 
 
 @register

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from hwpass.planning.score import Importance, Score, Seen, register
-from hwpass.planning.totals import Totals
 
 
 @register
@@ -16,6 +13,10 @@ class BatchNormScale(Score):
     summary = "scales of the batch norms that a channel passes; l2 where there is none"
 
     def importance(self, seen: Seen) -> Importance:
+        import numpy as np
+
+        from hwpass.planning.totals import Totals
+
         totals = Totals(seen.coupling)
         for node in seen.coupling.nodes:
             for position in node.scale[:1]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from hwpass.cost_models.work import Floats
-from hwpass.planning.consumers import consumers
-from hwpass.planning.loss_curves import curves_and_order
+from typing import TYPE_CHECKING
+
 from hwpass.planning.score import Importance, Score, Seen, importance, register
+
+if TYPE_CHECKING:
+    from hwpass.cost_models.work import Floats
 
 
 @register
@@ -21,6 +23,9 @@ class Gram(Score):
         return self.judged(seen)[1]
 
     def judged(self, seen: Seen) -> tuple[list[Floats], Importance]:
+        from hwpass.planning.consumers import consumers
+        from hwpass.planning.loss_curves import curves_and_order
+
         assert seen.data is not None
         settings = seen.settings
         readers = consumers(

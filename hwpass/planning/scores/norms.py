@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hwpass.planning.score import Importance, Score, Seen, register
-from hwpass.planning.totals import norms
 
 
 @register
@@ -14,6 +13,8 @@ class L1(Score):
     summary = "magnitudes of the weights that make a channel and of those that read it"
 
     def importance(self, seen: Seen) -> Importance:
+        from hwpass.planning.totals import norms
+
         return norms(seen.coupling, 1)
 
 
@@ -25,4 +26,6 @@ class L2(Score):
     summary = "squares of the weights that make a channel and of those that read it"
 
     def importance(self, seen: Seen) -> Importance:
+        from hwpass.planning.totals import norms
+
         return norms(seen.coupling, 2)

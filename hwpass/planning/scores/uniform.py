@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from hwpass.planning.score import Importance, Score, Seen, register
 
 
@@ -15,5 +13,7 @@ class Random(Score):
     summary = "random numbers that follow the seed, for comparison"
 
     def importance(self, seen: Seen) -> Importance:
+        import numpy as np
+
         rng = np.random.default_rng(seen.settings.seed)
         return [rng.random(group.width) for group in seen.coupling.groups]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from hwpass.figures import human_seconds
 from hwpass.reporting.renderer import Renderer, register
-from hwpass.reporting.schema import NOTES, GroupChange, Report, abbreviated, frozen_by_reason
+from hwpass.reporting.words import NOTES, abbreviated
+
+if TYPE_CHECKING:
+    from hwpass.reporting.schema import GroupChange, Report
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8885; --soft: #8882; --old: #888a; --new: #2a7ab8; }
@@ -123,7 +127,7 @@ def _bar(group: GroupChange, widest: int) -> str:
 def _frozen(report: Report) -> str:
     if not report.frozen:
         return ""
-    rows = [(str(len(nodes)), reason, abbreviated(nodes, 5)) for reason, nodes in frozen_by_reason(report.frozen)]
+    rows = [(str(len(nodes)), reason, abbreviated(nodes, 5)) for reason, nodes in report.frozen_by_reason()]
     return "<h2>Frozen</h2>\n" + _table(("nodes", "reason", "which"), rows, numbers=(0,))
 
 

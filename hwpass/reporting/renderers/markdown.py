@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from hwpass.figures import human_seconds
 from hwpass.reporting.renderer import Renderer, register
-from hwpass.reporting.schema import NOTES, Report, abbreviated, figure, frozen_by_reason, milliseconds
+from hwpass.reporting.words import NOTES, abbreviated, figure, milliseconds
+
+if TYPE_CHECKING:
+    from hwpass.reporting.schema import Report
 
 #: What may stand between backticks as it is; anything else is escaped sign by sign.
 _PLAIN = re.compile(r"(?! )[^`|\\<&]+(?<! )")
@@ -107,7 +111,7 @@ def _groups(report: Report) -> list[str]:
 
 
 def _frozen(report: Report) -> list[tuple[str, ...]]:
-    found = frozen_by_reason(report.frozen)
+    found = report.frozen_by_reason()
     return [(str(len(nodes)), escaped(reason), _names(nodes, 5)) for reason, nodes in found]
 
 

@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hwpass.errors import InputError
-from hwpass.runtime.array_files import as_batch, input_names, readable
-from hwpass.runtime.inputs import InputSpec
 from hwpass.runtime.reader import FOLDER, Batches, Reader, register
 from hwpass.runtime.readers.npy import open_npy
+
+if TYPE_CHECKING:
+    from hwpass.runtime.inputs import InputSpec
 
 
 @register
@@ -22,6 +24,8 @@ class Folder(Reader):
     summary = "a folder of .npy: one per input, or many for one input"
 
     def read(self, path: Path, source: str, specs: Sequence[InputSpec]) -> Batches:
+        from hwpass.runtime.array_files import as_batch, input_names, readable
+
         with readable(source):
             files = sorted(path / name for name in os.listdir(path) if name.endswith(".npy"))
         if not files:

@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from hwpass.errors import InputError
-from hwpass.runtime.array_files import Filed, Held, Rows, npy_header, readable
-from hwpass.runtime.inputs import InputSpec
 from hwpass.runtime.reader import Batches, Reader, register
+
+if TYPE_CHECKING:
+    from hwpass.runtime.array_files import Rows
+    from hwpass.runtime.inputs import InputSpec
 
 
 @register
@@ -30,6 +31,10 @@ class Npy(Reader):
 
 def open_npy(path: Path, source: str) -> Rows:
     """The array in a file, entered where it lies. Raises InputError."""
+    from numpy.lib.format import read_array
+
+    from hwpass.runtime.array_files import Filed, Held, npy_header, readable
+
     with readable(source, " as .npy"), open(path, "rb") as stream:
         shape, fortran, dtype = npy_header(stream)
         offset = stream.tell()
@@ -37,5 +42,5 @@ def open_npy(path: Path, source: str) -> Rows:
             raise InputError(f"{source}: the file is shorter than its header says; write it again")
         if fortran or not shape:
             stream.seek(0)
-            return Held(np.lib.format.read_array(stream, allow_pickle=False))
+            return Held(read_array(stream, allow_pickle=False))
     return Filed(path, offset, shape, dtype)

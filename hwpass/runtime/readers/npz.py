@@ -11,14 +11,15 @@ import zipfile
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from hwpass import plugins
 from hwpass.errors import InputError
-from hwpass.runtime.array_files import Filed, Held, Rows, npy_header, readable, unknown_input
-from hwpass.runtime.inputs import InputSpec
 from hwpass.runtime.reader import Batches, Reader, accepted, register
+
+if TYPE_CHECKING:
+    from hwpass.runtime.array_files import Rows
+    from hwpass.runtime.inputs import InputSpec
 
 HELD_BYTES = 1 << 30
 """Compressed arrays of one archive may not take more memory than this."""
@@ -39,6 +40,10 @@ class Npz(Reader):
 
 
 def _open_npz(path: Path, source: str, specs: Sequence[InputSpec]) -> dict[str, Rows]:
+    import numpy as np
+
+    from hwpass.runtime.array_files import Filed, Held, npy_header, readable, unknown_input
+
     arrays: dict[str, Rows] = {}
     held = 0
     with readable(source, " as .npz"), zipfile.ZipFile(path) as archive:
