@@ -224,12 +224,13 @@ class PassManager:
             start = time.perf_counter()
             if not findings.stages and step.effect in ("refit", "any"):
                 findings.add(Stage("exact", (), model))
+            before = model
             if findings.holds(model, step.effect):
                 model = model.copy()
-            before = model
             with limited(1), self._placed(step):
                 result = step.run(model, context)
-            model = result.model
+            # Who says that nothing changed has its copy thrown away: what it did to it would go by the proof.
+            model = result.model if result.modified else before
             release_pages([*before.constants().values(), *model.constants().values()])
             if result.modified:
                 if self.check:

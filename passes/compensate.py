@@ -52,4 +52,4 @@ class Compensate(Pass):
         worker = Compensation(pruned.coupling, now, context, samples=self.samples, rows=self.rows, spare=spare)
         findings.gains = worker.run(data)
         model.invalidate_shapes()
-        return PassResult(model, any(after < before for _, before, after in findings.gains))
+        return PassResult(model, worker.changed)

@@ -72,6 +72,7 @@ class Compensation:
         self.rows = rows
         self.spare = spare
         self.gains: list[tuple[str, float, float]] = []
+        self.changed = False  # whether any weight is another
 
     def run(self, calibration: Calibration) -> list[tuple[str, float, float]]:
         """Correct every product in order; per layer its held-out error before and after."""
@@ -121,6 +122,7 @@ class Compensation:
                     release_memory(cycles=False)
                     if found is not None:
                         self.gains.append((node.name, *found))
+                        self.changed |= found[1] < found[0]
         finally:
             release_memory()
         return self.gains
@@ -142,12 +144,14 @@ class Compensation:
         kept = self._kept(self.coupling.weight_axes(node)[product.weight_out])
         if form.bias:
             constant.values = mean[kept].reshape(constant.shape).astype(constant.values.dtype)
+            self.changed = True
             return
         # Without a bias of its own, the Add behind it may give it one.
         holder, position = added_bias(constant, int(kept.sum()))
         if holder is not None:
             old = holder.inputs[position].values
             _store(holder, position, old + mean[kept].reshape(old.shape), old.dtype)
+            self.changed = True
 
     def _fitter(self, node: Node, target: gs.Node) -> Callable[..., tuple[float, float] | None] | None:
         kind = _kind(node)

@@ -307,3 +307,22 @@ def test_an_error_in_a_pipeline_of_ones_own_says_so_in_its_line() -> None:
     with pytest.raises(hwpass.HwpassError) as other:
         hwpass.run(FIXTURES / "cnn.onnx", "mobile-cpu", macs=1e-9, score="l2")
     assert "in pass" not in str(other.value)
+
+
+class Denies(Pass):
+    """A pass that changes weights and says that it did not."""
+
+    name = "denies"
+    effect = "refit"
+
+    def run(self, model: Model, context: Context) -> PassResult:
+        node = next(node for node in model.graph.nodes if node.op == "Conv")
+        node.inputs[1] = gs.Constant("denied", 2 * node.inputs[1].values)
+        return PassResult(model, False)
+
+
+def test_what_a_pass_denies_to_have_done_is_thrown_away() -> None:
+    model = Model.load(FIXTURES / "cnn.onnx")
+    steps = PassManager.parse("fold").steps
+    once = PassManager([*steps, Denies()]).run(model)
+    assert once.proto().SerializeToString() == PassManager(steps).run(model).proto().SerializeToString()
