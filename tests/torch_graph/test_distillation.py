@@ -159,6 +159,13 @@ def test_options_are_read_before_the_model_is_touched(monkeypatch: pytest.Monkey
         hwpass.run("no such file", "mobile-cpu", macs=0.5, calib="nothing", distill="30s")
 
 
+def test_a_run_distils_when_asked_and_not_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwpass.workflows.steps.installed", lambda: True)
+    asked: dict[str, Any] = {"macs": 0.15, "score": "l2", "calib": images()}
+    assert note(hwpass.run(network(), "mobile-cpu", distill="1s", **asked))["steps"] >= distillation.FEWEST
+    assert "distill" not in hwpass.run(network(), "mobile-cpu", distill="off", **asked).report.notes
+
+
 def test_samples_set_apart_are_not_learned_from() -> None:
     model = network()
     data = images(50)
