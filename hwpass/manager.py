@@ -207,6 +207,7 @@ class PassManager:
         `further` goes on from what an earlier run with this context found out.
         """
         from hwpass.context import Context
+        from hwpass.proto.put_aside import put_aside
         from hwpass.proto.streaming import release_pages
         from hwpass.runtime.blas_threads import limited
         from hwpass.runtime.memory import release_memory
@@ -231,6 +232,8 @@ class PassManager:
                 result = step.run(model, context)
             # Who says that nothing changed has its copy thrown away: what it did to it would go by the proof.
             model = result.model if result.modified else before
+            if result.modified:
+                put_aside(list(model.constants().values()))
             release_pages([*before.constants().values(), *model.constants().values()])
             if result.modified:
                 if self.check:

@@ -94,9 +94,9 @@ class Verify(Pass):
         if original is None:
             raise UsageError("verify needs the original model in the context")
         context.progress("checking the graph")
-        release_pages(model.constants().values())
         with TemporaryFolder() as folder:
             require_valid(model.store(folder), original if not isinstance(original, bytes) else None)
+        release_pages(model.constants().values())
         context.progress("running the original model")
         given = AsGiven("the file as given", original, context.threads)
         # What the inputs mean is not asked of the model that is judged.

@@ -59,11 +59,20 @@ def mapped_file(values: Any) -> Path | None:
     return None if name is None else Path(name)
 
 
+def mapping(values: Any) -> mmap.mmap | None:
+    """The mapping that an array's values lie in; None in memory, as for what numpy computes from a mapped array.
+
+    Such a result is an `np.memmap` by its type alone.
+    """
+    found = getattr(values, "_mmap", None)
+    return found if isinstance(found, mmap.mmap) else None
+
+
 def release(values: Any) -> None:
     """Let the system take back the pages of an array that is mapped from a file; they are read again when needed."""
-    mapping = getattr(values, "_mmap", None)
-    if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
-        mapping.madvise(mmap.MADV_DONTNEED)
+    found = mapping(values)
+    if found is not None and hasattr(found, "madvise"):
+        found.madvise(mmap.MADV_DONTNEED)
 
 
 def varint(number: int) -> bytes:

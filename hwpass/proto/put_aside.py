@@ -43,7 +43,7 @@ def put_aside(constants: Sequence[gs.Constant]) -> None:
 def _movable(values: object) -> bool:
     return (
         isinstance(values, np.ndarray)
-        and not isinstance(values, np.memmap)
+        and adapter.mapping(values) is None
         and not values.dtype.hasobject
         and values.nbytes >= WEIGHT_BYTES
     )

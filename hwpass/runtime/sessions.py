@@ -27,7 +27,7 @@ from hwpass.files.temporary import TemporaryFolder
 from hwpass.proto.empty_axes import free_empty_axes, has_empty_axes, runs_empty
 from hwpass.proto.external import Home, TrustedPath, external, mapped
 from hwpass.proto.value_kinds import tensors_of
-from hwpass.runtime.memory import trim
+from hwpass.runtime.memory import map_large_blocks, trim
 
 __all__ = [
     "Feed",
@@ -256,6 +256,7 @@ def _open(
     folder: Path | None = None,
     values: Mapping[str, ort.OrtValue] | None = None,
 ) -> ort.InferenceSession:
+    map_large_blocks()
     # Without VNNI, products of uint8 and int8 saturate in pairs, so that results depend on what a channel's
     # neighbours are. The mode that does not is refused for some models that share weights.
     for exact in (True, False):

@@ -60,6 +60,7 @@ def masked(coupling: Coupling, plan: Plan) -> Model:
                 left = reduce(np.logical_and.outer, masks)
                 values = np.where(left, tensor.values, fill.astype(tensor.values.dtype))
                 shared[key] = gs.Constant(f"{tensor.name}_masked_{len(shared)}", values)
+                release_pages([tensor])
             node.inputs[position] = shared[key]
     model.invalidate_shapes()
     release_pages(coupling.build.model.constants().values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
+from weakref import finalize
 
 import numpy as np
 import onnx
@@ -13,15 +14,19 @@ import onnxruntime as ort
 
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.model.model import Model
+from hwpass.proto.external import external
 from hwpass.proto.interface import Interface
 from hwpass.proto.streaming import release_pages
 from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory, trim
 from hwpass.runtime.sessions import (
+    IN_MEMORY_BYTES,
     Feed,
     ModelLike,
+    StoredModel,
     open_session,
     run_session,
+    weight_bytes,
 )
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
@@ -55,6 +60,8 @@ class AsGiven:
         self.threads = threads
         self.interface: Interface | None = None
         self._held: dict[int, Feed] = {}
+        self._apart: StoredModel | None = None
+        self._names: list[str] | None = None
 
     def know(self, session: ort.InferenceSession, feeds: Feeds, outputs: Sequence[Feed]) -> None:
         """Take outputs on feeds that a session of the model has run; the feeds must outlive this."""
@@ -69,19 +76,32 @@ class AsGiven:
         return [self._held[id(feed)] for feed in feeds]
 
     def tensors(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Feed:
-        proto, folder = _proto(self.model)
-        del proto.graph.output[:]
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        session = open_session(proto, threads=self.threads, level="none", folder=folder)
-        del proto
+        session = self._exposing(names)
         try:
             return run_session(session, feed)
         finally:
             del session
 
+    def _exposing(self, names: Sequence[str]) -> ort.InferenceSession:
+        """A session with inner tensors as its outputs. Large weights within the model go to a file once, from which
+        every session maps them."""
+        if self._apart is None:
+            proto, folder = _proto(self.model)
+            if weight_bytes(proto) < IN_MEMORY_BYTES or any(map(external, proto.graph.initializer)):
+                del proto.graph.output[:]
+                proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+                return open_session(proto, threads=self.threads, level="none", folder=folder)
+            self._apart = StoredModel(proto)
+            finalize(self, self._apart.close)
+            del proto
+            release_memory()
+        return self._apart.open_session(outputs=names, threads=self.threads, level="none")
+
     def names(self) -> list[str]:
-        proto, _ = _proto(self.model)
-        return [name for node in proto.graph.node for name in node.output if name]
+        if self._names is None:
+            proto, _ = _proto(self.model)
+            self._names = [name for node in proto.graph.node for name in node.output if name]
+        return self._names
 
 
 class InMemory:

@@ -12,7 +12,9 @@ import onnx_graphsurgeon as gs
 import pytest
 
 import hwpass
+from hwpass.manager import PassManager
 from hwpass.proto import adapter, put_aside
+from hwpass.workflows.steps import PREPARE
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,3 +80,28 @@ def test_without_room_the_weights_stay_in_memory(monkeypatch: pytest.MonkeyPatch
     held = adapter.held(constant)
     put_aside.put_aside([constant])
     assert adapter.held(constant) is held
+
+
+@pytest.mark.usefixtures("everything")
+def test_a_copy_of_a_mapped_weight_is_put_aside_as_well() -> None:
+    """Numpy gives the type of a mapped array to a copy of it, which lies in memory."""
+    constant = gs.Constant("w", np.ones((64, 64), np.float32))
+    put_aside.put_aside([constant])
+    first = adapter.held(constant)
+    assert adapter.mapping(first) is not None
+    put_aside.put_aside([constant])
+    assert adapter.held(constant) is first
+    turned = gs.Constant("t", first.copy())
+    assert isinstance(adapter.held(turned), np.memmap)
+    assert adapter.mapping(adapter.held(turned)) is None
+    put_aside.put_aside([turned])
+    assert adapter.mapping(adapter.held(turned)) is not None
+    np.testing.assert_array_equal(turned.values, first)
+
+
+@pytest.mark.usefixtures("everything")
+def test_weights_that_a_pass_made_are_put_aside() -> None:
+    model = PassManager(PREPARE).run(hwpass.load(ROOT / "fixtures" / "vit.onnx"))
+    assert model.renewed
+    held = [adapter.held(t) for t in model.constants().values()]
+    assert all(adapter.mapping(v) is not None for v in held if isinstance(v, np.ndarray) and v.nbytes > 1)

@@ -6,12 +6,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import hwpass
 from hwpass.data.proof_inputs import proof_feeds
 from hwpass.manager import PassManager
 from hwpass.runtime.inputs import input_specs
+from hwpass.verdicts import proof_sides
 from hwpass.verdicts.proof import _unless_renewed
 from hwpass.verdicts.proof_sides import AsGiven, InMemory
 from hwpass.verdicts.tensorwise import in_front, stepwise
@@ -91,3 +93,26 @@ def test_tensors_that_a_pass_renewed_are_not_taken_for_those_of_the_file() -> No
     assert found.passed, found.where
     assert not found.compared & prepared.renewed
     assert len(found.compared) > len(prepared.renewed)
+
+
+@pytest.mark.parametrize("given", ["path", "bytes"])
+def test_inner_tensors_come_from_weights_that_were_put_aside_once(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(__file__).parents[2] / "fixtures" / "cnn.onnx"
+    model = path if given == "path" else path.read_bytes()
+    (feed,) = proof_feeds(path, input_specs(hwpass.load(path).interface()), draws=1)
+    inside = AsGiven("the file", model, 1)
+    names = inside.names()
+    wanted = [inside.tensors(part, feed) for part in (names[:3], names[3:])]
+    monkeypatch.setattr(proof_sides, "IN_MEMORY_BYTES", 0)
+    apart = AsGiven("the file", model, 1)
+    first = apart.tensors(names[:3], feed)
+    assert apart._apart is not None
+    folder = apart._apart.path.parent
+    monkeypatch.setattr(proof_sides, "_proto", lambda model: pytest.fail("read again"))
+    found = [first, apart.tensors(names[3:], feed)]
+    for left, right in zip(wanted, found, strict=True):
+        assert list(left) == list(right)
+        for name, value in left.items():
+            np.testing.assert_array_equal(right[name], value)
+    del apart
+    assert not folder.exists()
