@@ -87,6 +87,11 @@ class RunOptions:
         None, "Inputs to score, compensate and measure fidelity on.", "text", EVERY, metavar="FILE|DIR",
         group="Data and accuracy",
     )  # fmt: skip
+    input: str | Iterable[str] = _asked(
+        (), "Values of an input, for inputs made up without --calib: of a picture as (pixel - mean) / std, or a range. "
+        "Repeatable.", "texts", PRUNING, metavar="NAME:range=0..255|NAME:mean=0.5,std=0.25|NAME:layout=NHWC",
+        group="Data and accuracy",
+    )  # fmt: skip
     metric: str | Callable[..., Any] | None = _asked(
         None, "A figure of merit: a function of predict, larger is better.", "text", EVERY, metavar="PKG.MOD:FN",
         of_pass=True, group="Data and accuracy",

@@ -32,12 +32,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 @pytest.fixture(scope="session", autouse=True)
 def few_inputs() -> Iterator[None]:
-    """Where no data are given, 128 inputs are made up and not 1,024: as good for all but what they are good for.
+    """Where no data are given, 128 inputs are made up and not 1,024, without a choice among more: as good for all but
+    what they are good for.
 
-    `test_synthesis.py` is about that, and has as many as a user gets.
+    `test_synthesis.py` and `test_input_scale.py` are about that, and have as many as a user gets.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hwpass.data.synthetic_inputs.SAMPLES", 128)
+        patch.setattr("hwpass.data.synthetic_inputs.POOL", 1)
+        patch.setattr("hwpass.data.input_scale.TOLD", 64)
         # Where torch is installed, runs would go on for a minute each; `torch_graph` has what that is about.
         patch.setattr("hwpass.workflows.steps.installed", lambda: False)
         yield

@@ -25,6 +25,7 @@ from hwpass.proto import adapter
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.settings import Settings
+from hwpass.runtime.stated_inputs import StatedInput
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Study:
     target: Target
     calibration: Calibration | None
     synthetic: Synthetic | None  # what stands in for calibration data where it is missed
+    stated: dict[str, StatedInput]  # what the user says of inputs
     seed: int
     coupling: Coupling
     cost: Cost
@@ -72,6 +74,7 @@ class Study:
             target=target,
             calibration=context.calibration,
             synthetic=synthetic,
+            stated=dict(context.stated),
             seed=context.seed,
             coupling=coupling,
             cost=Cost(coupling, target),
@@ -83,6 +86,7 @@ class Study:
     def holds(self, model: Model, context: Settings, options: StudyOptions) -> bool:
         """Whether it is about this model (the same operators on the same arrays), these data and these options."""
         same = self.options == options and self.target is context.target and self.seed == context.seed
+        same = same and self.stated == dict(context.stated)
         return same and self.calibration is context.calibration and _contents(model) == _contents(self.model)
 
     @property
@@ -197,6 +201,7 @@ def _synthetic(coupling: Coupling, context: Settings) -> Synthetic | None:
         macs=sum(macs_of(node) for node in coupling.nodes),
         seed=context.seed,
         threads=context.threads,
+        stated=context.stated,
         progress=context.progress,
     )
 

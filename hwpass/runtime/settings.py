@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from hwpass.cost_models import Target
     from hwpass.runtime.calibration import Calibration
     from hwpass.runtime.sessions import ModelLike
+    from hwpass.runtime.stated_inputs import StatedInput
 
 
 @dataclass
 class Settings:
     """A target, data, threads, a seed, and who is told of progress and warnings.
 
-    `original` is what the verdicts compare with.
+    `original` is what the verdicts compare with, `stated` what the user says of inputs, by name.
     """
 
     target: Target | None = None
     original: ModelLike | None = None
     calibration: Calibration | None = None
+    stated: Mapping[str, StatedInput] = field(default_factory=dict)
     threads: int = 1
     seed: int = 0
     force: bool = False

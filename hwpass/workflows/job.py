@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hwpass.reporting.build import report_of
 from hwpass.reporting.schema import ModelInfo, Report
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import input_specs
+from hwpass.runtime.stated_inputs import stated_inputs
 from hwpass.runtime.threads import check_threads
 
 #: Where a written model says what it computes, see `hwpass.model.digest`, and by which plan, see `Plan.digest`.
@@ -78,6 +79,7 @@ class Job:
         *,
         target: str | os.PathLike[str] | Target | None = None,
         calib: Any = None,
+        input: str | Iterable[str] = (),
         seed: int = 0,
         threads: int = 1,
         force: bool = False,
@@ -94,6 +96,7 @@ class Job:
         context.bind(model)
         if calib is not None:
             context.calibration = load_calibration(calib, input_specs(model.interface()))
+        context.stated = stated_inputs(input, input_specs(model.interface()))
         self.context = context
         self.prepared = Attempt(model, context, (), ())
         nodes = len(model.graph.nodes)

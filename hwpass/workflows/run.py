@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hwpass.cost.budgets import parse_budgets
@@ -17,7 +17,7 @@ from hwpass.options import RunOptions, chosen, signature
 from hwpass.planning.plan import Plan
 from hwpass.workflows.job import Job, Result
 from hwpass.workflows.metric_search import search
-from hwpass.workflows.steps import PREPARE, amends, budgets, prune_step, usual, verify_step
+from hwpass.workflows.steps import PREPARE, amends, budgets, check_inputs, prune_step, usual, verify_step
 
 
 def load(source: Source, *, allow_external: bool = False) -> Model:
@@ -55,7 +55,8 @@ def run(
     options = chosen("run", options, asked)
     given = budgets(options)
     parse_budgets(given)
-    setting = options.given(("calib", "seed", "threads", "force"))
+    check_inputs(options)
+    setting = options.given(("calib", "input", "seed", "threads", "force"))
     setting |= {"target": target, "progress": progress}
     if options.pipeline is not None:
         if given:
@@ -111,6 +112,7 @@ def execute(
     *,
     target: str | os.PathLike[str] | Target | None = None,
     calib: Any = None,
+    input: str | Iterable[str] = (),
     seed: int = 0,
     threads: int = 1,
     force: bool = False,
@@ -123,6 +125,8 @@ def execute(
     # Everything that can be wrong with the request is found before the model is touched.
     manager = PassManager.parse(pipeline) if isinstance(pipeline, str) else PassManager(pipeline)
     source = trusted(source, allow_external)
-    job = Job(source, target=target, calib=calib, seed=seed, threads=threads, force=force, progress=progress)
+    job = Job(
+        source, target=target, calib=calib, input=input, seed=seed, threads=threads, force=force, progress=progress
+    )
     job.context.plan = plan
     return job.result(job.attempt(manager), unproved=unproved)

@@ -43,6 +43,21 @@ def prune_step(options: RunOptions, asked: dict[str, str]) -> PruneChannels:
     return PruneChannels(score=score, min_channels=options.min_channels, align=_or(options.align, 0), **given)
 
 
+def check_inputs(options: RunOptions) -> None:
+    """What is said of inputs has a use: they are made up. Raises UsageError."""
+    if not options.input:
+        return
+    if options.calib is not None:
+        raise UsageError(
+            f"{option('input')} says how inputs are made up, and {option('calib')} gives them: leave one out"
+        )
+    makes = makes_inputs(options.score) and options.compensate != "off"
+    if options.pipeline is None and not makes:
+        raise UsageError(
+            f"{option('input')} has no effect: inputs are made up for {option('score', 'auto')} with a refit"
+        )
+
+
 def amends(options: RunOptions, *, made_up: bool = True, once: bool = False) -> tuple[Pass, ...]:
     """What follows pruning, but for the verdicts: compensation and distillation, which want the user's inputs or those
     that a score has made up, and norms in standard operators. Raises UsageError.

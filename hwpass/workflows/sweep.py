@@ -27,7 +27,7 @@ from hwpass.verdicts.task_metric import metric_name, task_metric
 from hwpass.version import __version__
 from hwpass.workflows.job import Job
 from hwpass.workflows.run import trusted
-from hwpass.workflows.steps import PREPARE, amends, prune_step, verify_step
+from hwpass.workflows.steps import PREPARE, amends, check_inputs, prune_step, verify_step
 
 POINTS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33)
 
@@ -54,6 +54,7 @@ def sweep(
     if budget not in ALONG:
         raise UsageError(f"{option('budget', shown(budget))}: choose one of {', '.join(ALONG)}")
     options = chosen("sweep", options, asked)
+    check_inputs(options)
     shares = _shares(points)
     amend, verify = PassManager(amends(options)), PassManager([verify_step(options)])
     prunes = [PassManager([prune_step(options, {budget: f"{share:g}x"})]) for share in shares]
@@ -65,7 +66,7 @@ def sweep(
         folder = None if output is None else stack.enter_context(models_folder(output))
         # All models at once, so that a sweep that was interrupted leaves nothing.
         stack.enter_context(together())
-        setting = options.given(("calib", "seed", "threads"))
+        setting = options.given(("calib", "input", "seed", "threads"))
         job = Job(source, target=target, progress=progress, **setting)
         if metric is not None:
             job.context.progress("running the metric on the original model")

@@ -12,7 +12,8 @@ from sketch import Sketch
 import hwpass
 from hwpass.data.dead_leaves import dead_leaves, pink_noise
 from hwpass.data.domains import domains
-from hwpass.data.synthetic_inputs import SCALES, stated_scale, synthesise
+from hwpass.data.input_scale import SCALES, stated_scale
+from hwpass.data.synthetic_inputs import synthesise
 from hwpass.model.model import Model
 from hwpass.runtime.sessions import open_session, run_session
 from hwpass.workflows.run import execute
@@ -32,8 +33,7 @@ def load(sketch: Sketch) -> Model:
 
 def images(name: str, scale: str, count: int = 12) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
-    factor, shift = SCALES[scale]
-    return {name: np.stack([dead_leaves(rng, 3, 16, 16) for _ in range(count)]) * np.float32(factor) + shift}
+    return {name: SCALES[scale].of(np.stack([dead_leaves(rng, 3, 16, 16) for _ in range(count)]))}
 
 
 def test_leaves_are_images() -> None:
@@ -73,7 +73,8 @@ def test_the_scale_is_that_of_the_batch_statistics(scale: str) -> None:
     assert made is not None
     assert f"dead leaves images in {scale}" in made.what
     value = next(iter(made.calibration.batches(32)))["x"]
-    low, high = SCALES[scale][1], sum(SCALES[scale])
+    (factor,), (low,) = SCALES[scale].factor, SCALES[scale].shift
+    high = low + factor
     assert value.min() == pytest.approx(low)
     assert value.max() == pytest.approx(high)
 

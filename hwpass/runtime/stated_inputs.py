@@ -1,0 +1,109 @@
+"""What a user says of an input: the values that it takes, how pictures become it, and which axis holds the channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from hwpass.errors import UsageError, option
+from hwpass.figures import shown
+from hwpass.runtime.inputs import InputSpec
+
+Layout = Literal["NCHW", "NHWC"]
+
+FORM = "NAME:mean=0.5,std=0.25, NAME:range=0..255 or NAME:layout=NHWC"
+
+
+@dataclass(frozen=True)
+class StatedInput:
+    """Values lie in `range`, or are (pixel - mean) / std of pixels in [0, 1], one number or one for each channel."""
+
+    range: tuple[float, float] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: Layout | None = None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it says anything of the values."""
+        return self.range is not None or bool(self.mean or self.std)
+
+    def __str__(self) -> str:
+        numbers = {"mean": self.mean, "std": self.std}
+        parts = [f"{key}={'/'.join(f'{v:g}' for v in values)}" for key, values in numbers.items() if values]
+        if self.range is not None:
+            parts.append(f"range={self.range[0]:g}..{self.range[1]:g}")
+        return ",".join([*parts, *([f"layout={self.layout}"] if self.layout else [])])
+
+
+def stated_inputs(asked: str | Iterable[str], specs: Sequence[InputSpec]) -> dict[str, StatedInput]:
+    """By the name of the input. The name may be left out where a model has one input. Raises UsageError."""
+    found: dict[str, StatedInput] = {}
+    for text in (asked,) if isinstance(asked, str) else tuple(asked):
+        if not isinstance(text, str):
+            raise UsageError(f"{option('input', shown(text))}: write {FORM}")
+        # Names may hold colons; what is said of an input holds none.
+        name, _, said = text.rpartition(":")
+        if not name and len(specs) == 1:
+            name = specs[0].name
+        spec = next((s for s in specs if s.name == name), None)
+        if spec is None:
+            names = ", ".join(repr(s.name) for s in specs)
+            raise UsageError(f"{option('input', shown(text))}: the model has no such input; it has {names}")
+        if name in found:
+            raise UsageError(f"{option('input', shown(text))}: {name!r} is stated twice; say all of it at once")
+        found[name] = _stated(text, said, spec)
+    return found
+
+
+def _stated(text: str, said: str, spec: InputSpec) -> StatedInput:
+    def refuse(problem: str) -> UsageError:
+        return UsageError(f"{option('input', shown(text))}: {problem}; write {FORM}")
+
+    parts: dict[str, str] = {}
+    for part in said.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or key not in ("mean", "std", "range", "layout") or key in parts:
+            raise refuse(f"{part!r} is not one of mean=, std=, range= and layout=, each once")
+        parts[key] = value
+    try:
+        numbers = {key: tuple(map(float, value.split("/"))) for key, value in parts.items() if key in ("mean", "std")}
+        bounds = tuple(map(float, parts["range"].split(".."))) if "range" in parts else None
+    except ValueError:
+        raise refuse("that is no number") from None
+    layout = parts.get("layout")
+    problem = _problem(numbers, bounds, layout, spec)
+    if problem:
+        raise refuse(problem)
+    return StatedInput(
+        None if bounds is None else (bounds[0], bounds[1]),
+        numbers.get("mean", ()),
+        numbers.get("std", ()),
+        next((known for known in get_args(Layout) if known == layout), None),
+    )
+
+
+def _problem(
+    numbers: Mapping[str, tuple[float, ...]], bounds: tuple[float, ...] | None, layout: str | None, spec: InputSpec
+) -> str | None:
+    """What cannot be meant."""
+    values = [v for found in (*numbers.values(), bounds or ()) for v in found]
+    if not all(map(math.isfinite, values)):
+        return "give finite numbers"
+    if layout is not None and layout not in get_args(Layout):
+        return f"the layout is {' or '.join(get_args(Layout))}"
+    if layout is not None and len(spec.shape) != 4:
+        return f"a layout is of an input with four axes; {spec.name!r} has {len(spec.shape)}"
+    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
+        return "a range is LOW..HIGH, the lower first"
+    if bounds is not None and numbers:
+        return "say either a range or mean and std"
+    if any(v <= 0 for v in numbers.get("std", ())):
+        return "std is above 0"
+    if numbers and not (spec.is_float and len(spec.shape) == 4):
+        return f"mean and std are of images in floating point; of {spec.name!r} say the range"
+    if len({len(v) for v in numbers.values() if len(v) > 1}) > 1:
+        return "mean and std have one number, or one for each channel"
+    return None
