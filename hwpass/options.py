@@ -88,8 +88,8 @@ class RunOptions:
         group="Data and accuracy",
     )  # fmt: skip
     input: str | Iterable[str] = _asked(
-        (), "Values of an input, for inputs made up without --calib: of a picture as (pixel - mean) / std, or a range. "
-        "Repeatable.", "texts", PRUNING, metavar="NAME:range=0..255|NAME:mean=0.5,std=0.25|NAME:layout=NHWC",
+        (), "What an input holds, for pictures, sounds and made-up inputs: (pixel - mean) / std, or a range; and its "
+        "layout. Repeatable.", "texts", PRUNING, metavar="NAME:range=0..255|NAME:mean=0.5,std=0.25|NAME:layout=NHWC",
         group="Data and accuracy",
     )  # fmt: skip
     metric: str | Callable[..., Any] | None = _asked(

@@ -28,7 +28,7 @@ from hwpass import plugins
 from hwpass.command.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("writing_passes", "writing_operators", "writing_targets", "stability", "debugging")
+PAGES = ("inputs", "writing_passes", "writing_operators", "writing_targets", "stability", "debugging")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ENTRY_POINTS = {
     plugins.PASSES, plugins.RULES, plugins.SCORES, plugins.RENDERERS, plugins.CALIBRATION, plugins.COST_MODELS

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from hwpass.model.model import Model
 from hwpass.ops import traits_of
-from hwpass.runtime.inputs import is_float
+from hwpass.runtime.inputs import StatedInput, is_float
 from hwpass.runtime.sessions import Feed, open_session, run_session
-from hwpass.runtime.stated_inputs import StatedInput
 
 #: Images that try a scale against the statistics of batch normalisations.
 TRIALS = 16
@@ -43,15 +42,9 @@ class Scale:
     @classmethod
     def stated(cls, stated: StatedInput) -> Scale:
         """The scale that a user states."""
-        if stated.range is not None:
-            low, high = stated.range
-            return cls(f"[{low:g}, {high:g}]", (high - low,), (low,))
-        std = stated.std or (1.0,)
-        mean = stated.mean or (0.0,)
-        count = max(len(std), len(mean))
-        mean, std = mean * (count // len(mean)), std * (count // len(std))
-        shift = tuple(-m / s for m, s in zip(mean, std, strict=True))
-        return cls(f"the scale of {stated}", tuple(1 / s for s in std), shift)
+        said = stated.range
+        name = f"the scale of {stated}" if said is None else f"[{said[0]:g}, {said[1]:g}]"
+        return cls(name, *stated.affine())
 
     def of(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """The images on this scale, [N, C, H, W]."""

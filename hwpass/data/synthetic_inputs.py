@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,10 +25,9 @@ from hwpass.model.model import Model
 from hwpass.runtime.array_files import Spool
 from hwpass.runtime.calibration import Calibration, load_calibration
 from hwpass.runtime.dimensions import typical_dimensions
-from hwpass.runtime.inputs import MAX_TOKEN, InputSpec, input_specs, make_inputs
+from hwpass.runtime.inputs import MAX_TOKEN, InputSpec, StatedInput, image_axis, input_specs, make_inputs
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, open_session, run_session
-from hwpass.runtime.stated_inputs import StatedInput
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -77,11 +76,11 @@ def synthesise(
     what the user says of inputs, by name.
     """
     progress("making inputs")
-    specs = input_specs(model.interface())
+    specs = [replace(spec, stated=(stated or {}).get(spec.name)) for spec in input_specs(model.interface())]
     try:
         sizing = Sizing(model)
         dims = typical_dimensions(model.proto(), seed=seed, threads=threads, fits=sizing.fits)
-        maker = _Maker(specs, dims, seed, sizing, stated or {})
+        maker = _Maker(specs, dims, seed, sizing)
         session = open_session(model.proto(), threads=threads, level="lean")
         for limit in (None, MAX_TOKEN, 2, 1):  # positions and token types have short tables of their own
             maker.limit = limit
@@ -137,21 +136,20 @@ def _balanced(maker: _Maker, session: ort.InferenceSession, count: int, pool: in
 class _Maker:
     """Makes feed number i, whatever the others are."""
 
-    def __init__(
-        self, specs: list[InputSpec], dims: Mapping[str, int], seed: int, sizing: Sizing,
-        stated: Mapping[str, StatedInput],
-    ) -> None:  # fmt: skip
-        self.specs, self.dims, self.seed, self.stated = specs, dims, seed, stated
+    def __init__(self, specs: list[InputSpec], dims: Mapping[str, int], seed: int, sizing: Sizing) -> None:
+        self.specs, self.dims, self.seed = specs, dims, seed
         self.meant = FeedMaker(specs, sizing, seed)
         self.known = sizing.domains(dims)
-        said = {name: Scale.stated(item) for name, item in stated.items() if item.scaled}
+        said = {
+            spec.name: Scale.stated(spec.stated) for spec in specs if spec.stated is not None and spec.stated.scaled
+        }
         self.scales = {name: Assumed((scale,), "as stated", True) for name, scale in said.items()}
         self.limit: int | None = None
 
     def assume(self, model: Model, original: Callable[[], Model], threads: int) -> None:
         """Settle the scale of images that the user says nothing of."""
         for spec in self.specs:
-            axis = self._image_axis(spec)
+            axis = image_axis(spec, self.dims)
             if spec.is_float and axis is not None and spec.name not in self.scales:
 
                 def feeds(scale: Scale, number: int, name: str = spec.name) -> Feed:
@@ -160,12 +158,6 @@ class _Maker:
 
                 channels = spec.sizes(self.dims)[axis]
                 self.scales[spec.name] = assumed_scale(model, original, spec.name, channels, feeds, threads)
-
-    def _image_axis(self, spec: InputSpec) -> int | None:
-        said = self.stated.get(spec.name)
-        if said is not None and said.layout is not None:
-            return said.layout.index("C")
-        return image_axis(spec, self.dims)
 
     def feed(self, number: int) -> Feed:
         """One feed at the sizes of the model's dynamic axes."""
@@ -176,10 +168,10 @@ class _Maker:
 
     def _value(self, spec: InputSpec, plain: NDArray[Any], number: int) -> NDArray[Any]:
         rng = np.random.default_rng([self.seed, number, zlib.crc32(spec.name.encode())])
-        axis = self._image_axis(spec)
+        axis = image_axis(spec, self.dims)
         if axis is not None:
             return self._images(spec, plain, rng, axis, number)
-        said = self.stated.get(spec.name)
+        said = spec.stated
         if said is not None and said.range is not None and plain.dtype.kind in "iuf":
             return _within(said.range, plain, rng)
         if spec.is_float and plain.ndim >= 2 and spec.name not in self.known:
@@ -198,7 +190,7 @@ class _Maker:
         if known is not None:
             scale = known.scales[number % len(known.scales)]
             if len(scale.factor) not in (1, images.shape[1]):
-                asked = option("input", f"{spec.name}:{self.stated[spec.name]}")
+                asked = option("input", f"{spec.name}:{spec.stated}")
                 raise UsageError(
                     f"{asked}: there are {len(scale.factor)} numbers for {images.shape[1]} channels; give one, or one "
                     "for each channel"
@@ -214,7 +206,7 @@ class _Maker:
         kinds = []
         for spec in self.specs:
             known = self.scales.get(spec.name)
-            if self._image_axis(spec) is None:
+            if image_axis(spec, self.dims) is None:
                 kinds.append("random values")
             elif known is None:
                 kinds.append("dead leaves images")
@@ -238,13 +230,3 @@ def _within(bounds: tuple[float, float], plain: NDArray[Any], rng: np.random.Gen
         return np.asarray(rng.uniform(low, high, plain.shape)).astype(plain.dtype)
     noise = pink_noise(rng, plain.shape, (long,)) * rng.uniform(0.02, 0.5)
     return np.clip((low + high) / 2 + noise * (high - low) / 2, low, high).astype(plain.dtype)
-
-
-def image_axis(spec: InputSpec, dims: Mapping[str, int]) -> int | None:
-    """The channel axis of an image-like input: 1, 3 or 4 channels, first or last; None for another."""
-    if len(spec.shape) != 4 or not (spec.is_float or spec.dtype.itemsize == 1):
-        return None
-    sizes = spec.sizes(dims)
-    axis = next((a for a in (1, 3) if sizes[a] in (1, 3, 4)), None)
-    others = [s for a, s in enumerate(sizes[1:], 1) if a != axis]
-    return axis if axis is not None and min(others) > 4 else None

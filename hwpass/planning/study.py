@@ -23,9 +23,9 @@ from hwpass.planning.consumers import macs_of
 from hwpass.planning.score import Importance, Seen, judge, score_named
 from hwpass.proto import adapter
 from hwpass.runtime.calibration import Calibration
+from hwpass.runtime.inputs import StatedInput
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.settings import Settings
-from hwpass.runtime.stated_inputs import StatedInput
 
 
 @dataclass(frozen=True)

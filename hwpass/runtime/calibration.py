@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hwpass.errors import InputError
+from hwpass.errors import InputError, UsageError, option
 from hwpass.figures import brief, counted, shown_path
 from hwpass.runtime.array_files import Held, Rows, Spooled, as_batch, input_names, unknown_input, whole
 from hwpass.runtime.dimensions import axis_roles
@@ -123,6 +123,18 @@ def load_calibration(
         source = "calibration data"
         segments = _from_python(data, source, specs)
     return _checked(source, segments, specs)
+
+
+def check_statements(data: Any, specs: Sequence[InputSpec]) -> None:
+    """What is said of inputs is of files that are read by it: arrays are what they are. Raises UsageError."""
+    from hwpass.runtime.readers.folder import media_files
+
+    folder = Path(data) if isinstance(data, str | os.PathLike) and Path(data).is_dir() else None
+    if any(spec.stated for spec in specs) and (folder is None or not media_files(folder)):
+        raise UsageError(
+            f"{option('input')} is about made-up inputs, pictures and sounds; arrays in {option('calib')} are taken as "
+            "they are: leave one out"
+        )
 
 
 def _from_python(data: Any, source: str, specs: Sequence[InputSpec]) -> list[dict[str, Rows]]:

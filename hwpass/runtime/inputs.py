@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,6 +19,41 @@ MAX_TOKEN = 16
 """Random integers stay below this: token and position tables are larger."""
 
 
+Layout = Literal["NCHW", "NHWC"]
+
+
+@dataclass(frozen=True)
+class StatedInput:
+    """Values lie in `range`, or are (pixel - mean) / std of pixels in [0, 1], one number or one for each channel."""
+
+    range: tuple[float, float] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: Layout | None = None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it says anything of the values."""
+        return self.range is not None or bool(self.mean or self.std)
+
+    def affine(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What pixels in [0, 1] are multiplied by and shifted by, one number or one for each channel."""
+        if self.range is not None:
+            low, high = self.range
+            return (high - low,), (low,)
+        std, mean = self.std or (1.0,), self.mean or (0.0,)
+        count = max(len(std), len(mean))
+        mean, std = mean * (count // len(mean)), std * (count // len(std))
+        return tuple(1 / s for s in std), tuple(-m / s for m, s in zip(mean, std, strict=True))
+
+    def __str__(self) -> str:
+        numbers = {"mean": self.mean, "std": self.std}
+        parts = [f"{key}={'/'.join(f'{v:g}' for v in values)}" for key, values in numbers.items() if values]
+        if self.range is not None:
+            parts.append(f"range={self.range[0]:g}..{self.range[1]:g}")
+        return ",".join([*parts, *([f"layout={self.layout}"] if self.layout else [])])
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """One input: `shape` has an int for each fixed axis and a symbol for each dynamic one."""
@@ -26,6 +61,7 @@ class InputSpec:
     name: str
     dtype: np.dtype
     shape: tuple[int | str, ...]
+    stated: StatedInput | None = None  # by the user
 
     @property
     def is_float(self) -> bool:
@@ -41,6 +77,18 @@ class InputSpec:
                 raise InputError(f"input {self.name!r}: its axis {size!r} has no size; give one for {size!r}")
             sizes.append(value)
         return tuple(sizes)
+
+
+def image_axis(spec: InputSpec, dims: Mapping[str, int]) -> int | None:
+    """The axis of an image-like input's channels: as stated, or 1, 3 or 4 channels first or last; None for another."""
+    if spec.stated is not None and spec.stated.layout is not None:
+        return spec.stated.layout.index("C")
+    if len(spec.shape) != 4 or not (spec.is_float or spec.dtype.itemsize == 1):
+        return None
+    sizes = spec.sizes(dims)
+    axis = next((a for a in (1, 3) if sizes[a] in (1, 3, 4)), None)
+    others = [s for a, s in enumerate(sizes[1:], 1) if a != axis]
+    return axis if axis is not None and min(others) > 4 else None
 
 
 def is_float(dtype: np.dtype | type) -> bool:

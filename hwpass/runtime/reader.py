@@ -75,11 +75,13 @@ def accepted() -> str:
     """What may be passed, for a message.
 
     >>> accepted()
-    'an .npz, an .npy or a folder of .npy'
+    'an .npz, an .npy or a folder of .npy, of pictures or of WAV files'
     """
     own = (".npz", ".npy")
     others = [f"a {suffix}" for suffix in readers() if suffix not in (*own, FOLDER)]
-    return f"{', '.join([*(f'an {suffix}' for suffix in own), *others])} or a folder of .npy"
+    return (
+        f"{', '.join([*(f'an {suffix}' for suffix in own), *others])} or a folder of .npy, of pictures or of WAV files"
+    )
 
 
 def rows_from_path(path: Path, source: str, specs: Sequence[InputSpec]) -> list[dict[str, Rows]]:

@@ -12,8 +12,8 @@ from hwpass.runtime.threads import check_threads
 if TYPE_CHECKING:
     from hwpass.cost_models import Target
     from hwpass.runtime.calibration import Calibration
+    from hwpass.runtime.inputs import StatedInput
     from hwpass.runtime.sessions import ModelLike
-    from hwpass.runtime.stated_inputs import StatedInput
 
 
 @dataclass

@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from hwpass.errors import UsageError, option
 from hwpass.figures import shown
-from hwpass.runtime.inputs import InputSpec
-
-Layout = Literal["NCHW", "NHWC"]
+from hwpass.runtime.inputs import InputSpec, Layout, StatedInput
 
 FORM = "NAME:mean=0.5,std=0.25, NAME:range=0..255 or NAME:layout=NHWC"
-
-
-@dataclass(frozen=True)
-class StatedInput:
-    """Values lie in `range`, or are (pixel - mean) / std of pixels in [0, 1], one number or one for each channel."""
-
-    range: tuple[float, float] | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    layout: Layout | None = None
-
-    @property
-    def scaled(self) -> bool:
-        """Whether it says anything of the values."""
-        return self.range is not None or bool(self.mean or self.std)
-
-    def __str__(self) -> str:
-        numbers = {"mean": self.mean, "std": self.std}
-        parts = [f"{key}={'/'.join(f'{v:g}' for v in values)}" for key, values in numbers.items() if values]
-        if self.range is not None:
-            parts.append(f"range={self.range[0]:g}..{self.range[1]:g}")
-        return ",".join([*parts, *([f"layout={self.layout}"] if self.layout else [])])
 
 
 def stated_inputs(asked: str | Iterable[str], specs: Sequence[InputSpec]) -> dict[str, StatedInput]:

@@ -21,7 +21,7 @@ from hwpass.model.sources import Source
 from hwpass.planning.plan import Plan
 from hwpass.reporting.build import report_of
 from hwpass.reporting.schema import ModelInfo, Report
-from hwpass.runtime.calibration import load_calibration
+from hwpass.runtime.calibration import check_statements, load_calibration
 from hwpass.runtime.inputs import input_specs
 from hwpass.runtime.stated_inputs import stated_inputs
 from hwpass.runtime.threads import check_threads
@@ -94,9 +94,12 @@ class Job:
         model = source if isinstance(source, Model) else Model.load(source)
         context = Context(target=chosen, threads=threads, seed=seed, force=force, progress=progress)
         context.bind(model)
+        specs = input_specs(model.interface())
+        context.stated = stated_inputs(input, specs)
+        specs = [replace(spec, stated=context.stated.get(spec.name)) for spec in specs]
         if calib is not None:
-            context.calibration = load_calibration(calib, input_specs(model.interface()))
-        context.stated = stated_inputs(input, input_specs(model.interface()))
+            check_statements(calib, specs)
+            context.calibration = load_calibration(calib, specs)
         self.context = context
         self.prepared = Attempt(model, context, (), ())
         nodes = len(model.graph.nodes)

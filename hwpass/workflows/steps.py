@@ -44,15 +44,9 @@ def prune_step(options: RunOptions, asked: dict[str, str]) -> PruneChannels:
 
 
 def check_inputs(options: RunOptions) -> None:
-    """What is said of inputs has a use: they are made up. Raises UsageError."""
-    if not options.input:
-        return
-    if options.calib is not None:
-        raise UsageError(
-            f"{option('input')} says how inputs are made up, and {option('calib')} gives them: leave one out"
-        )
+    """What is said of inputs has a use: they are made up, or read from pictures or sounds. Raises UsageError."""
     makes = makes_inputs(options.score) and options.compensate != "off"
-    if options.pipeline is None and not makes:
+    if options.input and options.calib is None and options.pipeline is None and not makes:
         raise UsageError(
             f"{option('input')} has no effect: inputs are made up for {option('score', 'auto')} with a refit"
         )

@@ -16,7 +16,7 @@ from hwpass.data.dead_leaves import dead_leaves
 from hwpass.data.input_scale import LEAST_TOLD, SCALES, class_scores, information
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
 from hwpass.model.model import Model
-from hwpass.runtime.stated_inputs import StatedInput
+from hwpass.runtime.inputs import StatedInput
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 

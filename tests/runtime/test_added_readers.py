@@ -67,7 +67,10 @@ def test_a_reader_from_outside_gives_what_a_file_of_ours_gives(entry: str, folde
 
 def test_without_it_the_file_is_refused(folder: Path) -> None:
     status, _, said = run(folder, "x.csv")
-    assert (status, said) == (3, "hwpass: x.csv: not an .npz; pass an .npz, an .npy or a folder of .npy\n")
+    assert (status, said) == (
+        3,
+        "hwpass: x.csv: not an .npz; pass an .npz, an .npy or a folder of .npy, of pictures or of WAV files\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,9 @@ def test_one_that_was_left_out_is_named_with_the_reason(folder: Path) -> None:
     distribution(folder, "sheets", text(method="open"), {CALIBRATION: "csv = {module}"})
     status, _, said = run(folder, "x.csv")
     assert status == 3
-    assert said.splitlines()[-1].startswith("hwpass: x.csv: not an .npz; pass an .npz, an .npy or a folder of .npy; ")
+    assert said.splitlines()[-1].startswith(
+        "hwpass: x.csv: not an .npz; pass an .npz, an .npy or a folder of .npy, of pictures or of WAV files; "
+    )
     assert said.endswith("reader .csv has no method read\n")
 
 
@@ -104,7 +109,7 @@ def test_a_folder_goes_by_its_suffix_where_that_is_of_a_reader_from_outside(fold
     (folder / "x.csv").rename(folder / "d.store/x.csv")
     assert run(folder, "d.store")[0] == 0
     (folder / "d.npz").mkdir()
-    assert run(folder, "d.npz")[2] == "hwpass: d.npz: no .npy files in this folder\n"
+    assert run(folder, "d.npz")[2] == "hwpass: d.npz: no .npy files, pictures or WAV files in this folder\n"
 
 
 def test_every_reader_says_what_it_is() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import hwpass
-from hwpass.runtime.inputs import InputSpec
-from hwpass.runtime.stated_inputs import StatedInput, stated_inputs
+from hwpass.runtime.inputs import InputSpec, StatedInput
+from hwpass.runtime.stated_inputs import stated_inputs
 
 IMAGE = InputSpec("x:0", np.dtype(np.float32), ("N", 3, 32, 32))
 TOKENS = InputSpec("ids", np.dtype(np.int64), ("N", 16))

@@ -36,7 +36,7 @@ def test_a_sweep_takes_it_too() -> None:
     [
         ({"score": "l2"}, "no effect"),
         ({"compensate": "off"}, "no effect"),
-        ({"calib": {"image": np.zeros((4, 1, 28, 28), np.float32)}}, "leave one out"),
+        ({"calib": {"image": np.zeros((4, 1, 28, 28), np.float32)}}, "taken as they are: leave one out"),
     ],
 )
 def test_it_is_refused_where_it_does_nothing(asked: dict[str, Any], why: str) -> None:
