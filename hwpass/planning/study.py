@@ -18,6 +18,7 @@ from hwpass.errors import UsageError, option
 from hwpass.figures import brief, shown
 from hwpass.globs import matches
 from hwpass.model.model import Model
+from hwpass.node_names import short
 from hwpass.planning.allocation import Allocation, Allocator, choices, steps
 from hwpass.planning.consumers import macs_of
 from hwpass.planning.score import Importance, Seen, judge, score_named
@@ -184,10 +185,16 @@ def sample_dims(model: Model, context: Settings) -> dict[str, int]:
 
 def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
     names = [node.name for node in coupling.nodes]
+    stay: set[str] = set()
     for glob in keep:
-        if not any(matches(glob, name) for name in names):
+        found = [name for name in names if matches(glob, name)]
+        as_shown = [name for name in names if short(name) == glob]
+        if not found and len(as_shown) == 1:
+            found = as_shown
+        if not found:
             raise UsageError(f"{option('keep', shown(glob))}: no layer has such a name; see `hwpass groups MODEL`")
-    return [any(matches(glob, layer) for layer in g.layers for glob in keep) for g in coupling.groups]
+        stay.update(found)
+    return [any(layer in stay for layer in g.layers) for g in coupling.groups]
 
 
 def _synthetic(coupling: Coupling, context: Settings) -> Synthetic | None:

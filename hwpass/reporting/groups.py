@@ -14,7 +14,7 @@ from hwpass.coupling.chains import frozen_layers
 from hwpass.coupling.groups import Coupling
 from hwpass.errors import in_words
 from hwpass.figures import human_count
-from hwpass.reporting.node_names import Printable, short, short_path, shortened
+from hwpass.node_names import Printable, short, short_path, shortened
 from hwpass.reporting.tables import print_line, print_table
 
 __all__ = ["GroupsReport", "groups_json", "groups_report", "render_groups"]

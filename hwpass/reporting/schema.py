@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from hwpass.errors import option
 from hwpass.figures import brief, human_bytes, human_count, human_energy, human_seconds, shown
-from hwpass.reporting.node_names import Printable, short_path
+from hwpass.node_names import Printable, short_path
 from hwpass.reporting.words import abbreviated, figure, milliseconds
 from hwpass.verdicts.findings import Trial
 from hwpass.verdicts.notes import Note

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hwpass.errors import in_words, option
 from hwpass.figures import brief, counted, human_bytes, human_count, human_seconds
-from hwpass.reporting.node_names import Printable, short_path
+from hwpass.node_names import Printable, short_path
 from hwpass.reporting.schema import Costs, ExactnessVerdict, FidelityVerdict, ModelInfo, Ratios
 from hwpass.reporting.tables import print_line, print_table
 from hwpass.reporting.words import figure, milliseconds

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hwpass.errors import in_words
 from hwpass.figures import human_seconds
-from hwpass.reporting.node_names import short, short_path, shortened
+from hwpass.node_names import short, short_path, shortened
 from hwpass.reporting.schema import GroupChange, Report, VerdictRow
 from hwpass.reporting.tables import ROWS, print_line, print_table
 from hwpass.reporting.words import NOTES, abbreviated, figure, milliseconds

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from hwpass.coupling.chains import chain
 from hwpass.coupling.groups import Coupling, Group
+from hwpass.node_names import find
 from hwpass.ops import Node
 from hwpass.ops.axes import FROZEN, Axis, axis_size
-from hwpass.reporting.node_names import find
 from hwpass.reporting.tables import print_line
 from hwpass.reporting.words import abbreviated
 

@@ -17,11 +17,11 @@ from hwpass.manager import preparation
 from hwpass.model.digest import content_digest
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
+from hwpass.node_names import short_path
 from hwpass.passes.verify import Verify
 from hwpass.planning.plan import Plan
 from hwpass.planning.stages import Pruned, Stage
 from hwpass.reporting.build import verdicts_of
-from hwpass.reporting.node_names import short_path
 from hwpass.reporting.schema import Verdicts
 from hwpass.reporting.tables import print_line
 from hwpass.reporting.terminal import verdict_line

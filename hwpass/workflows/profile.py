@@ -17,8 +17,8 @@ from hwpass.figures import brief, counted, human_bytes, human_count, human_energ
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
+from hwpass.node_names import Printable, short_path, shortened
 from hwpass.proto.external import TrustedPath
-from hwpass.reporting.node_names import Printable, short_path, shortened
 from hwpass.reporting.tables import ROWS, print_line, print_table
 from hwpass.runtime.threads import check_threads
 from hwpass.workflows.inspect import coupled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper
 from oracle import difference, feeds_of, run
 from sketch import Sketch
 
+import hwpass
 from hwpass.context import Context
 from hwpass.cost.prediction import Cost
 from hwpass.cost_models import load_target
@@ -280,6 +282,18 @@ def test_kept_layers_stay() -> None:
         applied(two_layers(), "prune-channels{macs=0.5x,keep=Conv_*}", with_target())
     with pytest.raises(UsageError, match="no layer has such a name"):
         applied(two_layers(), "prune-channels{macs=0.5x,keep=other}", with_target())
+
+
+def test_a_layer_is_kept_by_the_name_that_tables_show() -> None:
+    """Names without the scopes that the next scope repeats."""
+    path = Path(__file__).parents[2] / "fixtures" / "resnet_se.onnx"
+    asked: dict[str, Any] = {"macs": 0.7, "score": "l2", "compensate": "off"}
+    name = "/1/conv1/conv1.0/Conv"
+    plans = [hwpass.run(path, "mobile-cpu", keep=given, **asked).plan for given in (name, "1/conv1.0/Conv", ())]
+    whole, short, free = ([group.kept for group in plan.groups] for plan in plans if plan is not None)
+    assert whole == short != free
+    with pytest.raises(UsageError, match="no layer has such a name"):
+        hwpass.run(path, "mobile-cpu", keep="Conv", **asked)
 
 
 def test_outputs_of_zeros_are_proved_tensor_by_tensor() -> None:

@@ -1,0 +1,123 @@
+"""Accuracy of the compact fixtures at shares of the predicted latency: with data, without, and with the inputs stated.
+
+    python benchmarks/compact.py [-o compact.jsonl] [--networks NAME ...] [--points 0.75 0.5 0.33] [--ways NAME ...]
+
+Rows go to the file as they are found, and those that are there are not made again. `distilled` wants torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from common import show
+from numpy.typing import NDArray
+
+import hwpass
+from hwpass.runtime.sessions import open_session, run_session
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from fixtures.views import DEVIATION, MEAN, view  # noqa: E402
+
+COMPACT = ROOT / "fixtures" / "compact"
+POINTS = (0.75, 0.5, 0.33)
+
+#: What a user of a network would say of its input; what the rest state themselves.
+STATED = {
+    "image_standardised": f"mean={MEAN},std={DEVIATION}",
+    "image_standardised_nhwc": f"mean={MEAN},std={DEVIATION}",
+    "image_centred": "range=-1..1",
+    "image_bytes": "range=0..255",
+    "rows": "range=0..1",
+}
+
+#: What each way asks for, of the name of an input and calibration data.
+WAYS: dict[str, Callable[[str, NDArray[Any]], dict[str, Any] | None]] = {
+    "data": lambda name, data: {"calib": {name: data}, "distill": "off"},
+    "data, distilled": lambda name, data: {"calib": {name: data}, "distill": "auto"},
+    "no data": lambda name, data: {"distill": "off"},
+    "no data, stated": lambda name, data: {"distill": "off", "input": STATED[name]} if name in STATED else None,
+    "no data, stated, distilled": lambda name, data: {"input": STATED[name]} if name in STATED else None,
+}
+
+
+def samples(name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+    """Calibration inputs, test inputs and labels in a network's view."""
+    if name == "letters":
+        with np.load(COMPACT / "calib_words.npz") as data, np.load(COMPACT / "test_words.npz") as test:
+            return data[name], test[name], test["label"]
+    with np.load(ROOT / "fixtures" / "calib.npz") as data, np.load(ROOT / "fixtures" / "test.npz") as test:
+        return view(name, data["image"]), view(name, test["image"]), test["label"]
+
+
+def accuracy(model: onnx.ModelProto, name: str, inputs: NDArray[Any], labels: NDArray[np.int64]) -> float:
+    """Top-1 accuracy in ONNX Runtime."""
+    session = open_session(model)
+    starts = range(0, len(inputs), 200)
+    found = np.concatenate([run_session(session, {name: inputs[i : i + 200]})["logits"].argmax(1) for i in starts])
+    return float((found == labels).mean())
+
+
+def main() -> None:
+    """Do what is missing, then show the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    networks = sorted(path.stem for path in COMPACT.glob("*.onnx"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("compact.jsonl"))
+    parser.add_argument("--networks", nargs="+", choices=networks, default=networks)
+    parser.add_argument("--points", nargs="+", type=float, default=list(POINTS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in options.output.read_text().splitlines()] if options.output.exists() else []
+    for network in options.networks:
+        path = COMPACT / f"{network}.onnx"
+        dense = onnx.load(path)
+        name = dense.graph.input[0].name
+        data, inputs, labels = samples(name)
+        for way in options.ways:
+            asked = WAYS[way](name, data)
+            for point in options.points if asked is not None else ():
+                if any((r["network"], r["way"], r["point"]) == (network, way, point) for r in rows):
+                    continue
+                start = time.perf_counter()
+                row = {"network": network, "way": way, "point": point, "dense": accuracy(dense, name, inputs, labels)}
+                try:
+                    found = hwpass.run(path, "server-cpu", latency=point, **(asked or {}))
+                    row |= {"accuracy": accuracy(found.model.proto(), name, inputs, labels)}
+                    row |= {"macs": found.report.ratio.macs, "latency": found.report.ratio.latency}
+                except hwpass.HwpassError as error:
+                    row |= {"accuracy": None, "error": str(error)[:200]}
+                row["seconds"] = round(time.perf_counter() - start, 1)
+                rows.append(row)
+                with options.output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(row, file=sys.stderr, flush=True)
+    table([r for r in rows if r["network"] in options.networks], options.points)
+
+
+def table(rows: list[dict[str, Any]], points: list[float]) -> None:
+    """Accuracy, and the MACs left, by network and way."""
+    cells = []
+    for network, way in dict.fromkeys((r["network"], r["way"]) for r in rows):
+        own = {r["point"]: r for r in rows if (r["network"], r["way"]) == (network, way)}
+        found = [own.get(point) for point in points]
+        cells.append([network, next(iter(own.values()))["dense"], way, *map(cell, found)])
+    show("compact networks", ["network", "dense", "inputs", *(f"{p:g}x" for p in points)], cells)
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """Accuracy and the MACs left."""
+    if row is None:
+        return "-"
+    return "not met" if row["accuracy"] is None else f"{row['accuracy']:.4f} ({row['macs']:.2f})"
+
+
+if __name__ == "__main__":
+    main()
