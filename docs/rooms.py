@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 #: From the ground up, and what each is for: a room imports only what stands before it.
 ROOMS = {
-    "ground": "errors, the version, what may be asked of a run, what others add, what a signal ends, figures, names and globs",
+    "ground": "errors, the version, what may be asked, what others add, what a signal ends, figures, names and globs",
     "files": "files that appear whole or not at all, and files that are data",
     "cost_models": "targets, and what a kernel's work costs on one; the work is all they know of a model",
     "proto": "ONNX protobufs: read, brought into one form, written",

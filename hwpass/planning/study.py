@@ -13,6 +13,7 @@ from hwpass.cost_models.work import Floats
 from hwpass.coupling.branches import branches
 from hwpass.coupling.groups import Coupling, couple
 from hwpass.coupling.walk import dynamic_dimensions
+from hwpass.data.doctor import concerns
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
 from hwpass.errors import UsageError, option
 from hwpass.figures import brief, shown
@@ -65,6 +66,10 @@ class Study:
         context.progress("coupling channels")
         coupling = couple(model, sample_dims(model, context))
         fixed = _fixed(coupling, options.keep)
+        if context.calibration is not None and coupling.groups:
+            context.progress("looking at the data")
+            for concern in concerns(model, context.calibration, _macs(coupling), context.threads):
+                context.warn(f"calibration data: {concern}")
         missed = context.calibration is None and score_named(options.score).makes_inputs
         synthetic = _synthetic(coupling, context) if missed else None
         data = context.calibration if synthetic is None else synthetic.calibration
@@ -205,12 +210,17 @@ def _synthetic(coupling: Coupling, context: Settings) -> Synthetic | None:
     return synthesise(
         coupling.build.model,
         None if original is None else lambda: Model.load(original),
-        macs=sum(macs_of(node) for node in coupling.nodes),
+        macs=_macs(coupling),
         seed=context.seed,
         threads=context.threads,
         stated=context.stated,
         progress=context.progress,
     )
+
+
+def _macs(coupling: Coupling) -> float:
+    """Multiply-accumulates of one inference."""
+    return sum(macs_of(node) for node in coupling.nodes)
 
 
 def _contents(model: Model) -> list[tuple[str, list[tuple[str, int | None]]]]:

@@ -127,14 +127,20 @@ def load_calibration(
 
 def check_statements(data: Any, specs: Sequence[InputSpec]) -> None:
     """What is said of inputs is of files that are read by it: arrays are what they are. Raises UsageError."""
-    from hwpass.runtime.readers.folder import media_files
-
-    folder = Path(data) if isinstance(data, str | os.PathLike) and Path(data).is_dir() else None
-    if any(spec.stated for spec in specs) and (folder is None or not media_files(folder)):
+    if any(spec.stated for spec in specs) and not _holds_media(data):
         raise UsageError(
             f"{option('input')} is about made-up inputs, pictures and sounds; arrays in {option('calib')} are taken as "
             "they are: leave one out"
         )
+
+
+def _holds_media(data: Any) -> bool:
+    from hwpass.runtime.readers.folder import media_files
+
+    try:
+        return isinstance(data, str | os.PathLike) and Path(data).is_dir() and bool(media_files(Path(data)))
+    except (OSError, ValueError):  # a path that cannot be: reading it says so
+        return True
 
 
 def _from_python(data: Any, source: str, specs: Sequence[InputSpec]) -> list[dict[str, Rows]]:
