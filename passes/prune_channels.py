@@ -85,6 +85,8 @@ class PruneChannels(Pass):
                 f"no calibration data: channels were chosen and weights refitted on {study.synthetic.what};"
                 f" give real inputs with {option('calib')} to keep more accuracy"
             )
+            if study.synthetic.doubt:
+                context.warn(study.synthetic.doubt)
         if [b.metric for b in budgets] == ["channels"]:
             allocation, curves = study.uniform(budgets[0].value), study.curves
         else:

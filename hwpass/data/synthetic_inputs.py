@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwpass.data.dead_leaves import dead_leaves, pink_noise
-from hwpass.data.input_scale import LEAST_TOLD, Assumed, Scale, assumed_scale, class_scores, information
+from hwpass.data.input_scale import LEAST_TOLD, TOLD, Assumed, Scale, assumed_scale, class_scores, information
 from hwpass.data.proof_inputs import Draw
 from hwpass.data.proof_inputs import Maker as FeedMaker
 from hwpass.data.sizes import Sizing
@@ -45,6 +45,8 @@ POOL = 6
 POOL_MACS, POOL_VALUES = 1e11, 1 << 24
 #: Classes are balanced where each would have so many inputs.
 FEWEST_EACH = 4
+#: Of what there is to know of the class, the share that made-up inputs should tell.
+HARDLY = 0.2
 #: Inputs that a model is surer of are all alike: the first made are kept.
 SURE = 0.95
 
@@ -54,10 +56,11 @@ SIGNAL = 200
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Made-up calibration data, and in words what they are."""
+    """Made-up calibration data, in words what they are, and why they may say little to the model ("" for no reason)."""
 
     calibration: Calibration
     what: str
+    doubt: str = ""
 
 
 def synthesise(
@@ -98,11 +101,24 @@ def synthesise(
         numbers, balanced = _balanced(maker, session, count, pool)
         spool = Spool()
         feeds = ({name: spool.put(value) for name, value in maker.feed(i).items()} for i in numbers)
-        return Synthetic(load_calibration(feeds, specs), maker.words(count, balanced))
+        doubt = _doubt([run_session(session, maker.feed(i)) for i in range(min(count, TOLD))])
+        return Synthetic(load_calibration(feeds, specs), maker.words(count, balanced), doubt)
     except InputError:
         return None
     finally:
         release_memory()
+
+
+def _doubt(outputs: list[Feed]) -> str:
+    """Whether a model that tells classes apart hardly does so with the inputs that were made up."""
+    scores = class_scores(outputs)
+    if scores is None or information(scores) >= HARDLY * math.log(scores.shape[1]):
+        return ""
+    share = float(np.bincount(scores.argmax(axis=1)).max() / len(scores))
+    return (
+        f"the model hardly tells the inputs apart that were made up for it (one class in {share:.0%} of them): what is "
+        f"kept may be far from what matters; give real inputs with {option('calib')}"
+    )
 
 
 def _balanced(maker: _Maker, session: ort.InferenceSession, count: int, pool: int) -> tuple[list[int], bool]:

@@ -178,6 +178,19 @@ def test_as_many_of_each_class_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert first.max() > 80
 
 
+@pytest.mark.parametrize("network", ["cnn", "mobilenet", "resnet_se", "densenet", "vit"])
+def test_networks_that_tell_made_up_images_apart_are_not_doubted(network: str) -> None:
+    assert made(hwpass.load(FIXTURES / f"{network}.onnx")).doubt == ""
+
+
+def test_a_model_that_hardly_tells_made_up_inputs_apart() -> None:
+    """Rows of noise are no garments to a recurrent network."""
+    path = FIXTURES / "compact" / "gru.onnx"
+    assert "hardly tells the inputs apart" in made(hwpass.load(path)).doubt
+    report = hwpass.run(path, "mobile-cpu", macs=0.8, distill="off").report
+    assert any("give real inputs with calib" in text and "hardly tells" in text for text in report.warnings)
+
+
 def test_leaves_tell_something() -> None:
     """What the choice of a scale rests on: a trained network tells made-up images apart."""
     images = np.stack([dead_leaves(np.random.default_rng(i), 1, 28, 28) for i in range(64)])
