@@ -253,6 +253,11 @@ class Kernels:
         where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
         return csr_array((np.ones(len(flat)), (flat, where)), shape=(len(self._constant), len(lists)))
 
+    @property
+    def products(self) -> int:
+        """How many products one plan has."""
+        return len(self._constant)
+
     def values(self, widths: Floats) -> Floats:
         """All products at widths [P, G]."""
         if len(self.coupling.groups):

@@ -15,8 +15,10 @@ from hwpass.coupling.groups import Coupling
 #: What a budget may be put on, with the unit that `Cost` counts it in.
 METRICS = {"latency": "s", "energy": "J", "memory": "B", "size": "B", "macs": "MAC"}
 
-#: Plans evaluated at once: bounds the memory of a large model's products.
+#: Plans evaluated at once, at most, and values of one array over them: together they bound the memory that a large
+#: model's products take.
 BATCH = 256
+VALUES = 1 << 22
 
 
 class Cost:
@@ -31,10 +33,12 @@ class Cost:
         branches = any(kernel.without >= 0 for kernel in self.remainders.kernels)
         self._parts = Kernels(coupling, target.fusion, self.remainders.kernels) if branches else self.kernels
         self.dense = self._parts.dense
+        self._batch = max(1, min(BATCH, VALUES // max(1, self._parts.products)))
 
     def __call__(self, widths: Floats, metrics: tuple[str, ...] = tuple(METRICS)) -> dict[str, Floats]:
         """Each metric at widths [P, G], as [P] in the units of METRICS."""
-        parts = [self._evaluate(widths[i : i + BATCH], metrics) for i in range(0, len(widths), BATCH)]
+        starts = range(0, len(widths), self._batch)
+        parts = [self._evaluate(widths[i : i + self._batch], metrics) for i in starts]
         return {m: np.concatenate([part[m] for part in parts]) for m in metrics}
 
     def _evaluate(self, widths: Floats, metrics: tuple[str, ...]) -> dict[str, Floats]:

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from oracle import random_keep
 from sketch import Sketch
 
+from hwpass.cost import prediction
 from hwpass.cost.kernels import Kernels
+from hwpass.cost.prediction import Cost
+from hwpass.cost_models import load_target
 from hwpass.coupling.groups import Coupling, couple
 from hwpass.model.model import Model
 from hwpass.surgery.cut import prune
@@ -204,3 +207,21 @@ def test_the_closed_form_on_trained_nets(name: str) -> None:
     assert np.array_equal(work.macs[work.macs > 0], real.macs[real.macs > 0])
     # Scales and biases of fixed width that go with a whole branch are counted still: 1 kB of the transformer.
     assert closed.size(closed.values(widths)) == pytest.approx(pruned.model.size_bytes(), rel=2e-3)
+
+
+def test_plans_cost_the_same_one_by_one_or_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large model's plans are evaluated in small batches; no plan's cost depends on its neighbours."""
+    model = Model.load(FIXTURES / "mobilenet.onnx")
+    coupling = couple(model)
+    cost = Cost(coupling, load_target("mobile-cpu"))
+    generator = np.random.default_rng(5)
+    widths = np.ceil(cost.dense * generator.uniform(0.1, 1, (37, len(cost.dense))))
+    together = cost(widths)
+    monkeypatch.setattr(prediction, "VALUES", 5 * cost.kernels.products)
+    few = Cost(coupling, load_target("mobile-cpu"))
+    sizes: list[int] = []
+    evaluate = few._evaluate
+    monkeypatch.setattr(few, "_evaluate", lambda w, m: sizes.append(len(w)) or evaluate(w, m))  # type: ignore[func-returns-value]
+    for metric, values in few(widths).items():
+        np.testing.assert_allclose(values, together[metric], rtol=1e-12)
+    assert sizes == [5] * 7 + [2]
