@@ -25,7 +25,7 @@ class Distill(Pass):
     """Weights -> weights that bring the pruned network closer to the original's outputs, by gradients, without labels.
 
     Learns on the calibration inputs (or what an auto score makes up in their place), shifted, mirrored and mixed where
-    they are images or signals. A fifth of the samples is set apart and chooses among the states on the way, the first
+    they are images or signals. An eighth of the samples is set apart and chooses among the states on the way, the first
     one included. Needs torch. Does not fire without data, before prune-channels, or where no state is better.
     """
 
@@ -48,10 +48,10 @@ class Distill(Pass):
         from hwpass.cost.prediction import Cost
         from hwpass.cost_models import load_target
         from hwpass.coupling.groups import couple
-        from hwpass.data.sizes import peak_bytes
+        from hwpass.data.sizes import peak_bytes, written_bytes
         from hwpass.ops import NoFunction
         from hwpass.planning.study import sample_dims
-        from hwpass.torch.distillation import Distillation, NothingLearned
+        from hwpass.torch.distillation import Distillation, NothingLearned, Work
 
         findings = context.findings
         pruned = findings.last
@@ -61,10 +61,12 @@ class Distill(Pass):
         if data is None or not pruned.surgery.modified:
             return PassResult(model, False)
         coupling = couple(model, sample_dims(model, context))
-        macs = Cost(coupling, context.target or load_target("server-cpu")).base["macs"]
-        work = Distillation(pruned.coupling.build.model, model, context, self.seconds)
+        target = context.target or load_target("server-cpu")
+        before, after = (Cost(c, target).base["macs"] for c in (pruned.coupling, coupling))
+        work = Work(before, after, written_bytes(coupling.build), peak_bytes(coupling.build))
+        worker = Distillation(pruned.coupling.build.model, model, context, self.seconds)
         try:
-            found = work.run(data, macs, peak_bytes(coupling.build))
+            found = worker.run(data, work)
         except (NoFunction, NothingLearned) as reason:
             context.warn(f"nothing was distilled: {reason}")
             return PassResult(model, False)

@@ -84,6 +84,11 @@ def peak_bytes(build: Builder) -> float:
     return peak
 
 
+def written_bytes(build: Builder) -> float:
+    """Bytes of all activations that the main graph writes."""
+    return sum(size for node in build.nodes for _, size in _made(node))
+
+
 def _made(node: Node) -> Sequence[tuple[gs.Tensor, float]]:
     if node.outputs and all(t is None or t.constant for t in node.inputs) and node.inputs:
         return ()

@@ -31,18 +31,25 @@ MOST = 4096
 #: Samples of a step, as far as their activations leave room.
 BATCH, BATCH_BYTES = 64, 256 << 20
 
-#: What a step takes, to turn seconds into steps whatever the machine does beside: multiply-accumulates a second of one
-#: core in torch, times three for the way back, and seconds of each node.
-RATE, PASSES, NODE_SECONDS = 8e9, 3.0, 60e-6
+#: What a step takes, to turn seconds into steps whatever the machine does beside, fitted to nine networks at two widths
+#: each: multiply-accumulates a second of one core in torch, times three for the way back, seconds for each byte that is
+#: written on the way there, and for each node.
+RATE, PASSES, BYTE_SECONDS, NODE_SECONDS = 4.8e10, 3.0, 0.7e-9, 160e-6
+
+#: Multiply-accumulates a second of the original in ONNX Runtime, and the share of the time that it may take.
+TEACHER_RATE, TEACHING = 1.5e10, 0.25
 
 #: Steps are at most so many rounds through the data: more no longer helped.
-ROUNDS = 240
+ROUNDS = 600
 
 #: Fewer steps teach nothing.
 FEWEST = 30
 
 #: Steps that would take more than so many times the seconds asked for are cut down, after the first few tell.
 PATIENCE, FIRST = 2.0, 8
+
+#: Rounds of variants that are held and come again, and their bytes at most: where fewer fit, all are new.
+VARIANTS, HELD_BYTES = 32, 256 << 20
 
 #: Looks at the samples set apart.
 LOOKS = 12
@@ -53,6 +60,21 @@ LEARNING, RISE = 5e-3, 0.15
 
 class NothingLearned(InputError):
     """Data, time or outputs that nothing can be learned with, and why."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one sample takes: multiply-accumulates of the original and of the pruned model, and bytes of the latter's
+    activations, all that are written and those that live at once."""
+
+    original_macs: float
+    macs: float
+    written: float
+    peak: float
+
+    def seconds(self, size: int, nodes: int) -> float:
+        """About how long a step of `size` samples takes."""
+        return size * (PASSES * self.macs / RATE + BYTE_SECONDS * self.written) + nodes * NODE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -82,14 +104,14 @@ class Distillation:
         self.settings = settings
         self.seconds = seconds
 
-    def run(self, calibration: Calibration, macs: float, activations: float) -> Outcome:
+    def run(self, calibration: Calibration, work: Work) -> Outcome:
         """Train.
 
-        `macs` and `activations` (bytes) are those of one sample. The model keeps its weights where no state was better
-        on the samples set apart. Raises NothingLearned, and NoFunction where the model is no torch function.
+        The model keeps its weights where no state was better on the samples set apart. Raises NothingLearned, and
+        NoFunction where the model is no torch function.
         """
         samples = Samples(calibration, MOST)
-        size = int(np.clip(BATCH_BYTES // max(4 * activations, 1), 1, BATCH))
+        size = int(np.clip(BATCH_BYTES // max(4 * work.peak, 1), 1, BATCH))
         judged = [samples.feed(batch) for batch in samples.batches(samples.apart, size)]
         taught = samples.batches(samples.learned, size)
         if not judged or not taught:
@@ -99,8 +121,10 @@ class Distillation:
         graph = TorchGraph(self.model)
         if not graph.parameters:
             raise NothingLearned("it has no floating-point weights")
-        step = PASSES * macs * size / RATE + PASSES * len(self.model.graph.nodes) * NODE_SECONDS
-        steps = int(min(self.seconds / step, ROUNDS * len(taught)))
+        step = work.seconds(size, len(self.model.graph.nodes))
+        teaching = len(samples.learned) * work.original_macs / TEACHER_RATE
+        rounds = int(np.clip(TEACHING * self.seconds / max(teaching, 1e-9), 1, VARIANTS))
+        steps = int(min((self.seconds - min(TEACHING * self.seconds, rounds * teaching)) / step, ROUNDS * len(taught)))
         if steps < FEWEST:
             need = np.ceil(step * 10 * FEWEST)
             raise NothingLearned(f"a step takes about {step:.2g} s; {need:.0f} s would do")
@@ -112,7 +136,7 @@ class Distillation:
             course = _Course(graph, loss, judged)
             start = time.perf_counter()  # imports and the first evaluation are behind
             done, early = course.follow(
-                self._variants(samples, size, teacher), steps, self._told, PATIENCE * self.seconds
+                self._variants(samples, size, rounds, teacher), steps, self._told, PATIENCE * self.seconds
             )
             if course.best < course.first:
                 course.restore()
@@ -125,16 +149,32 @@ class Distillation:
             del graph
             release_memory()
 
-    def _variants(self, samples: Samples, size: int, teacher: _Teacher) -> Iterator[tuple[Feed, Feed]]:
-        """Feeds to learn from, in a new order each round, with what the original gives."""
+    def _variants(self, samples: Samples, size: int, most: int, teacher: _Teacher) -> Iterator[tuple[Feed, Feed]]:
+        """Feeds to learn from, in a new order each round, with what the original gives.
+
+        `most` rounds are of new variants, which come again afterwards: the original takes as long for a variant as the
+        pruned model for a step. All are new where they take too much memory to hold.
+        """
         rng = np.random.default_rng([self.settings.seed, 0xD15])
         augment = Augmentation(samples.axes, samples.feed(samples.learned[:1]), self.settings.seed)
-        while True:
+        held: list[tuple[Feed, Feed]] = []
+        rounds = taken = 0
+        while rounds < most:
             order = rng.permutation(len(samples.learned))
             batches = samples.batches([samples.learned[i] for i in order], size)
             for number in rng.permutation(len(batches)):
                 feed = augment(samples.feed(batches[number]))
-                yield feed, teacher(feed)
+                found = feed, teacher(feed)
+                yield found
+                taken += sum(value.nbytes for part in found for value in part.values())
+                if taken <= HELD_BYTES:
+                    held.append(found)
+                else:
+                    held.clear()
+            rounds += taken <= HELD_BYTES
+        while True:
+            for number in rng.permutation(len(held)):
+                yield held[number]
 
     def _told(self, step: int, steps: int, error: float) -> None:
         self.settings.progress(f"distilling, step {step} of {steps}, error {error:.3g}")
@@ -217,19 +257,21 @@ class _Course:
         more than `seconds` here."""
         parameters = list(self.graph.parameters.values())
         optimiser = torch.optim.Adam(parameters, lr=LEARNING)
-        start, meant, step = time.perf_counter(), steps, 0
+        meant, step, passed = steps, 0, 0.0
         while step < steps:
-            if step in (FIRST, FEWEST) and (passed := time.perf_counter() - start) * steps > seconds * step:
+            if step in (FIRST, FEWEST) and passed * steps > seconds * step:
                 steps = max(int(seconds * step / passed), step + 1)  # the cycle closes all the same
             every = max(steps // LOOKS, 1)
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING * _cycle((step + 0.5) / steps)
             feed, wanted = next(variants)
+            start = time.perf_counter()  # what the original takes is no part of every step
             optimiser.zero_grad(set_to_none=True)
             error = self.loss(self.graph(_tensors(feed)), wanted)
             error.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
+            passed += time.perf_counter() - start
             step += 1
             if step % every == 0 or step == steps:
                 self._look()

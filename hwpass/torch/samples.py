@@ -18,6 +18,9 @@ SAMPLE_BYTES = 512 << 20
 #: A side of an image, or a signal, that is shifted has at least so many positions; it moves by an eighth at most.
 SIDE = 8
 
+#: Positions of a sequence of tokens that has parts.
+FEWEST_TOKENS = 4
+
 #: Channels that an image may have.
 CHANNELS = (1, 3, 4)
 
@@ -28,7 +31,7 @@ class Samples:
     Samples are of one size each (a length, an image), and only those of one size make a batch.
     """
 
-    def __init__(self, calibration: Calibration, most: int, every: int = 5) -> None:
+    def __init__(self, calibration: Calibration, most: int, every: int = 8) -> None:
         """At most `most` samples; of every `every`, one is set apart (none of fewer)."""
         self.axes = dict(calibration.axes)
         self.constant: Feed = {}
@@ -66,19 +69,28 @@ class Samples:
 
 
 class Augmentation:
-    """Variants of a feed: its images and signals shifted, images mirrored, floating-point samples mixed.
+    """Variants of a feed: its images and signals shifted, images mirrored, floating-point samples mixed, a part of a
+    sequence of tokens replaced by that of another.
 
-    The original says what every variant should give, so that no label has to stay true. Integers (tokens, lengths,
-    masks) stay as they are, and where a model reads any, nothing is shifted or mixed: positions belong together.
+    The original says what every variant should give, so that no label has to stay true. Where a model reads integers
+    nothing is shifted or mixed: positions belong together. Of tokens, masks and the like, all [samples, positions],
+    the same positions come from another sample; where there are any other inputs beside them, all stay as they are.
     """
 
     def __init__(self, axes: dict[str, int], feed: Feed, seed: int) -> None:
         self.axes = axes
         self.rng = np.random.default_rng([seed, 0xD157])
         self.moved = all(is_float(feed[name].dtype) for name in axes) and len(axes) == 1
+        whole = {(feed[name].dtype.kind, axis, *feed[name].shape[1:]) for name, axis in axes.items()}
+        kinds = {"i" if kind in "iub" else kind for kind, *_ in whole}
+        places = {tuple(place) for _, *place in whole}
+        self.tokens = kinds == {"i"} and len(places) == 1 and next(iter(places))[0] == 0
+        self.tokens = self.tokens and len(next(iter(places))) == 2 and next(iter(places))[1] >= FEWEST_TOKENS
 
     def __call__(self, feed: Feed) -> Feed:
         """A variant of a feed; the constant inputs stay."""
+        if self.tokens:
+            return self._crossed(feed)
         if not self.moved:
             return feed
         (name,) = self.axes
@@ -100,6 +112,15 @@ class Augmentation:
     def _mirrored(self, value: NDArray[Any], axis: int) -> NDArray[Any]:
         turned = self.rng.random(len(value)) < 0.5
         return np.where(turned.reshape(-1, *[1] * (value.ndim - 1)), np.flip(value, axis), value)
+
+    def _crossed(self, feed: Feed) -> Feed:
+        """Half of the samples with a stretch of another's positions."""
+        count, length = feed[next(iter(self.axes))].shape
+        bounds = np.sort(self.rng.integers(0, length + 1, (count, 2)), axis=1)
+        places = np.arange(length)
+        taken = (places >= bounds[:, :1]) & (places < bounds[:, 1:]) & (self.rng.random((count, 1)) < 0.5)
+        other = self.rng.permutation(count)
+        return {**feed, **{name: np.where(taken, feed[name][other], feed[name]) for name in self.axes}}
 
     def _mixed(self, value: NDArray[Any]) -> NDArray[Any]:
         """Half of the samples with a part of another."""
