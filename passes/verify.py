@@ -22,9 +22,11 @@ from hwpass.verdicts.task_metric import (
 if TYPE_CHECKING:
     from hwpass.context import Context
     from hwpass.model.model import Model
+    from hwpass.runtime.calibration import Calibration
     from hwpass.runtime.sessions import Feed
-    from hwpass.verdicts.fidelity import FidelityTolerance
+    from hwpass.verdicts.fidelity import On
     from hwpass.verdicts.proof_sides import AsGiven, InMemory
+    from hwpass.verdicts.tolerances import FidelityTolerance
 
 #: How a verdict that failed ends, where a file would have been written.
 NOTHING = "nothing was written"
@@ -70,7 +72,7 @@ class Verify(Pass):
         """What is asked of the fidelity. Raises UsageError."""
         if not self.fidelity:
             return []
-        from hwpass.verdicts.fidelity import parse_fidelity
+        from hwpass.verdicts.tolerances import parse_fidelity
 
         return [parse_fidelity(text) for text in self.fidelity]
 
@@ -82,6 +84,7 @@ class Verify(Pass):
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.files.temporary import TemporaryFolder
         from hwpass.proto.streaming import release_pages
+        from hwpass.runtime.calibration import MOST_APART
         from hwpass.verdicts.exactness import require_valid
         from hwpass.verdicts.fidelity import fidelity, fidelity_of
         from hwpass.verdicts.findings import MetricFound
@@ -106,12 +109,19 @@ class Verify(Pass):
         if self.exact:
             self._prove(first, context, given, final, feeds)
         context.progress("measuring fidelity")
-        calibration = context.calibration
-        if calibration is None:
+        data, on = self._data(context)
+        if data is None:
             outcome = fidelity_of(given.outputs(feeds), final.outputs(feeds), tolerances)
         else:
+            accepted = context.force or metric is not None
             outcome = fidelity(
-                original, model.proto, lambda: calibration.batches(16, limit=256), tolerances, context.threads
+                original,
+                model.proto,
+                lambda: data.batches(16, limit=MOST_APART),
+                tolerances,
+                context.threads,
+                on=on,
+                accepted=accepted,
             )
         findings.fidelity = outcome
         for warning in outcome.warnings:
@@ -129,6 +139,18 @@ class Verify(Pass):
                 f"the metric fell from {before:.4g} to {after:.4g}, more than {option('max_drop', bound)}; {NOTHING}"
             )
         return PassResult(model, False)
+
+    @staticmethod
+    def _data(context: Context) -> tuple[Calibration | None, On]:
+        """What fidelity is measured on, and what that is; None for random inputs."""
+        last = context.findings.last
+        if context.apart is not None:
+            return context.apart, "given"
+        if context.calibration is not None:
+            return context.calibration, "fitted" if context.findings.stages else "given"
+        synthetic = last.study.synthetic if last is not None and last.study is not None else None
+        apart = None if synthetic is None else synthetic.apart
+        return apart, "random" if apart is None else "made up"
 
     @property
     def tolerance(self) -> float | None:

@@ -128,11 +128,12 @@ def information(probabilities: NDArray[np.float64]) -> float:
 
     It is low where a network says the same of every image, and where it is never sure.
     """
-    return _entropy(probabilities.mean(axis=0)) - float(np.mean([_entropy(row) for row in probabilities]))
+    return float(entropy(probabilities.mean(axis=0)) - entropy(probabilities).mean())
 
 
-def _entropy(p: NDArray[np.float64]) -> float:
-    return float(-(p * np.log(np.maximum(p, 1e-12))).sum())
+def entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Nats of each distribution along the last axis."""
+    return np.asarray(-(p * np.log(np.maximum(p, 1e-12))).sum(axis=-1))
 
 
 def _told(model: Model, feeds: Feeds, tried: Sequence[str], threads: int) -> dict[str, float]:

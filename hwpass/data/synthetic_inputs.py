@@ -23,7 +23,7 @@ from hwpass.data.sizes import Sizing
 from hwpass.errors import InputError, UsageError, option
 from hwpass.model.model import Model
 from hwpass.runtime.array_files import Spool
-from hwpass.runtime.calibration import Calibration, load_calibration
+from hwpass.runtime.calibration import APART, ENOUGH, Calibration, load_calibration
 from hwpass.runtime.dimensions import typical_dimensions
 from hwpass.runtime.inputs import MAX_TOKEN, InputSpec, StatedInput, image_axis, input_specs, make_inputs
 from hwpass.runtime.memory import release_memory
@@ -47,6 +47,8 @@ POOL_MACS, POOL_VALUES = 1e11, 1 << 24
 FEWEST_EACH = 4
 #: Of what there is to know of the class, the share that made-up inputs should tell.
 HARDLY = 0.2
+#: Multiply-accumulates of one pass over the inputs that judge.
+JUDGING_MACS = 2e11
 #: Inputs that a model is surer of are all alike: the first made are kept.
 SURE = 0.95
 
@@ -56,11 +58,16 @@ SIGNAL = 200
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Made-up calibration data, in words what they are, and why they may say little to the model ("" for no reason)."""
+    """Made-up calibration data, in words what they are, and why they may say little to the model ("" for no reason).
+
+    `apart` are others of the same kind, to judge by; None where running the model on them takes too long, or it hardly
+    tells these inputs apart.
+    """
 
     calibration: Calibration
     what: str
     doubt: str = ""
+    apart: Calibration | None = None
 
 
 def synthesise(
@@ -97,12 +104,21 @@ def synthesise(
         values = [np.asarray(value) for value in maker.feed(0).values()]
         size = sum(value.nbytes for value in values)
         count = int(np.clip(min(SAMPLES, MACS / max(macs, 1.0), BYTES / max(size, 1)), FEWEST, SAMPLES))
-        pool = int(min(POOL * count, POOL_MACS / max(macs, 1.0), POOL_VALUES / sum(value.size for value in values)))
-        numbers, balanced = _balanced(maker, session, count, pool)
+        every = count + count // (APART - 1)  # a part of them is set apart
+        pool = int(min(POOL * every, POOL_MACS / max(macs, 1.0), POOL_VALUES / sum(value.size for value in values)))
+        numbers, balanced = _balanced(maker, session, every, pool)
         spool = Spool()
-        feeds = ({name: spool.put(value) for name, value in maker.feed(i).items()} for i in numbers)
+
+        def data(numbers: list[int]) -> Calibration:
+            feeds = ({name: spool.put(value) for name, value in maker.feed(i).items()} for i in sorted(numbers))
+            return load_calibration(feeds, specs)
+
         doubt = _doubt([run_session(session, maker.feed(i)) for i in range(min(count, TOLD))])
-        return Synthetic(load_calibration(feeds, specs), maker.words(count, balanced), doubt)
+        judging = numbers[APART - 1 :: APART]
+        learned = [number for place, number in enumerate(numbers) if place % APART != APART - 1]
+        judged = not doubt and len(numbers) >= ENOUGH and len(judging) * macs <= JUDGING_MACS
+        what = maker.words(len(learned), balanced)
+        return Synthetic(data(learned), what, doubt, data(judging) if judged else None)
     except InputError:
         return None
     finally:
@@ -122,7 +138,8 @@ def _doubt(outputs: list[Feed]) -> str:
 
 
 def _balanced(maker: _Maker, session: ort.InferenceSession, count: int, pool: int) -> tuple[list[int], bool]:
-    """Which of `pool` made-up inputs are used: of each class as many, those first that the model is surest of.
+    """Which of `pool` made-up inputs are used: of each class as many, those first that the model is surest of. Numbers,
+    class by class.
 
     The first `count` where the model tells no classes apart, or there are too many or too few of something.
     """
@@ -146,7 +163,7 @@ def _balanced(maker: _Maker, session: ort.InferenceSession, count: int, pool: in
     taken = set(chosen)
     # Classes that too few inputs were seen in: others make up for them.
     chosen += [number for number in range(pool) if number not in taken][: count - len(chosen)]
-    return sorted(chosen), True
+    return chosen, True
 
 
 class _Maker:

@@ -148,12 +148,16 @@ class FidelityVerdict(_Judged):
     """The result against the original, on data: figures by output and metric."""
 
     alarming: bool = Field(default=False, description="far from the original on the user's data, though not judged")
-    outputs: dict[str, dict[str, Figure]] = Field(default_factory=dict)
+    outputs: dict[str, dict[str, Figure]] = Field(
+        default_factory=dict,
+        description="`drop` is by how much the share of right first choices is predicted to fall, `drop_low` to "
+        "`drop_high` an interval of 90 %",
+    )
 
     @classmethod
     def of(cls, found: Fidelity) -> FidelityVerdict:
         """The verdict as reports show it."""
-        figures = {name: output.figures() for name, output in found.outputs.items()}
+        figures = {name: output.reported() for name, output in found.outputs.items()}
         return cls.model_validate({"passed": found.passed, "state": found.state, "note": found.note,
                                    "alarming": found.alarming, "outputs": figures})  # fmt: skip
 
@@ -211,7 +215,7 @@ class Verdicts(_Part):
             rows.append(VerdictRow("exactness", exact.state, text if exact.state == "passed" else exact.note))
         if (close := self.fidelity) is not None:
             parts = [
-                f"{output}: " + ", ".join(f"{metric} {figure(value)}" for metric, value in figures.items())
+                f"{output}: " + ", ".join(f"{m} {figure(v)}" for m, v in figures.items() if not m.startswith("drop"))
                 for output, figures in close.outputs.items()
                 if figures
             ]

@@ -57,6 +57,29 @@ class Held:
         return self.array[start:stop] if self.array.ndim else self.array
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Some rows of an array, by their numbers in rising order."""
+
+    rows: Rows
+    numbers: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.numbers), *self.rows.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.rows.dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        wanted = self.numbers[start:stop]
+        # Neighbours are read in one go.
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+        parts = [self.rows.read(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
+        return np.concatenate(parts) if parts else self.rows.read(0, 0)
+
+
 class Spool:
     """Large arrays in one temporary file without a name, which goes when nobody knows one of them any more."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,16 @@ import numpy as np
 
 from hwpass.errors import InputError, UsageError, option
 from hwpass.figures import brief, counted, shown_path
-from hwpass.runtime.array_files import Held, Rows, Spooled, as_batch, input_names, unknown_input, whole
+from hwpass.runtime.array_files import Chosen, Held, Rows, Spooled, as_batch, input_names, unknown_input, whole
 from hwpass.runtime.dimensions import axis_roles
 from hwpass.runtime.inputs import InputSpec, is_float
 from hwpass.runtime.reader import rows_from_path
 
 CHECK_BYTES = 16 << 20
 """How much of a file is looked at at a time when its values are checked."""
+
+APART, MOST_APART, ENOUGH = 8, 512, 128
+"""One of so many samples is set apart to judge by, and not more than so many; nothing of fewer than so many samples."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,27 @@ class Calibration:
     def axes(self) -> Mapping[str, int]:
         """The axis that counts samples, of each input that has one."""
         return self._axes
+
+    def split(self) -> tuple[Calibration, Calibration | None]:
+        """What to learn from, and samples from all over the data to judge by; None, and all of the data, where there
+        are too few for both."""
+        if self.samples < ENOUGH or not self._segments:
+            return self, None
+        every = max(APART, -(-self.samples // MOST_APART))
+        learned, apart = (self._part(every, judging) for judging in (False, True))
+        least = self.batch or 1
+        return (learned, apart) if min(learned.samples, apart.samples) >= least else (self, None)
+
+    def _part(self, every: int, judging: bool) -> Calibration:
+        """Samples of which one in `every` is there, or all but that one."""
+        segments, before = [], 0
+        for segment in self._segments:
+            numbers = np.arange(_count(segment))
+            numbers = numbers[((numbers + before) % every == every - 1) == judging]
+            before += _count(segment)
+            if len(numbers):
+                segments.append({name: Chosen(rows, numbers) for name, rows in segment.items()})
+        return replace(self, samples=sum(map(_count, segments)), _segments=tuple(segments))
 
     def batches(self, size: int = 32, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Feeds of up to `size` samples, in order, `limit` samples in all; can be iterated again.

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 class Settings:
     """A target, data, threads, a seed, and who is told of progress and warnings.
 
-    `original` is what the verdicts compare with, `stated` what the user says of inputs, by name.
+    `original` is what the verdicts compare with, `stated` what the user says of inputs, by name. Channels are chosen
+    and weights fitted on `calibration`; `apart` are samples that nothing but the verdicts sees.
     """
 
     target: Target | None = None
     original: ModelLike | None = None
     calibration: Calibration | None = None
+    apart: Calibration | None = None
     stated: Mapping[str, StatedInput] = field(default_factory=dict)
     threads: int = 1
     seed: int = 0

@@ -26,8 +26,9 @@ from hwpass.runtime.inputs import input_specs
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, Level, ModelLike, StoredModel, one_line, open_session, run_session
 from hwpass.verdicts.divergence import Divergence, IndexMap, first_divergence, write_reproducer
-from hwpass.verdicts.fidelity import Fidelity, FidelityTolerance, OutputFidelity, fidelity, parse_fidelity
+from hwpass.verdicts.fidelity import Fidelity, OutputFidelity, fidelity
 from hwpass.verdicts.task_metric import Predict, TaskMetric, evaluate_metric, task_metric
+from hwpass.verdicts.tolerances import FidelityTolerance, parse_fidelity
 
 __all__ = [
     "Difference",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import operator
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -18,41 +16,33 @@ from hwpass.files.whole_files import spilling
 from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, ModelLike, open_session, run_session
+from hwpass.verdicts.predicted_drop import Choices, PredictedDrop
 from hwpass.verdicts.states import State
+from hwpass.verdicts.tolerances import FidelityTolerance
 from hwpass.verdicts.variation import Variation
 
-METRICS = ("max_abs", "rel_l2", "cosine", "snr_db", "top1")
-OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
 IDENTICAL_SNR_DB = 200.0
 """What the signal-to-noise ratio of identical outputs is given as, so that figures stay finite."""
 
-ALARMING = {"cosine": 0.95, "rel_l2": 0.3}
-"""Where an output counts as far from the original's on the user's data: below this cosine, above this relative L2."""
+ALARMING = {"cosine": 0.95, "rel_l2": 0.3, "drop": 0.1}
+"""Where an output counts as far from the original's on the user's data: below this cosine, above this relative L2, or
+with more accuracy than this predicted to be lost."""
+
+On = Literal["given", "fitted", "made up", "random"]
+"""What a model is compared on: the user's data, those on which it was fitted too, inputs made up for the model that no
+fit has seen, or random ones."""
+
+WORDS: dict[On, str] = {
+    "given": "your data",
+    "fitted": "your data, on which the model was fitted too",
+    "made up": "made-up inputs",
+    "random": "random inputs",
+}
+
+RUINED = 0.3
+"""A drop of accuracy beyond which a result made without data is no use as it is."""
 
 Feeds = Iterable[Mapping[str, np.ndarray]] | Callable[[], Iterable[Mapping[str, np.ndarray]]]
-
-
-@dataclass(frozen=True)
-class FidelityTolerance:
-    """A condition on one metric of one output, or of every output it applies to (`output` None)."""
-
-    metric: str
-    comparison: str
-    value: float
-    output: str | None = None
-
-    def __str__(self) -> str:
-        prefix = f"{self.output}:" if self.output else ""
-        return f"{prefix}{self.metric}{self.comparison}{self.value:g}"
-
-    def accepts(self, value: float) -> bool:
-        """Whether the value meets the condition."""
-        return OPERATORS[self.comparison](value, self.value)
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,8 @@ class OutputFidelity:
     `rel_l2` is the L2 norm of the difference over that of the original, `cosine` the cosine between the two
     as one long vector, `snr_db` the signal-to-noise ratio in dB, `top1_agreement` the share of equal argmax
     (last axis; the channel axis for rank 4 and more; equal values for integers), None where there is
-    nothing to choose from. `problem` says why the output could not be compared, `unknown` why a comparison
+    nothing to choose from; `drop` is how far accuracy is predicted to fall where classes are told apart on the user's
+    data. `problem` says why the output could not be compared, `unknown` why a comparison
     says nothing: on random inputs, an output that hardly varies.
     """
 
@@ -72,8 +63,14 @@ class OutputFidelity:
     cosine: float = 1.0
     snr_db: float = IDENTICAL_SNR_DB
     top1_agreement: float | None = None
+    drop: PredictedDrop | None = None
     problem: str | None = None
     unknown: str | None = None
+
+    def reported(self) -> dict[str, float]:
+        """The same with the interval of the predicted drop."""
+        bounds = {} if self.drop is None else {"drop_low": self.drop.low, "drop_high": self.drop.high}
+        return {**self.figures(), **bounds} if self.figures() else {}
 
     def figures(self) -> dict[str, float]:
         """The metrics by the name that tolerances use; without those that do not apply or say nothing."""
@@ -85,6 +82,7 @@ class OutputFidelity:
             "cosine": self.cosine,
             "snr_db": self.snr_db,
             "top1": self.top1_agreement,
+            "drop": None if self.drop is None else self.drop.expected,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -114,33 +112,6 @@ class Fidelity:
         return None if self.state == "not judged" else self.state == "passed"
 
 
-def parse_fidelity(text: str) -> FidelityTolerance:
-    """Parse `[output:]metric>=value`; `%` divides by 100.
-
-    >>> parse_fidelity("cosine>=0.99")
-    FidelityTolerance(metric='cosine', comparison='>=', value=0.99, output=None)
-    >>> str(parse_fidelity("logits:top1 >= 98%"))
-    'logits:top1>=0.98'
-
-    Raises `UsageError`, one line, for anything else.
-    """
-    # The bound keeps the search short; no output's name is that long.
-    found = len(text) <= 1000 and re.fullmatch(r"(?:(.+):)?\s*(\w+)\s*(>=|<=|>|<)\s*(\S+?)\s*(%?)\s*", text.strip())
-    if not found:
-        raise UsageError(f"fidelity {text[:80]!r}: write it as metric>=value, for example cosine>=0.99")
-    output, metric, comparison, number, percent = found.groups()
-    metric = {"top1_agreement": "top1", "snr": "snr_db"}.get(metric, metric)
-    if metric not in METRICS:
-        raise UsageError(f"fidelity {text!r}: no metric {metric!r}; there are {', '.join(METRICS)}")
-    try:
-        value = float(number) / (100 if percent else 1)
-    except ValueError:
-        raise UsageError(f"fidelity {text!r}: {number!r} is not a number") from None
-    if not math.isfinite(value):
-        raise UsageError(f"fidelity {text!r}: {number!r} is not a finite number")
-    return FidelityTolerance(metric, comparison, value, output)
-
-
 def fidelity(
     original: ModelLike | Callable[[], ModelLike],
     pruned: ModelLike | Callable[[], ModelLike],
@@ -148,11 +119,13 @@ def fidelity(
     tolerances: Sequence[FidelityTolerance] = (),
     threads: int = 1,
     *,
-    given: bool = True,
+    on: On = "given",
+    accepted: bool = False,
 ) -> Fidelity:
     """Run both models over the data, one after the other, and compare their outputs.
 
-    `given` says that the data are the user's own, not made up.
+    `on` says what the data are. A drop on made-up inputs that ruins the model fails, unless that is `accepted` or a
+    tolerance says what is asked.
     `feeds` is gone through twice; one batch is in memory at a time and the original's outputs wait in a
     temporary file. New NaN or Inf always fail; outputs whose shape depends on the data are compared where
     the shapes agree. Raises `UsageError` for a tolerance on an output that is not there, `InputError` when
@@ -178,8 +151,9 @@ def fidelity(
         spool.seek(0)
         for names, outputs in zip(counts, _run(pruned, again(), threads), strict=True):
             for name in names:
-                _totals(totals, name, given).add(_get(spool), outputs.get(name))
-    return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(counts), given)
+                _totals(totals, name, on).add(_get(spool), outputs.get(name))
+    found = {name: total.result() for name, total in totals.items()}
+    return _judge(found, tolerances, len(counts), on, accepted)
 
 
 def fidelity_of(
@@ -187,15 +161,15 @@ def fidelity_of(
     candidate: Sequence[Mapping[str, np.ndarray]],
     tolerances: Sequence[FidelityTolerance] = (),
     *,
-    given: bool = False,
+    on: On = "random",
 ) -> Fidelity:
-    """The same verdict on outputs that were computed before, of random inputs unless they were `given`."""
+    """The same verdict on outputs that were computed before."""
     totals: dict[str, _Totals] = {}
     _check_names(tolerances, list(reference[0]))
     for wanted, found in zip(reference, candidate, strict=True):
         for name, value in wanted.items():
-            _totals(totals, name, given).add(value, found.get(name))
-    return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(reference), given)
+            _totals(totals, name, on).add(value, found.get(name))
+    return _judge({name: total.result() for name, total in totals.items()}, tolerances, len(reference), on)
 
 
 def _run(
@@ -235,6 +209,7 @@ class _Totals:
     compared: int = 0
     problem: str | None = None
     variation: Variation | None = None  # watched on random inputs
+    choices: Choices | None = None  # watched on the user's data
 
     def add(self, wanted: np.ndarray, given: np.ndarray | None) -> None:
         if given is None:
@@ -272,6 +247,8 @@ class _Totals:
             same = wanted.argmax(axis) == given.argmax(axis)
             self.agreed += int(np.count_nonzero(same))
             self.compared += same.size
+            if self.choices is not None:
+                self.choices.add(wanted, given, axis)
 
     def result(self) -> OutputFidelity:
         norms = math.sqrt(self.left * self.right)
@@ -287,14 +264,17 @@ class _Totals:
             cosine=min(1.0, self.dot / norms) if norms else float(self.left == self.right),
             snr_db=min(snr, IDENTICAL_SNR_DB),
             top1_agreement=self.agreed / self.compared if self.compared else None,
+            drop=None if self.choices is None else self.choices.result(),
             problem=self.problem,
             unknown=None if self.variation is None else self.variation.nothing(),
         )
 
 
-def _totals(totals: dict[str, _Totals], name: str, given: bool) -> _Totals:
+def _totals(totals: dict[str, _Totals], name: str, on: On) -> _Totals:
     if name not in totals:
-        totals[name] = _Totals(name, variation=None if given else Variation())
+        mine = on in ("given", "fitted")
+        choices = None if on == "random" else Choices(made_up=on == "made up")
+        totals[name] = _Totals(name, variation=None if mine else Variation(), choices=choices)
     return totals[name]
 
 
@@ -311,7 +291,11 @@ def _check_names(tolerances: Sequence[FidelityTolerance], names: Sequence[str]) 
 
 
 def _judge(
-    outputs: dict[str, OutputFidelity], tolerances: Sequence[FidelityTolerance], batches: int, given: bool
+    outputs: dict[str, OutputFidelity],
+    tolerances: Sequence[FidelityTolerance],
+    batches: int,
+    on: On,
+    accepted: bool = False,
 ) -> Fidelity:
     failures: list[str] = []
     warnings: list[str] = []
@@ -331,16 +315,20 @@ def _judge(
         known = [o for o in outputs.values() if not o.unknown]
         if tolerance.output is None and known and not any(tolerance.metric in o.figures() for o in known):
             failures.append(f"no output has {tolerance.metric}, asked for by {tolerance}")
+    ruined = [] if tolerances or on != "made up" else _far(outputs, on, {"drop": RUINED})
+    if not accepted:
+        mend = f"give real inputs with {option('calib')}, say what they are with {option('input')}, ask for less, or"
+        failures += [f"{text}; {mend} take it all the same with {option('force', True)}" for text in ruined]
     if failures:
         return Fidelity("failed", "; ".join(failures), outputs, False, failures, warnings, batches)
     if tolerances:
-        where = "your data" if given else f"random inputs, which say little; give {option('calib')}"
-        met = f"within {', '.join(map(str, tolerances))} on {where}"
+        little = "" if on in ("given", "fitted") else f", which say little; give {option('calib')}"
+        met = f"within {', '.join(map(str, tolerances))} on {WORDS[on]}{little}"
         return Fidelity("passed", met, outputs, False, failures, warnings, batches)
-    far = _far(outputs) if given else []
-    warnings += [f"{text}; fine-tune the model, or ask for less" for text in far]
-    note = _note(outputs, far, given)
-    return Fidelity("not judged", note, outputs, bool(far), failures, warnings, batches)
+    far = [] if on == "random" else _far(outputs, on, ALARMING if on != "made up" else {"drop": ALARMING["drop"]})
+    mend = "fine-tune the model, or ask for less" if on != "made up" else f"give {option('calib')}, or ask for less"
+    warnings += [f"{text}; {mend}" for text in far]
+    return Fidelity("not judged", _note(outputs, far, on), outputs, bool(far), failures, warnings, batches)
 
 
 def _missed(name: str, figures: Mapping[str, float], asked: Sequence[FidelityTolerance]) -> Iterator[str]:
@@ -356,32 +344,38 @@ def _missed(name: str, figures: Mapping[str, float], asked: Sequence[FidelityTol
             )
 
 
-def _far(outputs: Mapping[str, OutputFidelity]) -> list[str]:
-    """A line for each output that is far from the original's."""
+def _far(outputs: Mapping[str, OutputFidelity], on: On, bounds: Mapping[str, float]) -> list[str]:
+    """A line for each output that is further from the original's than some bounds."""
     lines = []
     for name, output in outputs.items():
         figures = output.figures()
-        bad = [f"cosine {figures['cosine']:.3g}"] if figures.get("cosine", 1.0) < ALARMING["cosine"] else []
-        bad += [f"relative L2 error {figures['rel_l2']:.3g}"] if figures.get("rel_l2", 0.0) > ALARMING["rel_l2"] else []
+        bad = [f"cosine {figures['cosine']:.3g}"] if figures.get("cosine", 1.0) < bounds.get("cosine", -1.0) else []
+        if figures.get("rel_l2", 0.0) > bounds.get("rel_l2", math.inf):
+            bad.append(f"relative L2 error {figures['rel_l2']:.3g}")
+        if output.drop is not None and output.drop.expected > bounds["drop"]:
+            bad.append(str(output.drop))
         if bad:
-            lines.append(f"output {name!r} is far from the original's on your data: {', '.join(bad)}")
+            lines.append(f"output {name!r} is far from the original's on {WORDS[on]}: {', '.join(bad)}")
     return lines
 
 
-def _note(outputs: Mapping[str, OutputFidelity], far: Sequence[str], given: bool) -> str:
+def _note(outputs: Mapping[str, OutputFidelity], far: Sequence[str], on: On) -> str:
     """The sentence of a fidelity that nobody set a tolerance for."""
     apart = [f"output {name!r} could not be compared: {o.problem}" for name, o in outputs.items() if o.problem]
-    if given:
+    named = [f"output {name!r}: " if len(outputs) > 1 else "" for name in outputs]
+    drops = [f"{who}{o.drop}" for who, o in zip(named, outputs.values(), strict=True) if o.drop and not far][:3]
+    if on in ("given", "fitted"):
+        fitted = [f"measured on {WORDS[on]}"] if on == "fitted" else []
         such = in_words("--fidelity 'cosine>=0.95'", "fidelity=['cosine>=0.95']")
         mend = f"no tolerance is set; judge it with {option('fidelity')}, such as {such}"
-        return "; ".join([*far, *apart, mend])
-    parts = apart + [f"unknown: output {name!r}: {o.unknown}" for name, o in outputs.items() if o.unknown]
+        return "; ".join([*far, *drops, *apart, *fitted, mend])
+    parts = [*far, *drops, *apart, *(f"unknown: output {n!r}: {o.unknown}" for n, o in outputs.items() if o.unknown)]
     figures = [output.figures() for output in outputs.values() if output.figures()]
     agreed = [f["top1"] for f in figures if "top1" in f]
     if agreed:
         # Rounded down: 100 % is all of them.
-        parts.append(f"agrees on {math.floor(100 * min(agreed))} % of first choices on random inputs")
+        parts.append(f"agrees on {math.floor(100 * min(agreed))} % of first choices on {WORDS[on]}")
     elif figures:
-        parts.append(f"relative L2 error {max(f['rel_l2'] for f in figures):.2g} on random inputs")
+        parts.append(f"relative L2 error {max(f['rel_l2'] for f in figures):.2g} on {WORDS[on]}")
     shown = "; ".join(parts[:3]) or "nothing could be compared"
     return f"{shown}{': this says little' if figures else ''}; give {option('calib')}"

@@ -99,7 +99,7 @@ class Job:
         specs = [replace(spec, stated=context.stated.get(spec.name)) for spec in specs]
         if calib is not None:
             check_statements(calib, specs)
-            context.calibration = load_calibration(calib, specs)
+            context.calibration, context.apart = load_calibration(calib, specs).split()
         self.context = context
         self.prepared = Attempt(model, context, (), ())
         nodes = len(model.graph.nodes)

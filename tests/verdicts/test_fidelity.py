@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwpass.verdicts.fidelity import fidelity_of, parse_fidelity
+from hwpass.verdicts.fidelity import fidelity_of
+from hwpass.verdicts.tolerances import parse_fidelity
 
 
 def test_nan_in_the_place_of_infinity_is_new() -> None:
@@ -28,7 +29,7 @@ def test_without_a_tolerance_nothing_is_judged() -> None:
     on_random = fidelity_of(drawn, drawn)
     assert (on_random.state, on_random.passed, on_random.alarming) == ("not judged", None, False)
     assert on_random.note == "agrees on 100 % of first choices on random inputs: this says little; give calib"
-    given = fidelity_of(drawn, drawn, given=True)
+    given = fidelity_of(drawn, drawn, on="given")
     assert (given.state, given.alarming) == ("not judged", False)
     assert "no tolerance is set" in given.note
     assert given.outputs["y"].figures()["top1"] == 1.0
@@ -48,14 +49,14 @@ def test_far_from_the_original_on_the_users_data_is_an_alarm(share: float, alarm
     rng = np.random.default_rng(2)
     wanted = [{"y": rng.standard_normal((200, 5))}]
     found = [{"y": (1 + share) * wanted[0]["y"]}]
-    verdict = fidelity_of(wanted, found, given=True)
+    verdict = fidelity_of(wanted, found, on="given")
     assert verdict.state == "not judged"
     assert verdict.alarming is alarming
     assert [w for w in verdict.warnings if "far from the original's" in w] == verdict.warnings
     assert bool(verdict.warnings) is alarming
     assert not fidelity_of(wanted, found).alarming
     # What the user accepts is accepted.
-    judged = fidelity_of(wanted, found, [parse_fidelity("rel_l2<=0.5")], given=True)
+    judged = fidelity_of(wanted, found, [parse_fidelity("rel_l2<=0.5")], on="given")
     assert (judged.state, judged.alarming, judged.warnings) == ("passed", False, [])
 
 
@@ -63,7 +64,7 @@ def test_a_low_cosine_is_an_alarm() -> None:
     rng = np.random.default_rng(3)
     wanted = [{"y": rng.standard_normal((200, 5))}]
     found = [{"y": wanted[0]["y"] * rng.choice([0.0, 1.0], (200, 5), p=[0.15, 0.85])}]
-    verdict = fidelity_of(wanted, found, given=True)
+    verdict = fidelity_of(wanted, found, on="given")
     assert verdict.outputs["y"].cosine < 0.95
     assert verdict.alarming
 
@@ -79,7 +80,7 @@ def test_outputs_that_show_nothing_on_random_inputs_are_unknown(spread: float, s
     judged = fidelity_of(drawn, drawn, [parse_fidelity("cosine>=0.9")])
     assert judged.state == "failed"
     assert "cannot be judged by cosine>=0.9" in judged.failures[0]
-    assert fidelity_of(drawn, drawn, [parse_fidelity("cosine>=0.9")], given=True).state == "passed"
+    assert fidelity_of(drawn, drawn, [parse_fidelity("cosine>=0.9")], on="given").state == "passed"
 
 
 def test_one_output_may_be_unknown_beside_others() -> None:
