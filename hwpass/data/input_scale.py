@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,11 +20,15 @@ from hwpass.ops import traits_of
 from hwpass.runtime.inputs import StatedInput, is_float
 from hwpass.runtime.sessions import Feed, open_session, run_session
 
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
 #: Images that try a scale against the statistics of batch normalisations.
 TRIALS = 16
 
-#: Images that try what a scale tells of classes.
-TOLD = 256
+#: Images that try what a scale tells of classes, and multiply-accumulates of all trials together, as far as the fewest
+#: images allow.
+TOLD, FEWEST_TOLD, TOLD_MACS = 256, 32, 2e12
 
 #: Nats of information on the class below which an output tells no classes apart.
 LEAST_TOLD = 0.1
@@ -81,25 +87,50 @@ Feeds = Callable[[Scale, int], Feed]
 
 
 def assumed_scale(
-    model: Model, original: Callable[[], Model], name: str, channels: int, feeds: Feeds, threads: int
+    model: Model, original: Callable[[], Model], name: str, channels: int, feeds: Feeds, threads: int, macs: float = 0.0
 ) -> Assumed:
-    """The scale of the images of an input that nobody stated."""
+    """The scale of the images of an input that nobody stated; `macs` is what one sample takes."""
     found = stated_scale(model, name)
     if found is not None:
         return Assumed((SCALES[found],), "as the graph prepares them", True)
     found = _fitting(original(), feeds, threads)
     if found is not None:
         return Assumed((SCALES[found],), "as its batch normalisations remember", True)
-    told = _told(model, feeds, TRIED if channels == 1 else TRIED[:-1], threads)
+    scales = [SCALES[n] for n in (TRIED if channels == 1 else TRIED[:-1])]
+    told = _told(model, feeds, scales, threads, macs)
     if told:
-        order = sorted(told, key=lambda n: -told[n])
-        best, second = order[:2]
-        if told[best] >= CLEARLY * told[second]:
-            return Assumed((SCALES[best],), "on which it tells classes apart best", True)
-        why = "between which what it tells of classes does not decide"
-        return Assumed((SCALES[best], SCALES[second]), why, False)
+        return _best(told)
     usual = "[0, 1]" if channels == 1 else "standardised"
     return Assumed((SCALES[usual],), "which is usual", False)
+
+
+def assumed_map(
+    model: Model,
+    noise: Callable[[int], Feed],
+    feeds: Feeds,
+    threads: int,
+    macs: float = 0.0,
+    stated: Scale | None = None,
+) -> Assumed | None:
+    """The scale of rows of features that are made as maps, as images of one channel; None where a model does not
+    clearly tell more classes apart in such maps than in noise. A stated scale alone is tried."""
+    scales = [SCALES[name] for name in TRIED] if stated is None else [stated]
+    told = _told(model, feeds, scales, threads, macs)
+    if not told:
+        return None
+    session = open_session(model.proto(), threads=threads, level="lean")
+    plain = _information(session, noise, _trials(len(scales), macs)) or 0.0
+    return _best(told) if max(told.values()) >= CLEARLY * plain else None
+
+
+def _best(told: Mapping[Scale, float]) -> Assumed:
+    """The scale that tells most, or the best two where that is not clear."""
+    best, *others = sorted(told, key=lambda scale: -told[scale])
+    if not others:
+        return Assumed((best,), "as stated", True)
+    if told[best] >= CLEARLY * told[others[0]]:
+        return Assumed((best,), "on which it tells classes apart best", True)
+    return Assumed((best, others[0]), "between which what it tells of classes does not decide", False)
 
 
 def class_scores(outputs: Sequence[Feed]) -> NDArray[np.float64] | None:
@@ -136,21 +167,32 @@ def entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-(p * np.log(np.maximum(p, 1e-12))).sum(axis=-1))
 
 
-def _told(model: Model, feeds: Feeds, tried: Sequence[str], threads: int) -> dict[str, float]:
+def _told(model: Model, feeds: Feeds, tried: Sequence[Scale], threads: int, macs: float) -> dict[Scale, float]:
     """What a model tells of the class of made-up images, by scale; empty where it tells no classes apart."""
     session = open_session(model.proto(), threads=threads, level="lean")
-    found: dict[str, float] = {}
-    for name in tried:
-        outputs = []
-        for number in range(TOLD):
-            outputs.append(run_session(session, feeds(SCALES[name], number)))
-            if class_scores(outputs[-1:]) is None:
-                return {}
-        scores = class_scores(outputs)
-        if scores is None:
+    found: dict[Scale, float] = {}
+    for scale in tried:
+        told = _information(session, partial(feeds, scale), _trials(len(tried), macs))
+        if told is None:
             return {}
-        found[name] = information(scores)
+        found[scale] = told
     return found if max(found.values()) >= LEAST_TOLD else {}
+
+
+def _trials(scales: int, macs: float) -> int:
+    """How many images try each scale."""
+    return int(np.clip(TOLD_MACS / max(scales * macs, 1.0), min(FEWEST_TOLD, TOLD), TOLD))
+
+
+def _information(session: ort.InferenceSession, feeds: Callable[[int], Feed], count: int) -> float | None:
+    """What a model tells of the class of single feeds; None where it gives no classes."""
+    outputs = []
+    for number in range(count):
+        outputs.append(run_session(session, feeds(number)))
+        if class_scores(outputs[-1:]) is None:
+            return None
+    scores = class_scores(outputs)
+    return None if scores is None else information(scores)
 
 
 def _behind(model: Model, name: str) -> Iterator[gs.Node]:

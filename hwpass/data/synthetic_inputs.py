@@ -16,7 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwpass.data.dead_leaves import dead_leaves, pink_noise
-from hwpass.data.input_scale import LEAST_TOLD, TOLD, Assumed, Scale, assumed_scale, class_scores, information
+from hwpass.data.input_scale import (
+    LEAST_TOLD,
+    TOLD,
+    Assumed,
+    Feeds,
+    Scale,
+    assumed_map,
+    assumed_scale,
+    class_scores,
+    information,
+)
 from hwpass.data.proof_inputs import Draw
 from hwpass.data.proof_inputs import Maker as FeedMaker
 from hwpass.data.sizes import Sizing
@@ -51,6 +61,9 @@ HARDLY = 0.2
 JUDGING_MACS = 2e11
 #: Inputs that a model is surer of are all alike: the first made are kept.
 SURE = 0.95
+
+#: Rows of features of so many positions and features may be maps: pictures read row by row, spectrograms.
+MAP_SIDE = 8
 
 #: Inputs longer than this are signals over time, not features.
 SIGNAL = 200
@@ -100,7 +113,7 @@ def synthesise(
             except InputError:
                 if limit == 1:
                     raise
-        maker.assume(model, (lambda: model) if original is None else original, threads)
+        maker.assume(model, (lambda: model) if original is None else original, threads, macs)
         values = [np.asarray(value) for value in maker.feed(0).values()]
         size = sum(value.nbytes for value in values)
         count = int(np.clip(min(SAMPLES, MACS / max(macs, 1.0), BYTES / max(size, 1)), FEWEST, SAMPLES))
@@ -177,20 +190,43 @@ class _Maker:
             spec.name: Scale.stated(spec.stated) for spec in specs if spec.stated is not None and spec.stated.scaled
         }
         self.scales = {name: Assumed((scale,), "as stated", True) for name, scale in said.items()}
+        self.maps: set[str] = set()  # rows of features that are made as images of one channel
         self.limit: int | None = None
 
-    def assume(self, model: Model, original: Callable[[], Model], threads: int) -> None:
-        """Settle the scale of images that the user says nothing of."""
+    def assume(self, model: Model, original: Callable[[], Model], threads: int, macs: float) -> None:
+        """Settle the scale of images that the user says nothing of, and whether rows of features are maps."""
         for spec in self.specs:
             axis = image_axis(spec, self.dims)
-            if spec.is_float and axis is not None and spec.name not in self.scales:
+            if not spec.is_float:
+                continue
 
-                def feeds(scale: Scale, number: int, name: str = spec.name) -> Feed:
-                    self.scales[name] = Assumed((scale,), "", False)
-                    return self.feed(number)
+            def feeds(scale: Scale, number: int, name: str = spec.name) -> Feed:
+                self.scales[name] = Assumed((scale,), "", False)
+                return self.feed(number)
 
-                channels = spec.sizes(self.dims)[axis]
-                self.scales[spec.name] = assumed_scale(model, original, spec.name, channels, feeds, threads)
+            sizes = spec.sizes(self.dims)
+            if axis is not None and spec.name not in self.scales:
+                self.scales[spec.name] = assumed_scale(model, original, spec.name, sizes[axis], feeds, threads, macs)
+            elif axis is None and len(sizes) == 3 and min(sizes[1:]) >= MAP_SIDE and spec.name not in self.known:
+                self._assume_map(model, spec, feeds, threads, macs)
+
+    def _assume_map(self, model: Model, spec: InputSpec, feeds: Feeds, threads: int, macs: float) -> None:
+        """Settle whether rows of features are made as maps, and on which scale."""
+        said = self.scales.get(spec.name)
+
+        def noise(number: int) -> Feed:
+            self.maps.discard(spec.name)
+            return self.feed(number)
+
+        self.maps.add(spec.name)
+        found = assumed_map(model, noise, feeds, threads, macs, None if said is None else said.scales[0])
+        self.maps.discard(spec.name)
+        self.scales.pop(spec.name, None)
+        if found is not None:
+            self.maps.add(spec.name)
+            self.scales[spec.name] = found
+        elif said is not None:
+            self.scales[spec.name] = said
 
     def feed(self, number: int) -> Feed:
         """One feed at the sizes of the model's dynamic axes."""
@@ -204,6 +240,8 @@ class _Maker:
         axis = image_axis(spec, self.dims)
         if axis is not None:
             return self._images(spec, plain, rng, axis, number)
+        if spec.name in self.maps:
+            return self._images(spec, plain[:, None], rng, 1, number)[:, 0]
         said = spec.stated
         if said is not None and said.range is not None and plain.dtype.kind in "iuf":
             return _within(said.range, plain, rng)
@@ -239,7 +277,8 @@ class _Maker:
         kinds = []
         for spec in self.specs:
             known = self.scales.get(spec.name)
-            if image_axis(spec, self.dims) is None:
+            maps = spec.name in self.maps
+            if image_axis(spec, self.dims) is None and not maps:
                 kinds.append("random values")
             elif known is None:
                 kinds.append("dead leaves images")
@@ -248,7 +287,7 @@ class _Maker:
                 unsure = (
                     "" if known.sure else f"; a guess: state it by {option('input', f'{spec.name}:range=LOW..HIGH')}"
                 )
-                kinds.append(f"dead leaves images in {scales}, {known.why}{unsure}")
+                kinds.append(f"dead leaves {'maps' if maps else 'images'} in {scales}, {known.why}{unsure}")
         chosen = ", as many of each class as could be" if balanced else ""
         return f"{count} synthetic inputs ({'; '.join(sorted(set(kinds)))}){chosen}"
 

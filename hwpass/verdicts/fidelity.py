@@ -39,7 +39,7 @@ WORDS: dict[On, str] = {
     "random": "random inputs",
 }
 
-RUINED = 0.3
+RUINED = 0.5
 """A drop of accuracy beyond which a result made without data is no use as it is."""
 
 Feeds = Iterable[Mapping[str, np.ndarray]] | Callable[[], Iterable[Mapping[str, np.ndarray]]]

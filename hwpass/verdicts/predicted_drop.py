@@ -43,8 +43,8 @@ class PredictedDrop:
 
     def __str__(self) -> str:
         if self.made_up:
-            lost = f"about {100 * self.expected:.0f} points of accuracy may be lost"
-            return f"{lost} ({100 * self.low:.0f} to {100 * self.high:.0f}), by made-up inputs"
+            expected, low, high = 100 * self.expected, 100 * self.low, 100 * self.high
+            return f"about {expected:.0f} points of accuracy may be lost ({low:.0f} to {high:.0f})"
         low, high = 100 * self.low, 100 * self.high
         return f"a drop of {100 * self.expected:.1f} points of accuracy is predicted ({low:.1f} to {high:.1f})"
 

@@ -57,7 +57,8 @@ def test_too_few_samples_to_set_some_apart_are_said() -> None:
     assert "on which the model was fitted too" in fidelity.note
 
 
-def test_a_ruined_result_is_not_written_without_data() -> None:
+def test_a_ruined_result_is_not_written_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judged, "RUINED", 0.3)
     asked: dict[str, Any] = {"macs": 0.04, "distill": "off"}
     with pytest.raises(VerdictError, match=r"nothing was written: .*points of accuracy may be lost.*force"):
         hwpass.run(WORDS, "server-cpu", **asked)
