@@ -21,6 +21,9 @@ Kind = Literal["budget", "text", "texts", "choice", "flag", "not negative", "cha
 #: Where an option stands in the help of a command. Budgets are a group of their own.
 Group = Literal["Budget", "Data and accuracy", "Advanced"]
 
+#: How long a run looks for the best: `hwpass.workflows.steps` says what each does.
+EFFORTS = ("quick", "normal", "thorough")
+
 #: Commands that prune, and all that judge a model.
 PRUNING = ("run", "sweep")
 JUDGING = ("run", "apply", "verify")
@@ -115,6 +118,11 @@ class RunOptions:
         "auto", "Train the pruned network towards the original's outputs, on the same inputs as compensation: for a "
         "minute of one core where torch is installed (auto), for about so long, or not at all.", "text",
         ("run", "apply"), metavar="auto|off|60s", of_pass=True, shown=True, group="Data and accuracy",
+    )  # fmt: skip
+    effort: str = _asked(
+        "normal", "How long to look for the best: quick measures on few inputs and does not train, thorough tries more "
+        "plans and trains five minutes.", "choice", ("run", "sweep", "apply"), choices=EFFORTS, of_pass=True,
+        shown=True, group="Data and accuracy",
     )  # fmt: skip
     keep: str | Iterable[str] = _asked(
         (), "Layers whose channels all stay. Repeatable.", "texts", PRUNING, metavar="GLOB", of_pass=True

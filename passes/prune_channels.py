@@ -50,6 +50,7 @@ class PruneChannels(Pass):
     keep: tuple[str, ...] = pass_option("keep", (), "globs joined by |")
     min_channels: int = pass_option("min_channels", 1)
     rounds: int = field(default=0, metadata={"help": "how often loss curves are measured; 0 decides by effort"})
+    samples: int = field(default=0, metadata={"help": "most calibration samples to measure on; 0 is all"})
     align: int = pass_option("align", 0, "0 takes that")
 
     def __post_init__(self) -> None:
@@ -57,7 +58,7 @@ class PruneChannels(Pass):
         super().__post_init__()
         self.budgets()
         score_named(self.score)
-        for name, least in (("min_channels", 1), ("rounds", 0), ("align", 0)):
+        for name, least in (("min_channels", 1), ("rounds", 0), ("samples", 0), ("align", 0)):
             if not least <= (given := getattr(self, name)) <= MOST:
                 raise UsageError(f"{option(name, given)}: give {least} to {MOST}")
 
@@ -76,7 +77,7 @@ class PruneChannels(Pass):
             raise UsageError("prune-channels needs a target; see `hwpass targets`")
         budgets = self.budgets()
         check_finite(model)
-        options = StudyOptions(self.score, self.keep, self.min_channels, self.align)
+        options = StudyOptions(self.score, self.keep, self.min_channels, self.align, self.samples)
         study = context.shared.study
         if study is None or not study.holds(model, context, options):
             study = context.shared.study = Study.of(model, context.target, context, options)

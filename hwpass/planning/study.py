@@ -38,6 +38,7 @@ class StudyOptions:
     keep: tuple[str, ...] = ()
     min_channels: int = 1
     align: int = 0
+    samples: int = 0  # what is measured on, at most; 0 is all
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,8 @@ class Study:
         missed = context.calibration is None and score_named(options.score).makes_inputs
         synthetic = _synthetic(coupling, context) if missed else None
         data = context.calibration if synthetic is None else synthetic.calibration
+        if data is not None and options.samples:
+            data = replace(data, every=max(1, -(-len(data) // options.samples)))
         curves, importance = judge(options.score, Seen(coupling, data, context))
         release_memory()
         return cls(

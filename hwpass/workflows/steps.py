@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -10,7 +11,7 @@ from hwpass.cost.prediction import METRICS
 from hwpass.errors import UsageError, option
 from hwpass.figures import shown
 from hwpass.manager import Pass
-from hwpass.options import RunOptions
+from hwpass.options import EFFORTS, RunOptions
 from hwpass.passes.compensate import Compensate
 from hwpass.passes.distill import Distill, installed
 from hwpass.passes.fold import Fold
@@ -26,6 +27,25 @@ from hwpass.verdicts.task_metric import no_metric
 #: What runs before channels are coupled, and so what group names in a plan refer to.
 PREPARE: tuple[Pass, ...] = (Fold(), FuseBatchNorm(), RotateStreams(), FoldRedundant())
 
+
+@dataclass(frozen=True)
+class Effort:
+    """What the passes of a run get: rounds of loss curves (0 decides by the model's work), samples they are measured on
+    (0 is all), samples and rows of a refit, and seconds of distillation where that is left open."""
+
+    rounds: int = 0
+    measured: int = 0
+    samples: int = Compensate.samples
+    rows: int = Compensate.rows
+    seconds: float = Distill.seconds
+
+
+WORK = {
+    "quick": Effort(rounds=1, measured=64, samples=128, rows=4096, seconds=0.0),
+    "normal": Effort(),
+    "thorough": Effort(rounds=3, samples=4096, rows=32768, seconds=300.0),
+}
+
 BUDGETS = (*METRICS, "channels")
 
 
@@ -40,7 +60,18 @@ def prune_step(options: RunOptions, asked: dict[str, str]) -> PruneChannels:
     if makes_inputs(score) and options.compensate == "off" and options.calib is None:
         score = "l2"  # curves on made-up inputs suppose that weights are refitted
     given: dict[str, Any] = {**asked, "keep": options.keep}  # one text stands for a tuple of one
+    work = effort(options)
+    given |= {"rounds": work.rounds, "samples": work.measured}
     return PruneChannels(score=score, min_channels=options.min_channels, align=_or(options.align, 0), **given)
+
+
+def effort(options: RunOptions) -> Effort:
+    """What is asked of the passes. Raises UsageError."""
+    if options.effort not in WORK:
+        raise UsageError(
+            f"{option('effort', shown(options.effort))}: choose {', '.join(EFFORTS[:-1])} or {EFFORTS[-1]}"
+        )
+    return WORK[options.effort]
 
 
 def check_inputs(options: RunOptions) -> None:
@@ -61,17 +92,19 @@ def amends(options: RunOptions, *, made_up: bool = True, once: bool = False) -> 
     if options.compensate not in ("auto", "off"):
         raise UsageError(f"{option('compensate', shown(options.compensate))}: choose auto or off")
     known = options.calib is not None or (made_up and makes_inputs(options.score))
-    fit = (Compensate(),) if options.compensate == "auto" and known else ()
+    work = effort(options)
+    fit = (Compensate(work.samples, work.rows),) if options.compensate == "auto" and known else ()
     return (*fit, *(distill_step(options) if known and once else ()), LowerNorms())
 
 
 def distill_step(options: RunOptions) -> tuple[Pass, ...]:
     """Distillation, where it is asked for or torch is there. Raises UsageError."""
     asked = options.distill
-    if asked == "off" or (asked == "auto" and not installed()):
+    seconds = effort(options).seconds
+    if asked == "off" or (asked == "auto" and not (installed() and seconds)):
         return ()
     if asked == "auto":
-        return (Distill(),)
+        return (Distill(seconds),)
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|)", str(asked).strip())
     if found is None or isinstance(asked, bool):
         raise UsageError(f"{option('distill', shown(asked))}: choose auto or off, or give a time such as 60s or 5min")

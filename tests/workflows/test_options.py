@@ -16,10 +16,11 @@ from sketch import Sketch
 import hwpass
 from hwpass.command.cli import main
 from hwpass.errors import UsageError
-from hwpass.options import RunOptions, of_command, of_passes
+from hwpass.manager import PassManager
+from hwpass.options import EFFORTS, RunOptions, of_command, of_passes
 from hwpass.passes.prune_channels import PruneChannels
 from hwpass.passes.verify import Verify
-from hwpass.workflows.steps import usual
+from hwpass.workflows.steps import WORK, usual
 
 
 def network(width: int = 32) -> bytes:
@@ -170,3 +171,40 @@ def test_a_pipeline_on_the_command_line_goes_before_options_of_a_file(here: Path
     (here / "c.toml").write_text('[run]\nscore = "l2"\n')
     call("run m.onnx --target mobile-cpu --config c.toml --pipeline fold,verify --dry-run")
     assert "no effect beside" in call("run m.onnx --target mobile-cpu --pipeline fold --score l2", 2)
+
+
+def test_effort_is_told_to_every_pass_that_takes_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwpass.workflows.steps.installed", lambda: True)
+    monkeypatch.setattr("hwpass.passes.distill.installed", lambda: True)
+    assert set(WORK) == set(EFFORTS)
+    texts = {effort: str(PassManager(usual(RunOptions(macs=0.5, calib="x", effort=effort)))) for effort in EFFORTS}
+    assert "prune-channels{macs=0.5x},compensate,distill,lower-norms" in texts["normal"]
+    assert "rounds=1" in texts["quick"]
+    assert "distill" not in texts["quick"]
+    assert "distill{seconds=300.0}" in texts["thorough"]
+    assert all(PassManager.parse(text).steps == PassManager.parse(text).steps for text in texts.values())
+    # What is asked for by name goes first.
+    asked = str(PassManager(usual(RunOptions(macs=0.5, calib="x", effort="quick", distill="9s"))))
+    assert "distill{seconds=9.0}" in asked
+    with pytest.raises(UsageError, match="effort='hasty': choose quick, normal or thorough"):
+        usual(RunOptions(macs=0.5, effort="hasty"))
+
+
+def test_quick_measures_on_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwpass.planning import study
+
+    seen: list[int] = []
+    judge = study.judge
+
+    def watched(score: str, what: Any) -> Any:
+        seen.append(len(what.data))
+        return judge(score, what)
+
+    monkeypatch.setattr(study, "judge", watched)
+    data = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
+    s = Sketch()
+    x = s.op("Relu", s.op("Gemm", s.input(["n", 8]), s.weight(8, 32)))
+    s.output(s.op("Gemm", x, s.weight(32, 4)))
+    for effort in ("quick", "normal"):
+        hwpass.run(s.model(), "mobile-cpu", macs=0.5, calib=data, effort=effort, distill="off")
+    assert seen[0] <= 64 < seen[1] == 350
