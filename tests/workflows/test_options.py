@@ -20,6 +20,7 @@ from hwpass.manager import PassManager
 from hwpass.options import EFFORTS, RunOptions, of_command, of_passes
 from hwpass.passes.prune_channels import PruneChannels
 from hwpass.passes.verify import Verify
+from hwpass.planning.score import judge
 from hwpass.workflows.steps import WORK, usual
 
 
@@ -191,16 +192,13 @@ def test_effort_is_told_to_every_pass_that_takes_time(monkeypatch: pytest.Monkey
 
 
 def test_quick_measures_on_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwpass.planning import study
-
     seen: list[int] = []
-    judge = study.judge
 
     def watched(score: str, what: Any) -> Any:
         seen.append(len(what.data))
         return judge(score, what)
 
-    monkeypatch.setattr(study, "judge", watched)
+    monkeypatch.setattr("hwpass.planning.study.judge", watched)
     data = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
     s = Sketch()
     x = s.op("Relu", s.op("Gemm", s.input(["n", 8]), s.weight(8, 32)))
