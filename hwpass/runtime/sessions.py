@@ -57,7 +57,7 @@ _LEVELS = {"none": "ORT_DISABLE_ALL", "lean": "ORT_ENABLE_EXTENDED", "all": "ORT
 IN_MEMORY_BYTES = 8 << 20
 """Models whose weights are smaller than this are serialised in one piece: the copy costs less than a file."""
 
-FOLDED_BYTES = 8 << 20
+FOLDED_BYTES = 2 << 20
 """Larger constants are computed when a model runs, and not held: masks and tables of a window transformer, which
 exporters write as a few operators, are several times the model. ONNX Runtime 1.23 does not know the entry."""
 
