@@ -130,6 +130,7 @@ class PruneChannels(Pass):
             worst = max(budgets, key=lambda b: allocation.costs[b.metric] / limits[b.metric])
             least = allocation.costs[worst.metric] / base[worst.metric]
             why = f"with every group at its narrowest the model still takes {least:.3f}x{_frozen(coupling)}"
+            why += _floor(study, allocation, worst.metric)
             if all(allocation.costs[metric] <= limit * (1 + 1e-9) for metric, limit in limits.items()):
                 slower = allocation.costs["latency"] / base["latency"]
                 why = f"what meets it is predicted slower than the dense model, {slower:.3f}x{_frozen(coupling)}"
@@ -177,6 +178,12 @@ def _refuse(text: str, context: Context) -> None:
         raise BudgetError(text)
     context.warn(text)
     context.findings.unmet = text
+
+
+def _floor(study: Study, allocation: Allocation, metric: str) -> str:
+    """Which kernel holds most of what is left, and how much."""
+    found = study.cost.largest(allocation.widths.astype("float64"), metric)
+    return "" if found is None else f", {found[1]:.0%} of that in {found[0]}"
 
 
 def _frozen(coupling: Coupling) -> str:

@@ -60,6 +60,23 @@ class Cost:
             found["memory"] = size + self._parts.peak_activations(values, runs)
         return found
 
+    def largest(self, widths: Floats, metric: str) -> tuple[str, float] | None:
+        """The kernel that takes most of a metric at widths [G], by its first node, and its share; None for metrics that
+        are no sum over kernels."""
+        values, runs = self._parts.values(widths[None, :]), self.remainders.runs(widths[None, :])
+        work = self._parts.work_of(values, runs)
+        if metric == "macs":
+            each = work.macs
+        elif metric in ("latency", "energy"):
+            each = self.model.latency(work) if metric == "latency" else self.model.energy(work)
+        else:
+            return None
+        found = (each * (1.0 if runs is None else runs))[0]
+        if not found.sum():
+            return None
+        place = int(found.argmax())
+        return self._parts.kernels[place].name, float(found[place] / found.sum())
+
     @cached_property
     def base(self) -> dict[str, float]:
         """The dense model's costs."""
