@@ -52,7 +52,15 @@ def shell(text: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     command = f"{shlex.quote(sys.executable)} -m hwpass"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     text = text.replace("hwpass ", f"{command} ", 1)
-    return subprocess.run(["bash", "-c", text], capture_output=True, check=False, env=environment, timeout=120)
+    return subprocess.run(
+        ["bash", "-c", text], capture_output=True, check=False, env=environment, timeout=120, preexec_fn=usual_signals
+    )
+
+
+def usual_signals() -> None:
+    """Whoever runs the tests may ignore signals, as nohup does, and what is ignored stays ignored in a child."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 FED = RUN.replace("m.onnx", "-", 1)
