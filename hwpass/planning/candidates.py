@@ -30,7 +30,7 @@ from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import StoredModel, run_session
 from hwpass.runtime.settings import Settings
-from hwpass.surgery.compensation import BATCH, Compensation
+from hwpass.surgery.compensation import BATCH, Compensation, batch_size
 from hwpass.surgery.cut import Surgery
 from hwpass.surgery.dense_twin import dense_twin
 
@@ -133,13 +133,14 @@ class Chooser:
         choices = list(different.values())
         if len(choices) == 1:
             return choices[0]
-        judges = others(some)
-        wanted = outputs(self.study.model, judges, self.context.threads)
+        size = batch_size(self.study.coupling)  # as the fit has it: what is left out are whole batches
+        judges = others(some, size)
+        wanted = outputs(self.study.model, judges, self.context.threads, size)
         errors = []
         for choice in choices:
             surgery = self._rough(choice.allocation, some)
             model = self.study.model if surgery is None else surgery.model
-            errors.append(distance(wanted, outputs(model, judges, self.context.threads)))
+            errors.append(distance(wanted, outputs(model, judges, self.context.threads, size)))
         return choices[int(np.argmin(errors))]
 
     def _quiet(self, what: str) -> Settings:
@@ -153,17 +154,17 @@ def sparse(data: Calibration, macs: float = 0.0) -> Calibration:
     return replace(some, every=2 * some.every) if macs * len(some) > MANY and some.every > 1 else some
 
 
-def others(some: Calibration) -> Calibration:
+def others(some: Calibration, size: int = BATCH) -> Calibration:
     """Batches that a sparse part of the data leaves out; the part itself where there are none."""
     left_out = replace(some, first=some.every // 2)
-    return some if next(left_out.batches(BATCH), None) is None else left_out
+    return some if next(left_out.batches(size), None) is None else left_out
 
 
-def outputs(model: Model, data: Calibration, threads: int) -> list[list[NDArray[Any]]]:
+def outputs(model: Model, data: Calibration, threads: int, size: int = BATCH) -> list[list[NDArray[Any]]]:
     """The floating-point outputs of a model, batch by batch: of large ones evenly spread values, [n, v]."""
     with StoredModel(model.proto()) as stored:
         session = stored.open_session(threads=threads)
-        found = [[_few(np.asarray(v)) for v in run_session(session, feed).values()] for feed in data.batches(BATCH)]
+        found = [[_few(np.asarray(v)) for v in run_session(session, feed).values()] for feed in data.batches(size)]
         del session
     return [[value for value in batch if is_float(value.dtype)] for batch in found]
 

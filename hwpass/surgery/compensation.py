@@ -52,6 +52,11 @@ class _Wanted:
     offset: RowTable | None
 
 
+def batch_size(coupling: Coupling) -> int:
+    """How many samples may be run at once at the analysed extents, 1 to BATCH."""
+    return int(np.clip(BATCH_BYTES // max(peak_bytes(coupling.build), 1), 1, BATCH))
+
+
 class Compensation:
     """Both networks in lockstep, and on the way the fit of each product: the weights W', b' that best give the
     original's outputs from the pruned inputs."""
@@ -76,7 +81,7 @@ class Compensation:
 
     def run(self, calibration: Calibration) -> list[tuple[str, float, float]]:
         """Correct every product in order; per layer its held-out error before and after."""
-        size = int(np.clip(BATCH_BYTES // max(peak_bytes(self.coupling.build), 1), 1, BATCH))
+        size = batch_size(self.coupling)
 
         def batches() -> Iterator[dict[str, np.ndarray]]:
             # The last rows judge: they come from all over the data, which may be sorted.
