@@ -83,6 +83,8 @@ class Traits:
     lengths: tuple[int, ...] = ()
     #: Inputs that are extents.
     extents: tuple[int, ...] = ()
+    #: Inputs of floating-point numbers that settle extents: rounding may not move them.
+    settles: tuple[int, ...] = ()
     #: Inputs whose numbers the output holds, if from other places; None for all of them.
     carries: tuple[int, ...] | None = ()
     #: The output is true or false of what its inputs hold.

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.model.model import Model
+from hwpass.ops import traits_of
 from hwpass.proto.external import external
 from hwpass.proto.interface import Interface
 from hwpass.proto.streaming import release_pages
@@ -136,6 +137,8 @@ class InMemory:
     def tensors(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Feed:
         def exposed() -> Model:
             model = self.build().copy()
+            # A branch that is never taken may not go with the shapes that the others have: they are left open.
+            model.invalidate_shapes()
             made = {t.name: t for node in model.graph.nodes for t in node.outputs}
             model.graph.outputs = [made[name] for name in names]
             return model
@@ -180,6 +183,8 @@ def nudged(model: Model, seed: int) -> Model:
     for node in moved.walk():
         for position, tensor in enumerate(node.inputs):
             if not isinstance(tensor, gs.Constant) or tensor.values.dtype not in (np.float32, np.float64):
+                continue
+            if position in traits_of(node).settles or position in traits_of(node).extents:
                 continue
             if id(tensor) not in done:
                 factor = 1 + ROUNDING * rng.uniform(-1, 1, tensor.values.shape)

@@ -258,7 +258,8 @@ def _cut_apart(graph: gs.Graph, wanted: set[str], held: Feed) -> dict[str, str]:
                 outputs.append(result)
                 renamed[result.name] = tensor.name
             value = held[tensor.name]
-            tensor.dtype, tensor.shape = value.dtype, list(value.shape)
+            # Extents stay open: a branch that is not taken need not go with those of this feed.
+            tensor.dtype, tensor.shape = value.dtype, [f"{tensor.name}.{axis}" for axis in range(value.ndim)]
             inputs[tensor.name] = tensor
     graph.outputs = outputs
     graph.inputs = list(inputs.values())

@@ -19,7 +19,10 @@ class Resize(Rule):
     kind = "movement"
     parameters = (1, 2, 3)
     traits = Traits(hands_on=True, heavy=True)
-    each: ClassVar[dict[str, Traits]] = {"Resize": replace(traits, extents=(3,))}
+    each: ClassVar[dict[str, Traits]] = {
+        "Resize": replace(traits, extents=(3,), settles=(1, 2)),
+        "Upsample": replace(traits, settles=(1,)),
+    }
     functions: ClassVar[dict[str, Function]] = dict.fromkeys(ops, functions.resize)
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
