@@ -142,7 +142,10 @@ class RunOptions:
     allow_external: bool = _asked(
         False, "Read the model's external data wherever it lies, not only in its folder.", "flag", EVERY
     )
-    force: bool = _asked(False, "Keep the best effort when the budget cannot be met (status stays 4).", "flag")
+    force: bool = _asked(
+        False, "Keep the best effort when the budget cannot be met (status stays 4), and what made-up inputs show to "
+        "be ruined.", "flag",
+    )  # fmt: skip
     unproved: bool = _asked(
         False, "Accept a result that is not proved: no verify in the pipeline, a tuned model.", "flag", JUDGING
     )
