@@ -24,6 +24,7 @@ LAYERS: dict[str, list[Fault]] = {
     "fuse-bn": faults_of_passes.FUSE,
     "fold-redundant": faults_of_passes.REDUNDANT,
     "rotate-streams": faults_of_passes.ROTATE,
+    "rotate-heads": faults_of_passes.HEADS,
     "lower-norms": faults_of_passes.LOWER,
     "compensate": faults_of_passes.REFIT,
     "fits": faults_of_passes.FITS,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from planted import Fault
 
+from hwpass.coupling import attention_heads, moved_columns
 from hwpass.coupling import constant_channels as constants
 from hwpass.coupling import redundant_channels as redundancy
 from hwpass.ops.constants import padded
 from hwpass.proto import folding
 from hwpass.surgery import batch_norms as fuse_bn
-from hwpass.surgery import compensation, norm_forms, redirection, rotation
+from hwpass.surgery import compensation, head_rotation, norm_forms, redirection, rotation, unpacking
 from hwpass.surgery import constant_edits as edits
 from hwpass.surgery import constant_folding as fold
 from hwpass.surgery.compensation import Compensation
@@ -80,6 +81,27 @@ REDUNDANT = [
     Fault("padding is forgotten", padded, 'any(node.attr("pads") or [])', "False", "padded_constant"),
     Fault("a shift is added with the wrong sign", edits.ConstantEdits.add, "bias += shift", "bias -= shift",
           "redundant"),
+]
+
+HEADS = [
+    Fault("keys are turned like queries", head_rotation._turn, "shared.readers, back)", "shared.readers, forth)",
+          "turned_heads"),
+    Fault("what should be the inverse is none", head_rotation.principal_basis, "(vectors / scale).T",
+          "(vectors * scale).T", "turned_heads"),
+    Fault("biases are left as they were", head_rotation._turn, "if weight.bias is not None:", "if False:", "turned_heads"),
+    Fault("a scale that is read from an extent becomes another", head_rotation.rotate_heads, "np.array(value)",
+          "np.array(2 * value)", "turned_heads"),
+    Fault("scales are lost with a packed product", unpacking._apart,
+          'factor / number if step.op == "Div" else factor * number', "factor", "packed_heads"),
+    Fault("a divisor of a packed product multiplies", unpacking._apart, 'if step.op == "Div"', "if False",
+          "packed_heads"),
+    Fault("the first columns of a packed product are everyone's", unpacking._apart,
+          "columns = source.weight.node.gs, source.end, layout.columns.reshape(-1)",
+          "columns = source.weight.node.gs, source.end, np.sort(layout.columns.reshape(-1)) % 12", "packed_heads"),
+    Fault("heads are turned though others read them", attention_heads._alone, "if outside is not None:", "if False:",
+          "watched_heads"),
+    Fault("numbers of each dimension are one for all", moved_columns.scalar, "constant.values.size == 1",
+          "constant.values.size >= 1", "rotary_heads"),
 ]
 
 ROTATE = [

@@ -158,6 +158,57 @@ def composed(s: Sketch) -> None:
     out(s, y, 8, 3)
 
 
+def _by_heads(s: Sketch, x: str, perm: list[int]) -> str:
+    return s.op("Transpose", s.op("Reshape", x, s.const([0, 5, 4, 3])), perm=perm)
+
+
+def _attended(s: Sketch, q: str, k: str, v: str) -> None:
+    """Four heads of three dimensions: q and v [N, 4, 5, 3], k [N, 4, 3, 5]."""
+    y = s.op("MatMul", s.op("Softmax", s.op("MatMul", q, k), axis=-1), v)
+    y = s.op("Reshape", s.op("Transpose", y, perm=[0, 2, 1, 3]), s.const([0, 5, 12]))
+    out(s, s.op("Tanh", s.linear(y, 12, 8)), 8, 3)
+
+
+@subject()
+def turned_heads(s: Sketch) -> None:
+    """Heads that are turned, a scale by an extent."""
+    x = s.op("Tanh", s.linear(s.input(["N", 5, 4]), 4, 8))
+    q, k, v = (s.op("Add", s.linear(x, 8, 12), s.weight(12, fan=1)) for _ in range(3))
+    q = _by_heads(s, q, [0, 2, 1, 3])
+    extent = s.op("Cast", s.op("Slice", s.op("Shape", q), s.const([3]), s.const([4])), to=TensorProto.FLOAT)
+    q = s.op("Div", q, s.op("Sqrt", extent))
+    _attended(s, q, _by_heads(s, k, [0, 2, 3, 1]), _by_heads(s, v, [0, 2, 1, 3]))
+
+
+@subject()
+def packed_heads(s: Sketch) -> None:
+    """One product for queries, keys and values, each scaled by a number."""
+    x = s.op("Tanh", s.linear(s.input(["N", 5, 4]), 4, 8))
+    y = s.op("Add", s.linear(x, 8, 36), s.weight(36, fan=1))
+    y = s.op("Transpose", s.op("Reshape", y, s.const([0, 5, 4, 3, 3])), perm=[3, 0, 2, 1, 4])
+    q, k, v = (s.op("Gather", y, s.const(i), axis=0) for i in range(3))
+    k = s.op("Transpose", s.op("Div", k, s.const(1.5)), perm=[0, 1, 3, 2])
+    _attended(s, s.op("Mul", q, s.const(0.6)), k, v)
+
+
+@subject()
+def watched_heads(s: Sketch) -> None:
+    """Queries that something else reads too."""
+    x = s.op("Tanh", s.linear(s.input(["N", 5, 4]), 4, 8))
+    q, k, v = (s.op("Add", s.linear(x, 8, 12), s.weight(12, fan=1)) for _ in range(3))
+    out(s, s.op("Tanh", q), 12, 3)
+    _attended(s, _by_heads(s, q, [0, 2, 1, 3]), _by_heads(s, k, [0, 2, 3, 1]), _by_heads(s, v, [0, 2, 1, 3]))
+
+
+@subject()
+def rotary_heads(s: Sketch) -> None:
+    """Queries whose dimensions are scaled apart, as a rotary embedding does."""
+    x = s.op("Tanh", s.linear(s.input(["N", 5, 4]), 4, 8))
+    q, k, v = (s.op("Add", s.linear(x, 8, 12), s.weight(12, fan=1)) for _ in range(3))
+    q = s.op("Mul", _by_heads(s, q, [0, 2, 1, 3]), s.const(np.array([0.2, 1.0, 3.0])))
+    _attended(s, q, _by_heads(s, k, [0, 2, 3, 1]), _by_heads(s, v, [0, 2, 1, 3]))
+
+
 def _refit(name: str, *shape: int) -> None:
     """The subject with data to refit it on."""
     data = np.random.default_rng(5).standard_normal(shape).astype(np.float32)

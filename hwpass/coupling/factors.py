@@ -20,12 +20,13 @@ class _Classes:
     dead: set[int]
 
 
-def decide(build: Relations) -> Ids:
+def decide(build: Relations, inner: Ids) -> Ids:
     """Choose the live factor of every product, and return the components of all equalities.
 
     Removal keeps a product rectangular when one factor is live and the others are frozen: outer before inner
     (whole heads, whole groups) unless the outer one is frozen by something else, or has fewer than FEWEST
-    indices and less than the inner. A choice that turns out wholly frozen is revised, a bounded number of times.
+    indices and less than the inner, or the inner one has some of the ids `inner`. A choice that turns out wholly
+    frozen is revised, a bounded number of times.
     """
     from hwpass.coupling.components import solve
 
@@ -37,7 +38,7 @@ def decide(build: Relations) -> Ids:
     refused: set[int] = set()
     for _ in range(6):
         classes = _classes(build.splits, component)
-        live = _choose(build.splits, classes, refused)
+        live = _choose(build.splits, classes, refused, _wanting(build.splits, component, inner))
         left, right, origin = _equalities(build.splits, classes, live, component)
         solved = solve(build.count, [*build.left, *left], [*build.right, *right])
         worse = {
@@ -99,7 +100,13 @@ def _sides(split: Split, classes: _Classes) -> tuple[int, int]:
     return classes.of[id(split.outer)], classes.of[id(split.inner)]
 
 
-def _choose(splits: list[Split], classes: _Classes, refused: set[int]) -> set[int]:
+def _wanting(splits: list[Split], component: Ids, inner: Ids) -> set[int]:
+    """The identities of the products whose inner factor is wanted."""
+    wanted = np.setdiff1d(component[inner], [0])
+    return {id(split) for split in splits if np.isin(component[split.inner], wanted).any()}
+
+
+def _choose(splits: list[Split], classes: _Classes, refused: set[int], thinned: set[int]) -> set[int]:
     """The classes that stay live; every split has at most one of them."""
     dead = set(classes.dead)
     live: set[int] = set()
@@ -121,7 +128,7 @@ def _choose(splits: list[Split], classes: _Classes, refused: set[int]) -> set[in
         outer, inner = _sides(split, classes)
         if outer in live or inner in live:
             continue
-        first, second = (outer, inner) if _prefers_outer(split) else (inner, outer)
+        first, second = (outer, inner) if id(split) not in thinned and _prefers_outer(split) else (inner, outer)
         for candidate in (first, second):
             if candidate not in dead and candidate not in refused:
                 enliven(candidate)

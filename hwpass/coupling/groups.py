@@ -87,10 +87,19 @@ def couple(model: Model, dims: Mapping[str, int] | None = None) -> Coupling:
     """
     with collection_paused():
         build = analyse(model, dims)
-        component = decide(build)
+        component = decide(build, _principal(build))
         coupling = Coupling(build, component)
         coupling.groups = _groups(coupling)
     return coupling
+
+
+def _principal(build: Builder) -> Ids:
+    """The ids of dimensions that stand by their size: they are worth more thinning than heads."""
+    found = [np.zeros(0, np.int64)]
+    for name, place in build.model.principal.items():
+        axes = build.tensors[name].axes if name in build.tensors else None
+        found += [f.ids for f in axes[place] if f.ids is not None] if axes is not None and place < len(axes) else []
+    return np.concatenate(found)
 
 
 def _groups(coupling: Coupling) -> list[Group]:

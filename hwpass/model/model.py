@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,6 +51,8 @@ class Model:
     passes meet one form only. Constants are NumPy arrays (memory-mapped when they were external data). `source` is
     what was loaded, exactly as it was given: the path of a file, bytes (also those of a stream), or a proto. `renewed`
     are inner tensors that compute something else by now than under this name in `source`, though no output does.
+    `principal` are inner tensors of attention whose dimensions of a head stand in the order of their size, with the
+    axis that they stand along.
     """
 
     graph: gs.Graph
@@ -63,6 +65,7 @@ class Model:
     source: ModelLike | None = field(default=None, repr=False)
     kept: Kept = field(default_factory=Kept, repr=False)
     renewed: frozenset[str] = field(default=frozenset(), repr=False)
+    principal: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         return brief(self, self.path or self.graph.name, counted(len(self.graph.nodes), "node"), f"opset {self.opset}")

@@ -22,6 +22,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from hwpass.cost_models.work import Floats
 from hwpass.coupling.groups import Coupling
 from hwpass.planning.consumers import Consumer
+from hwpass.planning.pairs import Pair
 
 #: Ridge on covariances, relative to the mean variance: directions that data never showed are not free.
 RIDGE = 1e-3
@@ -47,15 +48,81 @@ class _View:
     sensitivity: float
     spent: float = 0.0  # of the variance
 
-    @property
     def loss(self) -> float:
         """What removals so far cost."""
         return -self.sensitivity * float(np.log(max(1.0 - self.spent, LEFT)))
 
+    def costs(self, left: NDArray[np.bool_]) -> Floats:
+        """What each unit would cost by itself now."""
+        cost = np.zeros(len(left))
+        counts = np.bincount(self.units, minlength=len(left))
+        if counts.max() == 1:
+            diagonal = np.diag(self.precision)
+            alive = left[self.units]
+            # Rounding can leave next to nothing of a precision.
+            floor = max(float(diagonal.max()) * 1e-12, 1e-30)
+            cost[self.units[alive]] = np.diag(self.gram)[alive] / np.maximum(diagonal[alive], floor)
+            return cost * (self.sensitivity / self.energy)
+        for unit in np.flatnonzero(left & (counts > 0)).tolist():
+            index = np.flatnonzero(self.units == unit)
+            block = np.ix_(index, index)
+            cost[unit] = float(np.trace(np.linalg.solve(self.precision[block], self.gram[block])))
+        return cost * (self.sensitivity / self.energy)
+
+    def remove(self, chosen: NDArray[np.int64]) -> None:
+        """Remove units and refit the others."""
+        gone = np.flatnonzero(np.isin(self.units, chosen))
+        if not len(gone):
+            return
+        rest = np.flatnonzero(~np.isin(self.units, chosen))
+        inner = self.precision[np.ix_(gone, gone)]
+        conditional = np.linalg.inv(inner)
+        gram = self.gram[np.ix_(gone, gone)]
+        self.spent += max(float(np.einsum("ij,ji->", gram, conditional)), 0.0) / self.energy
+        cross = self.precision[np.ix_(gone, rest)]
+        # x_gone is best predicted by -inner^-1 cross x_rest: the rest's weights take that over.
+        share = -conditional @ cross
+        mixed = self.gram[np.ix_(rest, gone)] @ share
+        self.gram = self.gram[np.ix_(rest, rest)] + mixed + mixed.T + share.T @ gram @ share
+        self.precision = self.precision[np.ix_(rest, rest)] - cross.T @ conditional @ cross
+        self.units = self.units[rest]
+
+
+@dataclass(eq=False)
+class _PairView:
+    """A product of two activations seen from one group: nothing makes up for what it lacks."""
+
+    pair: Pair
+    inside: NDArray[np.intp]  # indices of the pair that the group has
+    units: NDArray[np.int64]  # and the unit of each
+    gone: NDArray[np.bool_]  # [i]
+
+    def _lack(self, indices: NDArray[np.intp], others: NDArray[np.intp]) -> Floats:
+        found: Floats = self.pair.errors[np.ix_(self.inside[indices], self.inside[others])].sum(axis=1)
+        return found
+
+    def loss(self) -> float:
+        """What removals so far cost."""
+        gone = np.flatnonzero(self.gone)
+        spent = max(float(self._lack(gone, gone).sum()), 0.0) / self.pair.energy
+        return -self.pair.sensitivity * float(np.log(max(1.0 - spent, LEFT)))
+
+    def costs(self, left: NDArray[np.bool_]) -> Floats:
+        """What each unit would cost by itself now."""
+        every = np.arange(len(self.units))
+        own = self.pair.errors[self.inside, self.inside] + 2 * self._lack(every, np.flatnonzero(self.gone))
+        cost = np.zeros(len(left))
+        np.add.at(cost, self.units, np.where(left[self.units], own, 0.0))
+        return cost * (self.pair.sensitivity / self.pair.energy)
+
+    def remove(self, chosen: NDArray[np.int64]) -> None:
+        """Leave units out."""
+        self.gone |= np.isin(self.units, chosen)
+
 
 def curves_and_order(
     coupling: Coupling,
-    readers: Sequence[Consumer],
+    readers: Sequence[Consumer | Pair],
     fallback: Sequence[Floats],
     progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Floats], list[Floats]]:
@@ -85,7 +152,7 @@ def curves_and_order(
 class _Reading:
     """A consumer, seen from one of its groups after the other, in rising order."""
 
-    def __init__(self, reader: Consumer, place: dict[int, tuple[int, int]]) -> None:
+    def __init__(self, reader: Consumer | Pair, place: dict[int, tuple[int, int]]) -> None:
         found = [place.get(int(c), (-1, -1)) for c in reader.components]
         self.reader = reader
         self.owner = np.asarray([g for g, _ in found])
@@ -93,9 +160,12 @@ class _Reading:
         self.groups = np.unique(self.owner[self.owner >= 0]).tolist()
         self.precision: Floats | None = None
 
-    def view(self, number: int) -> _View:
+    def view(self, number: int) -> _View | _PairView:
         """The view from a group; after the last of them the matrices are forgotten, the consumer's own too."""
         reader = self.reader
+        if isinstance(reader, Pair):
+            inside = np.flatnonzero(self.owner == number)
+            return _PairView(reader, inside, self.unit[inside], np.zeros(len(inside), bool))
         precision = self.precision
         if precision is None:
             covariance = reader.covariance.astype(np.float64)
@@ -135,7 +205,7 @@ def _inverse(matrix: Floats) -> Floats:
     return np.asarray(found)
 
 
-def _eliminate(views: list[_View], width: int) -> tuple[Floats, NDArray[np.int64]]:
+def _eliminate(views: Sequence[_View | _PairView], width: int) -> tuple[Floats, NDArray[np.int64]]:
     """Remove units step by step; the curve between steps is interpolated."""
     large = max(len(view.units) for view in views) > LARGE
     step = max(1, width // (STEPS // 2 if large else STEPS))
@@ -146,52 +216,15 @@ def _eliminate(views: list[_View], width: int) -> tuple[Floats, NDArray[np.int64
     while removed < width:
         cost = np.zeros(width)
         for view in views:
-            cost += _costs(view, left)
+            cost += view.costs(left)
         cost[~left] = np.inf
         chosen = np.argsort(cost, kind="stable")[: min(step, width - removed)]
         for view in views:
-            _remove(view, chosen)
-        before, total = total, sum(view.loss for view in views)
+            view.remove(chosen)
+        before, total = total, sum(view.loss() for view in views)
         for number, unit in enumerate(chosen.tolist(), 1):
             order[unit] = removed + number
             curve[removed + number] = before + (total - before) * number / len(chosen)
         left[chosen] = False
         removed += len(chosen)
     return np.maximum.accumulate(curve), order
-
-
-def _costs(view: _View, left: NDArray[np.bool_]) -> Floats:
-    """What each unit would cost by itself now."""
-    cost = np.zeros(len(left))
-    counts = np.bincount(view.units, minlength=len(left))
-    if counts.max() == 1:
-        diagonal = np.diag(view.precision)
-        alive = left[view.units]
-        # Rounding can leave next to nothing of a precision.
-        floor = max(float(diagonal.max()) * 1e-12, 1e-30)
-        cost[view.units[alive]] = np.diag(view.gram)[alive] / np.maximum(diagonal[alive], floor)
-        return cost * (view.sensitivity / view.energy)
-    for unit in np.flatnonzero(left & (counts > 0)).tolist():
-        index = np.flatnonzero(view.units == unit)
-        block = np.ix_(index, index)
-        cost[unit] = float(np.trace(np.linalg.solve(view.precision[block], view.gram[block])))
-    return cost * (view.sensitivity / view.energy)
-
-
-def _remove(view: _View, chosen: NDArray[np.int64]) -> None:
-    """Remove units and refit the others."""
-    gone = np.flatnonzero(np.isin(view.units, chosen))
-    if not len(gone):
-        return
-    rest = np.flatnonzero(~np.isin(view.units, chosen))
-    inner = view.precision[np.ix_(gone, gone)]
-    conditional = np.linalg.inv(inner)
-    gram = view.gram[np.ix_(gone, gone)]
-    view.spent += max(float(np.einsum("ij,ji->", gram, conditional)), 0.0) / view.energy
-    cross = view.precision[np.ix_(gone, rest)]
-    # x_gone is best predicted by -inner^-1 cross x_rest: the rest's weights take that over.
-    share = -conditional @ cross
-    mixed = view.gram[np.ix_(rest, gone)] @ share
-    view.gram = view.gram[np.ix_(rest, rest)] + mixed + mixed.T + share.T @ gram @ share
-    view.precision = view.precision[np.ix_(rest, rest)] - cross.T @ conditional @ cross
-    view.units = view.units[rest]

@@ -25,14 +25,14 @@ class ConstantEdits:
 
     def value(self, node: Node | gs.Node, position: int) -> Array:
         """The value in the making: at first a copy of what stands there."""
-        index = self._of(node)
+        index = self.index_of(node)
         if (index, position) not in self.values:
             self.values[index, position] = self.coupling.nodes[index].gs.inputs[position].values.copy()
         return self.values[index, position]
 
     def add(self, node: Node | gs.Node, position: int, shift: NDArray[np.float64]) -> None:
         """Add to a bias [n], or set an input where there is none yet."""
-        index, inputs = self._of(node), self.coupling.nodes[self._of(node)].gs.inputs
+        index, inputs = self.index_of(node), self.coupling.nodes[self.index_of(node)].gs.inputs
         if position < len(inputs) and inputs[position].name:
             bias = self.value(node, position)
         else:
@@ -58,7 +58,8 @@ class ConstantEdits:
                 node.inputs.append(constant)
         return bool(made)
 
-    def _of(self, node: Node | gs.Node) -> int:
+    def index_of(self, node: Node | gs.Node) -> int:
+        """Where a node stands in the coupling."""
         return node.index if isinstance(node, Node) else self._index[id(node)]
 
     def _made(self) -> list[tuple[gs.Node, int, gs.Constant]]:

@@ -19,13 +19,14 @@ from hwpass.passes.fold_redundant import FoldRedundant
 from hwpass.passes.fuse_bn import FuseBatchNorm
 from hwpass.passes.lower_norms import LowerNorms
 from hwpass.passes.prune_channels import PruneChannels
+from hwpass.passes.rotate_heads import RotateHeads
 from hwpass.passes.rotate_streams import RotateStreams
 from hwpass.passes.verify import Verify
 from hwpass.planning.score import makes_inputs
 from hwpass.verdicts.task_metric import no_metric
 
 #: What runs before channels are coupled, and so what group names in a plan refer to.
-PREPARE: tuple[Pass, ...] = (Fold(), FuseBatchNorm(), RotateStreams(), FoldRedundant())
+PREPARE: tuple[Pass, ...] = (Fold(), FuseBatchNorm(), RotateStreams(), RotateHeads(), FoldRedundant())
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from hwpass.data.sampled_rows import sample
 from hwpass.data.segments import Segments
 from hwpass.errors import InputError
 from hwpass.manager import PassManager
-from hwpass.planning.consumers import consumers, weight_gram
+from hwpass.planning.consumers import Consumer, consumers, weight_gram
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import input_specs
 from hwpass.runtime.sessions import open_session, run_session
@@ -71,6 +71,8 @@ def test_consumers_have_positive_energies_and_the_same_bytes_twice(images: np.nd
     first, second = (consumers(coupling, data) for _ in range(2))
     assert first
     for one, other in zip(first, second, strict=True):
+        assert isinstance(one, Consumer)
+        assert isinstance(other, Consumer)
         assert one.energy > 0
         assert one.sensitivity > 0
         assert one.sensitivity == other.sensitivity

@@ -113,6 +113,20 @@ def gemm(
     return (result[0], result[1])
 
 
+def labels_of(node: Node) -> tuple[list[str], list[str], list[str]]:
+    """The axes of both operands and of the result of a MatMul or an Einsum of two, by labels: equal ones are the same.
+
+    Operands have two axes or more. Raises Freeze where an equation is not one of inputs of these ranks.
+    """
+    if node.op == "Einsum":
+        (one, other), result = Einsum.labels(node)
+        return list(one), list(other), list(result)
+    ranks = [node.tensor(position).rank for position in (0, 1)]
+    batch = [f"batch {place}" for place in range(max(ranks) - 2, 0, -1)]
+    left, right = ([*batch[len(batch) - rank + 2 :], *own] for rank, own in zip(ranks, ("mk", "kn"), strict=True))
+    return left, right, [*batch, "m", "n"]
+
+
 @register
 class Gemm(Rule):
     """y = alpha A B + beta C, either side transposed."""
@@ -145,7 +159,7 @@ class Einsum(Rule):
     functions: ClassVar[dict[str, Function]] = {"Einsum": products.einsum}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
-        inputs, target = self._labels(node)
+        inputs, target = self.labels(node)
         axes: dict[str, Axis] = {}
         zero: dict[str, bool] = {}
         for position, labels in enumerate(inputs):
@@ -171,7 +185,7 @@ class Einsum(Rule):
         return [Tensor(tuple(with_zero(axes[c], zero[c]) for c in target), node.tensor(0).dtype)]
 
     @staticmethod
-    def _labels(node: Node) -> tuple[list[str], str]:
+    def labels(node: Node) -> tuple[list[str], str]:
         """The labels of each input and of the result; those of an ellipsis, right-aligned, are digits.
 
         Raises Freeze where the equation is not one of inputs of these ranks.
