@@ -87,6 +87,10 @@ class Segments:
         """Whether a tensor is known at the cursor."""
         return name in self._values
 
+    def names(self) -> set[str]:
+        """The tensors that are known at the cursor."""
+        return set(self._values)
+
     def advance(self, stop: int, keep: Sequence[str] = ()) -> None:
         """Run the nodes before `stop`, and drop what no node from there on reads, `keep` excepted."""
         nodes = self.nodes[self.cursor : stop]
