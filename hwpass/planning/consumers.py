@@ -8,7 +8,7 @@ that the norms of weights decide.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,9 @@ from hwpass.runtime.sessions import StoredModel, run_session
 
 #: Rows per tensor: a covariance of c channels wants several times c.
 ROWS = 8192
+#: Multiply-accumulates that statistics may take before samples are left out, and how many samples stay at the least.
+STATISTICS_MACS = 5e11
+SAMPLES = 96
 #: Samples run at once: as many as the tapped activations leave room for, and no more than that.
 BATCH = 4
 BATCH_BYTES = 32 << 20
@@ -90,7 +93,8 @@ def consumers(
         if name:
             taps[name] = Tap(node.product.data_axis, left)
     step = batch_size(coupling, [*taps])
-    covariances = covariance(coupling.build.model, taps, calibration, threads, seed, progress, step)
+    some = affordable(calibration, sum(macs_of(node) for node in coupling.nodes))
+    covariances = covariance(coupling.build.model, taps, some, threads, seed, progress, step)
     found, gram = [], None
     for node, name, components, left in readers:
         gram = weight_gram(node, len(components))
@@ -106,6 +110,12 @@ def consumers(
     del covariances, gram
     _measure(coupling, found, calibration, threads, seed, progress)
     return found
+
+
+def affordable(calibration: Calibration, macs: float) -> Calibration:
+    """The samples that statistics are taken of, from all over the data; `macs` is what one takes."""
+    most = max(SAMPLES, STATISTICS_MACS / max(macs, 1.0))
+    return replace(calibration, every=calibration.every * max(1, int(len(calibration) // most)))
 
 
 def _reading(coupling: Coupling) -> Iterator[tuple[Node, NDArray[np.int64]]]:

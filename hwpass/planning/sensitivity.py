@@ -28,8 +28,8 @@ NOISE = 0.25
 
 #: Multiply-accumulates spent on all sensitivities together: decides on how many samples they are measured; the fewest
 #: and the most of these.
-MACS = 2e11
-SAMPLES = (4, 64)
+MACS = 1e11
+SAMPLES = (4, 32)
 
 #: Samples run at once, where nothing is handed out from inside.
 BATCH = 4
