@@ -29,7 +29,7 @@ NOISE = 0.25
 #: Multiply-accumulates spent on all sensitivities together: decides on how many samples they are measured; the fewest
 #: and the most of these.
 MACS = 1e11
-SAMPLES = (4, 32)
+SAMPLES = (4, 64)
 
 #: Samples run at once, where nothing is handed out from inside.
 BATCH = 4
