@@ -23,6 +23,7 @@ import tempfile
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import fresh, memory_bound, save_zoo, show, zoo_module
@@ -118,9 +119,10 @@ def on_noise(path: str, samples: str, threads: str) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "noise.npz"
-        np.savez(file, **noise(path, int(samples)))  # type: ignore[arg-type]
+        given: dict[str, Any] = noise(path, int(samples))
+        np.savez(file, **given)
         before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        asked = {"calib": str(file), "threads": int(threads), "distill": "off"}
+        asked: dict[str, Any] = {"calib": str(file), "threads": int(threads), "distill": "off"}
         result = hwpass.run(path, "server-cpu", latency=0.5, force=True, **asked)
         seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     passes = {record.name.partition("{")[0]: record.seconds for record in result.report.passes}
