@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,9 @@ PLAINER = str.maketrans({"µ": "u", "…": "...", "×": "x", "≥": ">=", "≤":
 
 #: What a full disk says; NumPy gives no number where it could not write all of an array.
 FULL = (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: Seconds between two lines of progress where there is no terminal.
+QUIET = 20.0
 
 MEMORY = "out of memory; close other programs, allow this one more, or use a machine with more"
 
@@ -222,16 +226,31 @@ def note(text: str) -> None:
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """A status line on a terminal's standard error; silence elsewhere."""
+    """A status line on a terminal's standard error; elsewhere a line now and then of what takes long."""
     from rich.console import Console
 
     screen = Console(stderr=True)
+    start = time.monotonic()
     if not screen.is_terminal or sys.stderr is None:
-        yield lambda text: None
+        yield now_and_then(lambda: time.monotonic() - start, say)
         return
     with screen.status("starting") as status:
         interrupts.run.drawing = True
         try:
-            yield lambda text: status.update(text)
+            yield lambda text: status.update(f"{text} ({time.monotonic() - start:.0f} s)")
         finally:
             interrupts.run.drawing = False
+
+
+def now_and_then(passed: Callable[[], float], tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Tells what is going on once in `QUIET` seconds; `passed` gives the seconds so far."""
+    last = 0.0
+
+    def progress(text: str) -> None:
+        nonlocal last
+        now = passed()
+        if now >= last + QUIET:
+            last = now
+            tell(f"after {now:.0f} s: {text}")
+
+    return progress

@@ -147,6 +147,8 @@ def _scale(
     if scores is None or len(feeds) < FEWEST:
         return None
     own = information(scores)
+    if FAR_MORE * own > np.log(min(scores.shape)):  # no scale tells more than each sample's class, or each sample
+        return None
     unit = [{**feed, name: (feed[name] - low) / (high - low)} for feed in feeds]
     others = {}
     for scale in TRIED:

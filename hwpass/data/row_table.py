@@ -16,33 +16,61 @@ from hwpass.runtime.array_files import Held, Spool, Spooled
 #: Bytes of rows that are put aside, and worked on, at once.
 PORTION = 8 << 20
 
-#: Bytes of a table that stay in memory.
+#: Bytes of a table that stay in memory, where it has no room to share with others.
 HELD = 2 * PORTION
+
+
+class Room:
+    """Bytes that some tables may hold in memory together."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so many bytes more, which is then taken."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
 
 
 class RowTable:
     """Rows of float32, all of one shape, in portions: each has about `PORTION` bytes."""
 
-    def __init__(self, parts: Iterable[NDArray[np.generic]]) -> None:
-        """The rows of all parts, one below the other; a part is let go before the next is asked for."""
+    def __init__(
+        self, parts: Iterable[NDArray[np.generic]] = (), room: Room | None = None, portion: int | None = None
+    ) -> None:
+        """The rows of all parts, one below the other; a part is let go before the next is asked for.
+
+        Without parts, `add` enters them, and `finish` is called before rows are read.
+        """
         self.row: tuple[int, ...] = ()
+        self._room = Room(HELD) if room is None else room
+        self._portion = PORTION if portion is None else portion
         self._portions: list[Held | Spooled] = []
         self._spool: Spool | None = None
-        self._size = 0
-        pending: list[NDArray[np.float32]] = []
-        waiting = 0
+        self._pending: list[NDArray[np.float32]] = []
+        self._waiting = 0
         for part in parts:
-            self.row = part.shape[1:]
-            most = max(PORTION // (4 * max(int(np.prod(self.row, dtype=np.int64)), 1)), 1)
-            for start in range(0, len(part), most):
-                piece = np.array(part[start : start + most], np.float32, order="C")
-                if waiting + piece.nbytes > PORTION and pending:
-                    self._put(pending)
-                    pending, waiting = [], 0
-                pending.append(piece)
-                waiting += piece.nbytes
-        if pending:
-            self._put(pending)
+            self.add(part)
+        self.finish()
+
+    def add(self, part: NDArray[np.generic]) -> None:
+        """Enter rows."""
+        self.row = part.shape[1:]
+        most = max(self._portion // (4 * max(int(np.prod(self.row, dtype=np.int64)), 1)), 1)
+        for start in range(0, len(part), most):
+            piece = np.array(part[start : start + most], np.float32, order="C")
+            if self._waiting + piece.nbytes > self._portion:
+                self.finish()
+            self._pending.append(piece)
+            self._waiting += piece.nbytes
+
+    def finish(self) -> None:
+        """Put aside what waits."""
+        if self._pending:
+            pieces, self._pending, self._waiting = self._pending, [], 0
+            self._put(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
 
     def __len__(self) -> int:
         return sum(portion.shape[0] for portion in self._portions)
@@ -67,15 +95,13 @@ class RowTable:
                 yield slice(max(start, first), min(stop, last))
             first = last
 
-    def _put(self, pieces: list[NDArray[np.float32]]) -> None:
-        rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        self._size += rows.nbytes
-        if self._size > HELD:
-            self._spool = self._spool or Spool()
-            put = self._spool.put(rows)
-            self._portions.append(put if isinstance(put, Spooled) else Held(put))
-        else:
+    def _put(self, rows: NDArray[np.float32]) -> None:
+        if self._room.take(rows.nbytes):
             self._portions.append(Held(rows))
+            return
+        self._spool = self._spool or Spool()
+        put = self._spool.put(rows)
+        self._portions.append(put if isinstance(put, Spooled) else Held(put))
 
 
 def side_by_side(start: int, stop: int, *tables: RowTable | None) -> Iterator[list[Any]]:

@@ -42,22 +42,18 @@ class Window:
         return cls(kernel, strides, dilations, tuple((pads or [0] * rank)[:rank]))
 
 
-def sample(sizes: Sequence[int], images: Sequence[Sequence[int]], rows: int, seed: int) -> list[tuple[Ints, ...]]:
-    """Positions per batch: sample numbers and one index array per image axis, about `rows` in all.
+def sample(size: int, image: Sequence[int], each: int, random: np.random.Generator) -> tuple[Ints, ...]:
+    """Positions in a batch of `size` samples: numbers of the samples, and one index array per axis of the image.
 
-    A batch has its own image extents. Every sample gives the same number of positions, or all it has, so that rows of
-    held-out samples can be told apart.
+    Every sample gives `each` of its positions, or all it has.
     """
-    most = max(1, -(-rows // max(sum(sizes), 1)))
-    rng = np.random.default_rng(seed)
-    found = []
-    for size, image in zip(sizes, images, strict=True):
-        total = prod(image)
-        each = min(total, most)
-        flat = np.stack([rng.permutation(total)[:each] if each < total else np.arange(total) for _ in range(size)])
-        places = np.unravel_index(flat.reshape(-1), tuple(image)) if image else ()
-        found.append((np.repeat(np.arange(size), each), *[np.asarray(p, np.int64) for p in places]))
-    return found
+    total = prod(image)
+    if each < total:
+        flat = np.concatenate([np.sort(random.choice(total, each, replace=False, shuffle=False)) for _ in range(size)])
+    else:
+        flat = np.tile(np.arange(total), size)
+    places = np.unravel_index(flat, tuple(image)) if image else ()
+    return (np.repeat(np.arange(size), min(each, total)), *[np.asarray(p, np.int64) for p in places])
 
 
 def conv_rows(x: np.ndarray, window: Window, where: tuple[Ints, ...]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ the price of one forward pass in all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,48 @@ from hwpass.model.model import Model, quiet
 from hwpass.model.node_order import reads
 from hwpass.runtime.sessions import Feed, open_session, run_session
 
-#: Activations kept in memory; beyond this they go to a temporary folder.
+#: Activations kept in memory, where nobody says how many; beyond this they go to a temporary folder.
 MEMORY_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class _Filed:
+    """An array in a file of its own."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        """The array, mapped."""
+        return np.memmap(self.path, self.dtype, "r", shape=self.shape)
 
 
 class Segments:
     """A model, its inputs in batches, and a cursor over the nodes of its main graph."""
 
-    def __init__(self, model: Model, batches: Iterable[Mapping[str, np.ndarray]], threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: Model,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        threads: int = 1,
+        room: int | None = None,
+    ) -> None:
+        """`room` is how many bytes of activations are kept in memory, about."""
         self.model = model
+        self._room = MEMORY_BYTES if room is None else room
         self.threads = threads
         self.nodes = list(model.graph.nodes)
         self.cursor = 0
         self._folder = TemporaryFolder()
         self._held = 0
         self._count = 0
-        self._values: dict[str, list[np.ndarray | Path]] = {}
+        self._free: dict[int, list[Path]] = {}  # files that nobody reads any more, by their sizes
+        self._values: dict[str, list[np.ndarray | _Filed]] = {}
         self._last = self._last_reads()
         for batch in batches:
             for name, value in batch.items():
@@ -59,6 +86,10 @@ class Segments:
     def live(self, name: str) -> bool:
         """Whether a tensor is known at the cursor."""
         return name in self._values
+
+    def names(self) -> set[str]:
+        """The tensors that are known at the cursor."""
+        return set(self._values)
 
     def advance(self, stop: int, keep: Sequence[str] = ()) -> None:
         """Run the nodes before `stop`, and drop what no node from there on reads, `keep` excepted."""
@@ -85,7 +116,7 @@ class Segments:
         made = {t.name for node in nodes for t in node.outputs}
         inputs = sorted({n for node in nodes for n in reads(node) if n not in made and n in self._values})
         session = open_session(self._graph(nodes, inputs, wanted), threads=self.threads)
-        results: dict[str, list[np.ndarray | Path]] = {name: [] for name in wanted}
+        results: dict[str, list[np.ndarray | _Filed]] = {name: [] for name in wanted}
         for number in range(self.batches):
             feed: Feed = {name: np.asarray(self.value(name)[number], order="C") for name in inputs}
             for name, value in run_session(session, feed).items():
@@ -129,20 +160,22 @@ class Segments:
         with quiet():
             return bytes(gs.export_onnx(graph, do_type_check=False).SerializeToString())
 
-    def _stored(self, value: np.ndarray) -> np.ndarray | Path:
-        if self._held + value.nbytes <= MEMORY_BYTES or value.nbytes < 1 << 16:
+    def _stored(self, value: np.ndarray) -> np.ndarray | _Filed:
+        if self._held + value.nbytes <= self._room or value.nbytes < 1 << 16 or value.dtype.hasobject:
             self._held += value.nbytes
             return value
-        path = self._folder.path / f"{self._count}.npy"
-        self._count += 1
-        with spilling():
-            np.save(path, value)
-        return path
+        # Pages that are there are written again at half the price of new ones.
+        free = self._free.get(value.nbytes)
+        path = free.pop() if free else self._folder.path / f"{self._count}.raw"
+        self._count += not free
+        with spilling(), open(path, "r+b" if path.exists() else "wb") as stream:
+            stream.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        return _Filed(path, value.shape, value.dtype)
 
     def _drop(self, name: str) -> None:
         for value in self._values.pop(name):
-            if isinstance(value, Path):
-                value.unlink()
+            if isinstance(value, _Filed):
+                self._free.setdefault(value.nbytes, []).append(value.path)
             else:
                 self._held -= value.nbytes
 
@@ -150,7 +183,7 @@ class Segments:
 class _Batches(Sequence[np.ndarray]):
     """Arrays, those in files mapped only while they are looked at: what stays mapped counts as memory."""
 
-    def __init__(self, held: Sequence[np.ndarray | Path]) -> None:
+    def __init__(self, held: Sequence[np.ndarray | _Filed]) -> None:
         self.held = held
 
     def __len__(self) -> int:
@@ -158,4 +191,4 @@ class _Batches(Sequence[np.ndarray]):
 
     def __getitem__(self, number: Any) -> Any:
         value = self.held[number]
-        return np.load(value, mmap_mode="r") if isinstance(value, Path) else value
+        return value.read() if isinstance(value, _Filed) else value

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwpass.cost_models.work import Floats
+from hwpass.data.dense_rows import DenseRows
 from hwpass.model.model import Model
 from hwpass.planning.allocation import Allocation
 from hwpass.planning.consumers import macs_of
@@ -30,9 +31,10 @@ from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import StoredModel, run_session
 from hwpass.runtime.settings import Settings
-from hwpass.surgery.compensation import BATCH, Compensation, batch_size
+from hwpass.surgery.compensation import Compensation
 from hwpass.surgery.cut import Surgery
 from hwpass.surgery.dense_twin import dense_twin
+from hwpass.surgery.fit_data import BATCH, batch_size, dense_rows
 
 #: A rough fit takes a quarter of the samples, but not fewer than so many, and so many rows of a layer.
 EVERY = 4
@@ -84,32 +86,42 @@ class Chooser:
         rounds = rounds or (2 if macs * len(some) <= AFFORDABLE else 1)
         if rounds == 1:
             return first
+        dense = self._dense(some)
         latest = study
         for number in range(1, rounds):
             part = number / rounds
             ahead = {m: base[m] ** (1 - part) * min(limit, base[m]) ** part for m, limit in limits.items()}
-            found = self._retaken(latest, latest.allocator(ahead, self.context).run(), some)
+            found = self._retaken(latest, latest.allocator(ahead, self.context).run(), some, dense)
             release_memory()
             if found is None:
                 break
             latest = found
         last = Choice(latest.allocator(limits, self.context).run(), latest.curves)
-        return self._nearer([last, first, *self._others(limits)], some)
+        return self._nearer([last, first, *self._others(limits)], some, dense)
 
-    def _retaken(self, study: Study, allocation: Allocation, data: Calibration) -> Study | None:
+    def _dense(self, data: Calibration) -> DenseRows:
+        """What every rough fit on some data is held against."""
+        settings = self._quiet("trying widths")
+        return dense_rows(self.study.coupling, data, settings, samples=len(data), rows=ROWS)
+
+    def _retaken(
+        self, study: Study, allocation: Allocation, data: Calibration, dense: DenseRows | None = None
+    ) -> Study | None:
         """The study with curves taken where an allocation leaves the model; None when it leaves it as it is."""
-        surgery = self._rough(allocation, data)
+        surgery = self._rough(allocation, data, dense)
         if surgery is None:
             return None
         twin = dense_twin(study.coupling, surgery)
         return study.retaken(twin, surgery.keep, data, self._quiet("loss curves again"))
 
-    def _rough(self, allocation: Allocation, data: Calibration) -> Surgery | None:
+    def _rough(self, allocation: Allocation, data: Calibration, dense: DenseRows | None = None) -> Surgery | None:
         """The pruned model, refitted on few data."""
         surgery = self.cut(allocation)
         if not surgery.modified:
             return None
-        worker = Compensation(self.study.coupling, surgery, self._quiet("trying widths"), samples=len(data), rows=ROWS)
+        worker = Compensation(
+            self.study.coupling, surgery, self._quiet("trying widths"), samples=len(data), rows=ROWS, dense=dense
+        )
         worker.run(data)
         surgery.model.invalidate_shapes()
         return surgery
@@ -123,7 +135,7 @@ class Chooser:
         near_uniform = allocator.improved(allocator.uniform())
         return [Choice(allocation, study.curves) for allocation in (by_norms, near_uniform)]
 
-    def _nearer(self, choices: list[Choice], some: Calibration) -> Choice:
+    def _nearer(self, choices: list[Choice], some: Calibration, dense: DenseRows | None = None) -> Choice:
         """Of the choices within the limits the one whose outputs, fitted on some data, are nearest to the original's on
         others; of equal ones the first."""
         different: dict[bytes, Choice] = {}
@@ -138,7 +150,7 @@ class Chooser:
         wanted = outputs(self.study.model, judges, self.context.threads, size)
         errors = []
         for choice in choices:
-            surgery = self._rough(choice.allocation, some)
+            surgery = self._rough(choice.allocation, some, dense)
             model = self.study.model if surgery is None else surgery.model
             errors.append(distance(wanted, outputs(model, judges, self.context.threads, size)))
         return choices[int(np.argmin(errors))]

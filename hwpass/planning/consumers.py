@@ -7,8 +7,8 @@ that the norms of weights decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,13 +22,16 @@ from hwpass.model.model import Model
 from hwpass.ops import Node
 from hwpass.ops.axes import axis_size
 from hwpass.planning.pairs import Pair, Split, operands, pair
-from hwpass.planning.sensitivity import measure
+from hwpass.planning.sensitivity import Loud, sensitivities
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import StoredModel, run_session
 
 #: Rows per tensor: a covariance of c channels wants several times c.
 ROWS = 8192
+#: Multiply-accumulates that statistics may take before samples are left out, and how many samples stay at the least.
+STATISTICS_MACS = 5e11
+SAMPLES = 96
 #: Samples run at once: as many as the tapped activations leave room for, and no more than that.
 BATCH = 4
 BATCH_BYTES = 32 << 20
@@ -125,7 +128,8 @@ def consumers(
     products = operands(coupling, live)
     views |= {key: key for product in products for key in zip(product.names, product.splits, strict=True)}
     step = batch_size(coupling, [name for name, _ in views.values()])
-    moments = look(coupling.build.model, views, calibration, threads, seed, progress, step)
+    some = affordable(calibration, sum(macs_of(node) for node in coupling.nodes))
+    moments = look(coupling.build.model, views, some, threads, seed, progress, step)
     found: list[Consumer | Pair] = [p for p in (pair(product, moments) for product in products) if p is not None]
     gram = None
     for node, name, components, left in readers:
@@ -140,14 +144,14 @@ def consumers(
         if energy > 0:
             found.append(Consumer(node, name, components, left, cov, energy))
     del moments, gram
-    macs = sum(macs_of(node) for node in coupling.nodes)
-    heard = [reader for reader in found if outer.makes(reader.node.gs.outputs[0])]
-    measured = measure(coupling.build.model, heard, macs, calibration, threads, seed, progress, step)
-    typical = float(np.median([reader.sensitivity for reader in measured])) if measured else 1.0
-    for reader in found:
-        if not any(reader is other for other in measured):
-            reader.sensitivity = typical
+    _measure(coupling, found, calibration, threads, seed, progress)
     return found
+
+
+def affordable(calibration: Calibration, macs: float) -> Calibration:
+    """The samples that statistics are taken of, from all over the data; `macs` is what one takes."""
+    most = max(SAMPLES, STATISTICS_MACS / max(macs, 1.0))
+    return replace(calibration, every=calibration.every * max(1, int(len(calibration) // most)))
 
 
 def _live(coupling: Coupling) -> NDArray[np.bool_]:
@@ -303,3 +307,32 @@ class _Moments:
         found /= self.count
         found -= np.outer(mean, mean).astype(found.dtype)
         return found, mean + self.origin
+
+
+def _measure(
+    coupling: Coupling,
+    readers: Sequence[Consumer | Pair],
+    calibration: Calibration,
+    threads: int,
+    seed: int,
+    progress: Callable[[str], None],
+) -> None:
+    """Set each consumer's sensitivity; what cannot be measured gets that of a typical one."""
+    outer = Outer(coupling.build.model)
+    # One layer may be read by way of several tensors; its output is one.
+    heard = {r.node.index: r for r in readers if outer.makes(r.node.gs.outputs[0])}
+    layers = [_loud(heard[index]) for index in sorted(heard)]
+    macs = sum(macs_of(node) for node in coupling.nodes)
+    found = sensitivities(
+        coupling.build.model, layers, macs, calibration, threads=threads, seed=seed, progress=progress
+    )
+    known = dict(zip(sorted(heard), found, strict=True)) if found else {}
+    measured = [value for value in known.values() if value is not None]
+    typical = float(np.median(measured)) if measured else 1.0
+    for reader in readers:
+        value = known.get(reader.node.index)
+        reader.sensitivity = typical if value is None else value
+
+
+def _loud(reader: Consumer | Pair) -> Loud:
+    return Loud(reader.node.gs.outputs[0].name, reader.dtype, float(np.sqrt(reader.entry)))

@@ -34,7 +34,7 @@ STEPS = 64
 LEFT = 0.02
 
 #: Indices of a view from which on half as many steps, in single precision, must do.
-LARGE = 1024
+LARGE = 512
 
 
 @dataclass(eq=False)

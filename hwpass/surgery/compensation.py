@@ -7,7 +7,7 @@ stand alone get a new scale and bias the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,29 +18,20 @@ from numpy.typing import NDArray
 from hwpass.coupling.constant_channels import added_bias
 from hwpass.coupling.constant_channels import plain as plain_product
 from hwpass.coupling.groups import Coupling
+from hwpass.data.dense_rows import DenseRows, LayerRows
 from hwpass.data.row_table import RowTable
-from hwpass.data.sampled_rows import Ints, Window, conv_rows, image_rows, last_axis_rows, sample, transposed_rows
+from hwpass.data.sampled_rows import Ints, Window, conv_rows, image_rows, last_axis_rows, transposed_rows
 from hwpass.data.segments import Segments
-from hwpass.data.sizes import peak_bytes
 from hwpass.errors import InputError
 from hwpass.ops import Node, traits_of
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.settings import Settings
 from hwpass.surgery.cut import Surgery
+from hwpass.surgery.fit_data import HELD_OUT, batch_size, dense_rows, feeds, held_bytes, kind_of
 from hwpass.surgery.least_squares import Clipping, fit, fit_channels
 from hwpass.surgery.product_tail import Tail, follow
-from hwpass.surgery.wanted_rows import WantedRows, Without
-
-#: Share of the rows that choose lambda and judge the step; they never enter a fit.
-HELD_OUT = 0.2
-
-#: Most bytes of the rows of one product.
-ROW_BYTES = 192 << 20
-
-#: Samples that go through a few layers at once: as many as their activations leave room for, and no more than that.
-BATCH = 32
-BATCH_BYTES = 24 << 20
+from hwpass.surgery.wanted_rows import WantedRows
 
 
 @dataclass(frozen=True)
@@ -52,20 +43,24 @@ class _Wanted:
     offset: RowTable | None
 
 
-def batch_size(coupling: Coupling) -> int:
-    """How many samples may be run at once at the analysed extents, 1 to BATCH."""
-    return int(np.clip(BATCH_BYTES // max(peak_bytes(coupling.build), 1), 1, BATCH))
-
-
 class Compensation:
     """Both networks in lockstep, and on the way the fit of each product: the weights W', b' that best give the
     original's outputs from the pruned inputs."""
 
     def __init__(
-        self, coupling: Coupling, surgery: Surgery, context: Settings, *, samples: int, rows: int, spare: bool = True
+        self,
+        coupling: Coupling,
+        surgery: Surgery,
+        context: Settings,
+        *,
+        samples: int,
+        rows: int,
+        spare: bool = True,
+        dense: DenseRows | None = None,
     ) -> None:
         """The surgery's model is edited; `samples` and `rows` of a layer's input and output bound what is fitted on.
 
+        `dense` are rows of the original for the same data, samples and rows, where they are there already.
         `spare` tells that there is room for biases where layers have none, and for weights of their own where they
         share one.
         """
@@ -76,63 +71,61 @@ class Compensation:
         self.samples = samples
         self.rows = rows
         self.spare = spare
+        self.dense = dense
         self.gains: list[tuple[str, float, float]] = []
         self.changed = False  # whether any weight is another
 
     def run(self, calibration: Calibration) -> list[tuple[str, float, float]]:
         """Correct every product in order; per layer its held-out error before and after."""
         size = batch_size(self.coupling)
-
-        def batches() -> Iterator[dict[str, np.ndarray]]:
-            # The last rows judge: they come from all over the data, which may be sorted.
-            every = round(1 / HELD_OUT)
-            for last in (False, True):
-                for number, batch in enumerate(calibration.batches(size, limit=self.samples)):
-                    if (number % every == every - 1) is last:
-                        yield batch
-
-        dense_model = self.coupling.build.model
-        place = {id(n): i for i, n in enumerate(dense_model.graph.nodes)}
+        place = {id(n): i for i, n in enumerate(self.coupling.build.model.graph.nodes)}
         current = {n.outputs[0].name: (i, n) for i, n in enumerate(self.model.graph.nodes) if n.outputs}
         alone = self.surgery.constants
         todo = [n for n in self.coupling.nodes if id(n.gs) in place and n.index not in self.surgery.folded]
         todo = [n for n in todo if n.index in alone or n.gs.outputs[0].name in current]
-        todo = [n for n in todo if n.product is not None or _kind(n) == "channels"]
+        todo = [n for n in todo if n.product is not None or kind_of(n) == "channels"]
         try:
-            with (
-                Segments(dense_model, batches(), self.context.threads) as dense,
-                Segments(self.model, batches(), self.context.threads) as pruned,
-                # Where values overflow, no fit is better than the weights there are: they stay.
-                np.errstate(over="ignore", invalid="ignore"),
-            ):
-                for number, node in enumerate(todo, 1):
-                    self.context.progress(f"compensating layer {number} of {len(todo)}")
-                    if node.index in alone:
-                        self._constant(node, dense, place[id(node.gs)])
-                        continue
-                    index, target = current[node.gs.outputs[0].name]
-                    fitted = self._fitter(node, target)
-                    if fitted is None:
-                        continue
-                    y = node.gs.outputs[0].name
-                    try:
-                        dense.advance(place[id(node.gs)] + 1, keep=[y, node.gs.inputs[0].name])
-                        pruned.advance(index)
-                    except InputError as error:  # such as a list of tensors between two layers
-                        self.context.warn(f"{node.name} and the layers behind it were not refitted: {error}")
-                        break
-                    if not (dense.live(y) and pruned.live(target.inputs[0].name)):
-                        continue
-                    found = fitted(node, target, dense, pruned)
-                    release_memory(cycles=False)
-                    if found is not None:
-                        self.gains.append((node.name, *found))
-                        self.changed |= found[1] < found[0]
+            # Where values overflow, no fit is better than the weights there are: they stay.
+            with np.errstate(over="ignore", invalid="ignore"):
+                dense = self.dense
+                if dense is None:
+                    dense = dense_rows(self.coupling, calibration, self.context, samples=self.samples, rows=self.rows)
+                given = feeds(calibration, size, self.samples)
+                room = held_bytes(self.context)
+                with Segments(self.model, given, self.context.threads, room=room) as pruned:
+                    self._correct(todo, dense, pruned, current)
         finally:
             release_memory()
         return self.gains
 
-    def _constant(self, node: Node, dense: Segments, place: int) -> None:
+    def _correct(
+        self, todo: list[Node], dense: DenseRows, pruned: Segments, current: dict[str, tuple[int, gs.Node]]
+    ) -> None:
+        for number, node in enumerate(todo, 1):
+            self.context.progress(f"compensating layer {number} of {len(todo)}")
+            if not dense.has(node.index):
+                continue
+            if node.index in self.surgery.constants:
+                self._constant(node, dense)
+                continue
+            index, target = current[node.gs.outputs[0].name]
+            fitted = self._fitter(node, target)
+            if fitted is None:
+                continue
+            try:
+                pruned.advance(index)
+            except InputError as error:  # such as a list of tensors between two layers
+                self.context.warn(f"{node.name} and the layers behind it were not refitted: {error}")
+                break
+            if not pruned.live(target.inputs[0].name):
+                continue
+            found = fitted(node, target, self._original(dense, node), pruned)
+            release_memory(cycles=False)
+            if found is not None:
+                self.gains.append((node.name, *found))
+                self.changed |= found[1] < found[0]
+
+    def _constant(self, node: Node, dense: DenseRows) -> None:
         """Where a branch went, its mean stays: the best constant there is."""
         product, name = node.product, node.gs.outputs[0].name
         assert product is not None
@@ -140,12 +133,10 @@ class Compensation:
         constant = found.get(name)
         if constant is None:
             return
-        dense.advance(place + 1, keep=[name])
         form = traits_of(node.gs).form
         assert form is not None
-        axis = form.channel_axis
-        rows = (np.moveaxis(v, axis, -1).reshape(-1, v.shape[axis]) for v in dense.value(name))
-        mean = np.stack([r.mean(axis=0, dtype=np.float64) for r in rows]).mean(axis=0)
+        rows = dense.layer(node.index)
+        mean = np.concatenate([rows.rows(i) for i in range(len(rows.where))]).mean(axis=0, dtype=np.float64)
         kept = self._kept(self.coupling.weight_axes(node)[product.weight_out])
         if form.bias:
             constant.values = mean[kept].reshape(constant.shape).astype(constant.values.dtype)
@@ -159,7 +150,7 @@ class Compensation:
             self.changed = True
 
     def _fitter(self, node: Node, target: gs.Node) -> Callable[..., tuple[float, float] | None] | None:
-        kind = _kind(node)
+        kind = kind_of(node)
         if not self.spare and any(isinstance(t, gs.Constant) and len(t.outputs) > 1 for t in target.inputs):
             return None  # a weight that others read too would be stored once more
         if kind == "channels":
@@ -185,75 +176,57 @@ class Compensation:
     def _kept(self, axis: Any) -> NDArray[np.bool_]:
         return self.coupling.kept(self.surgery.keep, axis)
 
-    def _original(self, dense: Segments, name: str, channels: int) -> Sequence[np.ndarray]:
-        """The original's values of a tensor at the positions that the pruned network has: of other axes than that of
-        the channels, too, what was removed is left out."""
-        values = dense.value(name)
-        axes = self.coupling.build.tensors[name].axes or ()
-        for place, axis in enumerate(axes):
-            kept = self._kept(axis)
-            if place != channels % len(axes) and not kept.all():
-                values = Without(values, kept, place)
-        return values
-
-    def _where(self, values: Sequence[np.ndarray], image: slice, width: int, name: str) -> list[tuple[Ints, ...]]:
-        """Sampled positions of each batch; `image` are the axes beside samples and channels."""
-        rows = min(self.rows, max(1024, ROW_BYTES // (4 * max(width, 1))))
-        seed = self.context.seed + len(name)
-        shapes = [v.shape for v in values]
-        return sample([s[0] for s in shapes], [s[image] for s in shapes], rows, seed)
+    def _original(self, dense: DenseRows, node: Node) -> LayerRows:
+        """The original's values at positions that the pruned network has: of other axes than that of the channels, too,
+        what was removed is left out."""
+        wish = dense.wishes[node.index]
+        axes = self.coupling.build.tensors[wish.tensor].axes or ()
+        kept = {place: self._kept(axis) for place, axis in enumerate(axes) if place != wish.axis % len(axes)}
+        return dense.layer(node.index, {place: mask for place, mask in kept.items() if not mask.all()})
 
     def _wanted(
         self,
-        node: Node,
         target: gs.Node,
-        dense: Segments,
+        original: LayerRows,
         pruned: Segments,
-        where: list[tuple[Ints, ...]],
         rows_of: Callable[[np.ndarray, tuple[Ints, ...]], NDArray[np.float32]],
         mask: NDArray[np.bool_],
         groups: int = 1,
     ) -> _Wanted:
         """The original's outputs at the sampled positions, plus what a residual stream lacks, and what follows."""
-        name, axis = node.gs.outputs[0].name, 1 if rows_of is image_rows else -1
-        outputs = self._original(dense, name, axis)
-        tail = follow(target)
-        lacking = None
+        axis = 1 if rows_of is image_rows else -1
+        tail, now = follow(target), None
         if tail.other is not None:
-            lacking = self._lacking(tail.other, dense, pruned, outputs, axis, int(mask.sum()))
-            if lacking is None:
+            now = self._now(tail.other, original, pruned, axis, int(mask.sum()))
+            if now is None:
                 tail = Tail()
-        wanted = WantedRows(outputs, lacking, tail, where, rows_of, mask, axis, groups)
+        wanted = WantedRows(original, now, tail, rows_of, mask, axis, groups)
         clipping = Clipping(tail.low, tail.high)
-        shifted = lacking is not None or (clipping.clips and tail.constant is not None)
+        shifted = now is not None or (clipping.clips and tail.constant is not None)
         return _Wanted(RowTable(wanted.rows()), clipping, RowTable(wanted.offsets()) if shifted else None)
 
-    def _lacking(
-        self, other: str, dense: Segments, pruned: Segments, outputs: Sequence[np.ndarray], axis: int, kept: int
-    ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None:
-        """The other side of a residual sum as the original has it and as the pruned network has it; None where they
-        cannot be set against each other."""
-        if not (dense.live(other) and pruned.live(other)):
+    @staticmethod
+    def _now(other: str, original: LayerRows, pruned: Segments, axis: int, kept: int) -> Sequence[np.ndarray] | None:
+        """The other side of a residual sum as the pruned network has it; None where it cannot be set against the
+        original's."""
+        if not (original.has(other) and pruned.live(other)):
             return None
-        theirs, ours = self._original(dense, other, axis), pruned.value(other)
-        if theirs[0].shape != outputs[0].shape or ours[0].ndim != theirs[0].ndim or ours[0].shape[axis] != kept:
-            return None
-        return theirs, ours
+        ours = pruned.value(other)
+        return ours if ours[0].ndim == len(original.shapes[0]) and ours[0].shape[axis] == kept else None
 
-    def _conv(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
-        x, y = pruned.value(target.inputs[0].name), self._original(dense, node.gs.outputs[0].name, 1)
+    def _conv(self, node: Node, target: gs.Node, original: LayerRows, pruned: Segments) -> tuple[float, float] | None:
+        x = pruned.value(target.inputs[0].name)
         weight = target.inputs[1].values
         groups = int(target.attrs.get("group", 1))
-        transposed = _kind(node) == "transposed"
+        transposed = kind_of(node) == "transposed"
         if transposed:  # [in, out, window] like a convolution's [out, in, window]
             weight = weight.swapaxes(0, 1)
         outputs, depth = weight.shape[0] // groups, int(np.prod(weight.shape[1:]))
-        where = self._where(y, slice(2, None), depth * (groups if groups > 1 else 1), node.name)
         mask = self._kept(self.coupling.weight_axes(node)[1 if transposed else 0])
-        wanted = self._wanted(node, target, dense, pruned, where, image_rows, mask, groups)
+        wanted = self._wanted(target, original, pruned, image_rows, mask, groups)
         gather = transposed_rows if transposed else conv_rows
         shape = (-1, groups, depth) if groups > 1 else (-1, depth)
-        parts = (gather(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, where, strict=True))
+        parts = (gather(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, original.where, strict=True))
         rows = RowTable(part.reshape(shape) for part in parts)
         found = fit(
             rows, wanted.rows, weight.reshape(groups, outputs, depth).swapaxes(1, 2),
@@ -267,17 +240,18 @@ class Compensation:
                 _store(target, 2, found.bias.reshape(-1), weight.dtype)
         return found.before, found.after
 
-    def _recurrent(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+    def _recurrent(
+        self, node: Node, target: gs.Node, original: LayerRows, pruned: Segments
+    ) -> tuple[float, float] | None:
         """What the gates get from the input: W [directions, gates * hidden, input], as the original's x W^T."""
-        x, original = pruned.value(target.inputs[0].name), self._original(dense, node.gs.inputs[0].name, -1)
+        x = pruned.value(target.inputs[0].name)
         weight, before = target.inputs[1].values, node.value(1)
         assert before is not None
         mask = self._kept(self.coupling.weight_axes(node)[1])
-        where = self._where(x, slice(1, -1), weight.shape[2], node.name)
         ways = len(weight)
-        taken = (last_axis_rows(v, w) for v, w in zip(x, where, strict=True))
+        taken = (last_axis_rows(v, w) for v, w in zip(x, original.where, strict=True))
         rows = RowTable(np.repeat(part[:, None], ways, axis=1) for part in taken)
-        theirs = (last_axis_rows(v, w) for v, w in zip(original, where, strict=True))
+        theirs = (original.rows(number) for number in range(len(original.where)))
         weights = before[:, mask].astype(np.float32)
         wanted = RowTable(np.einsum("rd,gnd->rgn", part, weights, optimize=True) for part in theirs)
         bias = target.inputs[3] if len(target.inputs) > 3 and isinstance(target.inputs[3], gs.Constant) else None
@@ -292,9 +266,9 @@ class Compensation:
                 _store(target, 3, bias.values + shift, weight.dtype)
         return found.before, found.after
 
-    def _matmul(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
-        x, y = pruned.value(target.inputs[0].name), self._original(dense, node.gs.outputs[0].name, -1)
-        if x[0].ndim != y[0].ndim or x[0].ndim < 2:
+    def _matmul(self, node: Node, target: gs.Node, original: LayerRows, pruned: Segments) -> tuple[float, float] | None:
+        x = pruned.value(target.inputs[0].name)
+        if x[0].ndim != len(original.shapes[0]):
             return None
         weight = target.inputs[1].values
         product, form = node.product, traits_of(target).form
@@ -303,10 +277,9 @@ class Compensation:
         turned = product.weight_out == 0
         matrix = weight.T if turned else weight
         mask = self._kept(self.coupling.weight_axes(node)[product.weight_out])
-        where = self._where(x, slice(1, -1), len(matrix), node.name)
         holder, position = (target, 2) if form.bias else added_bias(target.outputs[0], matrix.shape[1])
-        wanted = self._wanted(node, target, dense, pruned, where, last_axis_rows, mask)
-        rows = RowTable(last_axis_rows(v, w) for v, w in zip(x, where, strict=True))
+        wanted = self._wanted(target, original, pruned, last_axis_rows, mask)
+        rows = RowTable(last_axis_rows(v, w) for v, w in zip(x, original.where, strict=True))
         has_bias = holder is not None and (holder is not target or self._biased(target))
         start = _bias(target, matrix.shape[1]) if form.bias else np.zeros(matrix.shape[1])
         found = fit(
@@ -322,15 +295,14 @@ class Compensation:
                 _store(holder, position, old + found.bias.reshape(old.shape), old.dtype)
         return found.before, found.after
 
-    def _norm(self, node: Node, target: gs.Node, dense: Segments, pruned: Segments) -> tuple[float, float] | None:
+    def _norm(self, node: Node, target: gs.Node, original: LayerRows, pruned: Segments) -> tuple[float, float] | None:
         """One slope and one offset per channel."""
-        x, y = pruned.value(target.inputs[0].name), self._original(dense, node.gs.outputs[0].name, 1)
+        x = pruned.value(target.inputs[0].name)
         scale, bias, mean, variance = (t.values.astype(np.float64) for t in target.inputs[1:5])
         mask = self._kept(node.axes(1)[0])
-        where = self._where(x, slice(2, None), len(scale), node.name)
         deviation = np.sqrt(variance + float(target.attrs.get("epsilon", 1e-5)))
-        wanted = RowTable(image_rows(v, w)[:, mask] for v, w in zip(y, where, strict=True))
-        rows = RowTable((image_rows(v, w) - mean) / deviation for v, w in zip(x, where, strict=True))
+        wanted = RowTable(original.rows(number)[:, mask] for number in range(len(original.where)))
+        rows = RowTable((image_rows(v, w) - mean) / deviation for v, w in zip(x, original.where, strict=True))
         found = fit_channels(rows, wanted, scale, bias, self._held(len(rows)))
         if found.after < found.before:
             dtype = target.inputs[1].values.dtype
@@ -345,11 +317,6 @@ class Compensation:
     @staticmethod
     def _held(rows: int) -> int:
         return max(1, int(rows * HELD_OUT))
-
-
-def _kind(node: Node) -> str:
-    form = traits_of(node.gs).form
-    return form.kind if form is not None else ""
 
 
 def _bias(node: gs.Node, width: int) -> NDArray[np.float64]:

@@ -36,8 +36,15 @@ SMALL = 64
 #: Rows or columns of a matrix that are worked on at once.
 PORTION = 256
 
-#: Rounds of the alternation behind a clipping activation.
+#: Rounds of the alternation behind a clipping activation; it ends before where a round gains less than such a share.
 ROUNDS = 4
+GAIN = 0.01
+
+#: Errors below this share of the variance are rounding: nothing was lost before the layer, and nothing is to be fitted.
+NOTHING = 1e-10
+
+#: Bytes of rows of several products that are laid out product by product once, and not each time they are looked at.
+LAID_OUT = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,11 @@ class Clipping:
     def relaxed(self, target: Rows, found: Rows, offset: Rows | None = None) -> Rows:
         """The target nearest to what was found among those that the activation cannot tell from the target."""
         wanted, given = (target, found) if offset is None else (target + offset, found + offset)
-        below = np.minimum(given, self.low)
-        above = np.maximum(given, self.high)
-        total = np.where(wanted <= self.low, below, np.where(wanted >= self.high, above, wanted))
+        total = wanted
+        if np.isfinite(self.low):
+            total = np.where(wanted <= self.low, np.minimum(given, self.low), total)
+        if np.isfinite(self.high):
+            total = np.where(wanted >= self.high, np.maximum(given, self.high), total)
         return np.asarray(total if offset is None else total - offset, np.float32)
 
     @property
@@ -96,6 +105,7 @@ class _Problem:
 
     def __post_init__(self) -> None:
         self.rows = len(self.x) - self.held_out
+        self._laid_out = self._by_product()
         groups, inputs, outputs = self.weights.shape
         self.matrix = np.zeros((groups, inputs, inputs))
         self.mean_x = np.zeros((groups, inputs))
@@ -150,7 +160,7 @@ class _Problem:
     def solver(self, strength: Floats) -> Callable[[tuple[Floats, Floats]], tuple[Rows, Floats]]:
         """From what `cross` gives to weights and bias, for one strength per product, [g]. Raises LinAlgError.
 
-        A solver serves until the next one is made.
+        Of large systems a solver serves until the next one is made.
         """
         penalty = strength[:, None] * self.diagonal
         inputs = self.matrix.shape[1]
@@ -164,7 +174,7 @@ class _Problem:
             for matrix, power, more in zip(self.matrix, self.power, penalty, strict=True):
                 _mirror(matrix, power + more)
             # Transposed, they are factored where they lie; the other triangle is left alone.
-            factors = [cho_factor(m.T, check_finite=False, overwrite_a=True) for m in self.matrix]
+            factors = [cho_factor(m.T, check_finite=False, overwrite_a=self.large) for m in self.matrix]
 
         def solve(cross: tuple[Floats, Floats]) -> tuple[Rows, Floats]:
             found = np.empty(self.weights.shape, np.float32)
@@ -183,6 +193,11 @@ class _Problem:
 
         return solve
 
+    @property
+    def large(self) -> bool:
+        """Whether a second matrix of a system's size takes too much."""
+        return int(self.matrix.shape[1]) > LARGE
+
     def _seen(self, y: Rows, offset: Rows | None) -> Rows:
         """What comes out of the activation, an array of its own."""
         return self.clipping(y if offset is None else y + offset)
@@ -199,9 +214,19 @@ class _Problem:
                     total += float(np.square(seen - first[:, None]).sum()) / self.held_out
         return total
 
-    @staticmethod
-    def _side_by_side(start: int, stop: int, *tables: RowTable | None) -> Iterator[list[Any]]:
+    def _by_product(self) -> dict[int, Rows]:
+        """All rows of each table, [g, r, ..], where there are several products and the rows are not too many."""
+        tables = [t for t in (self.x, self.target, self.offset) if t is not None]
+        size = sum(4 * len(t) * int(np.prod(t.row, dtype=np.int64)) for t in tables)
+        if len(self.weights) == 1 or size > LAID_OUT:
+            return {}
+        return {id(table): _by_group(table[:]) for table in tables}
+
+    def _side_by_side(self, start: int, stop: int, *tables: RowTable | None) -> Iterator[list[Any]]:
         """Rows of several tables, [g, r, ..], a portion at a time."""
+        if self._laid_out:
+            yield [None if table is None else self._laid_out[id(table)][:, start:stop] for table in tables]
+            return
         for found in side_by_side(start, stop, *tables):
             yield [None if rows is None else _by_group(rows) for rows in found]
 
@@ -286,23 +311,61 @@ def _fit(problem: _Problem) -> Fit:
             best = (np.where(better[:, None, None], w, best[0]), np.where(better[:, None], b, best[1]))
         return np.asarray(better)
 
+    if before.sum() <= NOTHING:
+        return Fit(weights, bias, float(before.sum()), float(before.sum()))
     cross = problem.cross()
     if problem.has_bias:
         consider(weights, cross[1] - (problem.mean_x[:, None] @ weights)[:, 0])
-    lambdas = LAMBDAS if weights.shape[1] <= LARGE else LAMBDAS[1:3]
-    chosen = np.full(len(weights), lambdas[-1])
     try:
-        for strength in lambdas:
-            better = consider(*problem.solver(np.full(len(weights), strength))(cross))
-            chosen[better] = strength
+        chosen, solver = _strengths(problem, lambda solve: consider(*solve(cross)))
         if problem.clipping.clips:
-            again = problem.solver(chosen)
+            again = problem.solver(chosen) if solver is None else solver
             for _ in range(ROUNDS):
-                if not consider(*again(problem.cross(best))).any():
+                last = least.sum()
+                if not consider(*again(problem.cross(best))).any() or least.sum() > (1 - GAIN) * last:
                     break
     except LinAlgError:
         pass
     return Fit(*best, float(before.sum()), float(least.sum()))
+
+
+Solve = Callable[[tuple[Floats, Floats]], tuple[Rows, Floats]]
+
+
+def _strengths(problem: _Problem, better: Callable[[Solve], NDArray[np.bool_]]) -> tuple[Floats, Solve | None]:
+    """The best lambda of each product, and the solver of these where it is at hand.
+
+    Errors fall towards the best lambda and rise behind it: from the middle on one way is gone while that is better for
+    any of the products, and the other way where it never was. Of large systems two lambdas are tried.
+    """
+    groups = len(problem.weights)
+    chosen = np.full(groups, LAMBDAS[-1])
+    middle = len(LAMBDAS) // 2
+    at_hand: Solve | None = None
+
+    def tried(strength: float) -> bool:
+        nonlocal at_hand
+        solve = problem.solver(np.full(groups, strength))
+        found = better(solve)
+        chosen[found] = strength
+        if found.all():
+            at_hand = solve
+        elif found.any() or problem.large:
+            at_hand = None
+        return bool(found.any())
+
+    if problem.large:
+        tried(LAMBDAS[middle - 1])
+        tried(LAMBDAS[middle])
+        return chosen, at_hand
+    tried(LAMBDAS[middle])
+    for way in (LAMBDAS[:middle][::-1], LAMBDAS[middle + 1 :]):
+        found = [tried(strength) for strength in way[:1]]
+        while any(found[-1:]) and len(found) < len(way):
+            found.append(tried(way[len(found)]))
+        if any(found):
+            break
+    return chosen, at_hand
 
 
 def _outputs(x: Rows, weights: Rows, bias: Floats) -> Rows:
