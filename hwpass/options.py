@@ -91,8 +91,9 @@ class RunOptions:
         group="Data and accuracy",
     )  # fmt: skip
     input: str | Iterable[str] = _asked(
-        (), "What an input holds, for pictures, sounds and made-up inputs: (pixel - mean) / std, or a range; and its "
-        "layout. Repeatable.", "texts", PRUNING, metavar="NAME:range=0..255|NAME:mean=0.5,std=0.25|NAME:layout=NHWC",
+        (), "What an input holds, for pictures, sounds, text and made-up inputs: (pixel - mean) / std, or a range; its "
+        "layout; or the tokens of a tokenizer.json. Repeatable.", "texts", EVERY,
+        metavar="NAME:range=0..255|NAME:mean=0.5,std=0.25|NAME:layout=NHWC|NAME:tokenizer=FILE",
         group="Data and accuracy",
     )  # fmt: skip
     metric: str | Callable[..., Any] | None = _asked(

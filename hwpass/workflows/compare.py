@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from hwpass.context import Context
 from hwpass.coupling.groups import Coupling
+from hwpass.data.given_inputs import given_inputs
 from hwpass.errors import InputError, VerdictError, option
 from hwpass.figures import brief, counted
 from hwpass.manager import preparation
@@ -25,9 +26,9 @@ from hwpass.reporting.build import verdicts_of
 from hwpass.reporting.schema import Verdicts
 from hwpass.reporting.tables import print_line
 from hwpass.reporting.terminal import verdict_line
-from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.comparison import tolerance_of
 from hwpass.runtime.inputs import input_specs, is_float
+from hwpass.runtime.stated_inputs import stated_specs
 from hwpass.runtime.threads import check_threads
 from hwpass.surgery.cut import Surgery, prune
 from hwpass.surgery.dense_twin import dense_twin
@@ -58,6 +59,7 @@ def verify_models(
     step: Verify,
     *,
     calib: Any = None,
+    input: str | Iterable[str] = (),
     seed: int = 0,
     threads: int = 1,
     unproved: bool = False,
@@ -78,7 +80,8 @@ def verify_models(
     context = Context(threads=threads, seed=seed, progress=progress)
     context.bind(first)
     if calib is not None:
-        context.calibration = load_calibration(calib, input_specs(first.interface()))
+        specs = stated_specs(input_specs(first.interface()), input)
+        context.calibration = given_inputs(first, calib, specs, context.warn, threads)
     context.findings.proof = proof = _proof(first, second, plan, step, context)
     try:
         if proof.state == "failed":

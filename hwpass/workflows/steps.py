@@ -74,8 +74,10 @@ def effort(options: RunOptions) -> Effort:
     return WORK[options.effort]
 
 
-def check_inputs(options: RunOptions) -> None:
-    """What is said of inputs has a use: they are made up, or read from pictures or sounds. Raises UsageError."""
+def check_inputs(options: RunOptions, *, made_up: bool = True) -> None:
+    """What is said of inputs has a use: they are made up, or read from pictures, sounds or text. Raises UsageError."""
+    if options.input and options.calib is None and not made_up:
+        raise UsageError(f"{option('input')} has no effect without {option('calib')}: give that, or leave it out")
     makes = makes_inputs(options.score) and options.compensate != "off"
     if options.input and options.calib is None and options.pipeline is None and not makes:
         raise UsageError(
