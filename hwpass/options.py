@@ -125,6 +125,10 @@ class RunOptions:
         "plans and trains five minutes.", "choice", ("run", "sweep", "apply"), choices=EFFORTS, of_pass=True,
         shown=True, group="Data and accuracy",
     )  # fmt: skip
+    prune_vocabulary: bool = _asked(
+        False, "Drop rows of embedding tables that no sample of --calib looks up; their tokens take the nearest row "
+        "that is left.", "flag", ("run", "apply"), of_pass=True, group="Data and accuracy",
+    )  # fmt: skip
     keep: str | Iterable[str] = _asked(
         (), "Layers whose channels all stay. Repeatable.", "texts", PRUNING, metavar="GLOB", of_pass=True
     )

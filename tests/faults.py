@@ -25,6 +25,7 @@ LAYERS: dict[str, list[Fault]] = {
     "fold-redundant": faults_of_passes.REDUNDANT,
     "rotate-streams": faults_of_passes.ROTATE,
     "lower-norms": faults_of_passes.LOWER,
+    "share-rows": faults_of_passes.SHARE,
     "compensate": faults_of_passes.REFIT,
     "fits": faults_of_passes.FITS,
     "loader": faults_of_files.LOADING,

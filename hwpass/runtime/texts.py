@@ -59,7 +59,7 @@ def with_tokenizer(
     """
     if any(_tokenizer(spec) for spec in specs):
         return specs, None
-    taking = [spec for spec in specs if _role(spec) == "ids"]
+    taking = [spec for spec in specs if role_of(spec) == "ids"]
     found = next((path for folder in folders if (path := folder / TOKENIZER).is_file()), None)
     if found is None or len(taking) > 1:
         raise _unstated(source, taking or specs, "which input takes the token ids" if found else "the tokenizer")
@@ -102,7 +102,7 @@ def _tokenizer(spec: InputSpec) -> str | None:
     return None if spec.stated is None else spec.stated.tokenizer
 
 
-def _role(spec: InputSpec) -> Role | None:
+def role_of(spec: InputSpec) -> Role | None:
     """What an input is to a text, by its name; None for what nothing in a text gives."""
     name, rank = spec.name.lower(), len(spec.shape)
     if _tokenizer(spec):
@@ -118,7 +118,7 @@ def _roles(source: str, specs: Sequence[InputSpec]) -> dict[str, Role]:
     stated = any(map(_tokenizer, specs))
     found: dict[str, Role] = {}
     for spec in specs:
-        role = _role(spec)
+        role = role_of(spec)
         if role is None or (role == "ids" and not _tokenizer(spec) and stated):
             raise InputError(
                 f"{source}: text, but input {spec.name!r} of shape {list(spec.shape)} takes neither its token ids nor "

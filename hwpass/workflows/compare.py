@@ -33,6 +33,7 @@ from hwpass.runtime.threads import check_threads
 from hwpass.surgery.cut import Surgery, prune
 from hwpass.surgery.dense_twin import dense_twin
 from hwpass.surgery.norm_forms import centred_like, raised
+from hwpass.surgery.vocabulary import spread_rows
 from hwpass.verdicts.masking import left_of, removed_components
 from hwpass.verdicts.proof import Proof, Prover
 from hwpass.verdicts.proof_feeds import proof_feeds
@@ -127,7 +128,7 @@ def _proof(first: Model, second: Model, plan: Plan | None, step: Verify, context
         proof = replace(proof, legs=(*proof.legs, prover.centred(surgery.model, second)))
         if proof.state != "passed":
             return replace(proof, warnings=tuple(prover.warnings))
-    given_weights = raised(second, surgery)
+    given_weights = raised(spread_rows(second), surgery)
     _check_weights(surgery, given_weights)
     twin = InMemory("the dense twin", lambda: restored(_twin(coupling, surgery, given_weights), second), threads)
     removed = removed_components(coupling, plan)
