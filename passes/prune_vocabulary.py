@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class PruneVocabulary(Pass):
-    """Rows of an embedding table that no sample of the user's looks up -> the nearest row that one does.
+    """Rows of an embedding table that no sample of the user's looks up -> the row nearest in direction that one does.
 
     The table keeps its shape: share-rows then holds equal rows once. Ids keep their meaning, and every sample gives
     what it gave. The first rows stay, since special tokens and bytes stand there. Does not fire without the user's
@@ -53,12 +53,13 @@ class PruneVocabulary(Pass):
             count = int(table.constant.shape[0])
             learned = _counts(table, context.calibration)
             apart = np.zeros(count, np.int64) if context.apart is None else _counts(table, context.apart)
-            kept = (learned + apart > 0) | (np.arange(count) < self.first)
+            looked_up = learned + apart > 0
+            kept = looked_up | (np.arange(count) < self.first)
             saved = table.saved(int(kept.sum()))
             if saved < WORTH:
                 continue
             values = table.constant.values
-            nearby = nearest(values, kept)
+            nearby = nearest(values, kept, looked_up)
             context.findings.note(self.name, {table.constant.name: _told(learned, apart, kept, nearby, saved)})
             if not np.array_equal(values, values[nearby]):
                 table.constant.values = values[nearby]

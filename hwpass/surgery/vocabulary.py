@@ -92,18 +92,19 @@ def vocabularies(model: Model, specs: Iterable[InputSpec]) -> list[Table]:
     return [table for table in tables(model) if table.inputs and ids.issuperset(table.inputs)]
 
 
-def nearest(values: Array, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For every row the number of a kept one, [rows]: its own, or that of the nearest by Euclidean distance."""
+def nearest(values: Array, kept: NDArray[np.bool_], goals: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For every row the number of one that is left, [rows]: its own where it is kept, else that of the goal whose
+    direction is nearest. By distance the shortest rows, which say least, would be nearest to most."""
     rows = values.reshape(len(values), -1).astype(np.float32)
-    goals, others = np.flatnonzero(kept), np.flatnonzero(~kept)
-    width = int(max(16, WORK / max(len(goals) * len(others), 1)))
+    ends, others = np.flatnonzero(goals), np.flatnonzero(~kept)
+    width = int(max(16, WORK / max(len(ends) * len(others), 1)))
     if width < rows.shape[1]:
         rows = rows @ np.random.default_rng(0).normal(0, width**-0.5, (rows.shape[1], width)).astype(np.float32)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     found = np.arange(len(rows))
-    half = np.square(rows[goals]).sum(axis=1) / 2
     for start in range(0, len(others), STEP):
         part = others[start : start + STEP]
-        found[part] = goals[np.argmax(rows[part] @ rows[goals].T - half, axis=1)]
+        found[part] = ends[np.argmax(rows[part] @ rows[ends].T, axis=1)]
     return found
 
 
