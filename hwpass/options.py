@@ -91,8 +91,9 @@ class RunOptions:
         group="Data and accuracy",
     )  # fmt: skip
     input: str | Iterable[str] = _asked(
-        (), "What an input holds, for pictures, sounds and made-up inputs: (pixel - mean) / std, or a range; and its "
-        "layout. Repeatable.", "texts", PRUNING, metavar="NAME:range=0..255|NAME:mean=0.5,std=0.25|NAME:layout=NHWC",
+        (), "What an input holds, for pictures, sounds, text and made-up inputs: (pixel - mean) / std, or a range; its "
+        "layout; or the tokens of a tokenizer.json. Repeatable.", "texts", EVERY,
+        metavar="NAME:range=0..255|NAME:mean=0.5,std=0.25|NAME:layout=NHWC|NAME:tokenizer=FILE",
         group="Data and accuracy",
     )  # fmt: skip
     metric: str | Callable[..., Any] | None = _asked(
@@ -123,6 +124,10 @@ class RunOptions:
         "normal", "How long to look for the best: quick measures on few inputs and does not train, thorough tries more "
         "plans and trains five minutes.", "choice", ("run", "sweep", "apply"), choices=EFFORTS, of_pass=True,
         shown=True, group="Data and accuracy",
+    )  # fmt: skip
+    prune_vocabulary: bool = _asked(
+        False, "Drop rows of embedding tables that no sample of --calib looks up; their tokens take the nearest row "
+        "that is left.", "flag", ("run", "apply"), of_pass=True, group="Data and accuracy",
     )  # fmt: skip
     keep: str | Iterable[str] = _asked(
         (), "Layers whose channels all stay. Repeatable.", "texts", PRUNING, metavar="GLOB", of_pass=True

@@ -26,6 +26,7 @@ LAYERS: dict[str, list[Fault]] = {
     "rotate-streams": faults_of_passes.ROTATE,
     "rotate-heads": faults_of_passes.HEADS,
     "lower-norms": faults_of_passes.LOWER,
+    "share-rows": faults_of_passes.SHARE,
     "compensate": faults_of_passes.REFIT,
     "fits": faults_of_passes.FITS,
     "loader": faults_of_files.LOADING,

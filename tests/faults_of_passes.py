@@ -10,7 +10,7 @@ from hwpass.coupling import redundant_channels as redundancy
 from hwpass.ops.constants import padded
 from hwpass.proto import folding
 from hwpass.surgery import batch_norms as fuse_bn
-from hwpass.surgery import compensation, head_rotation, norm_forms, redirection, rotation, unpacking
+from hwpass.surgery import compensation, head_rotation, norm_forms, redirection, rotation, unpacking, vocabulary
 from hwpass.surgery import constant_edits as edits
 from hwpass.surgery import constant_folding as fold
 from hwpass.surgery.compensation import Compensation
@@ -149,6 +149,13 @@ LOWER = [
     Fault("an RMS norm is over another axis", norm_forms.lowered_norm,
           '"RMSNormalization", norm.name, {"axis": -1,', '"RMSNormalization", norm.name, {"axis": 0,',
           "transformer_23"),
+]
+
+SHARE = [
+    Fault("rows that begin alike are equal", vocabulary.share_rows, "blake2b(row.tobytes()",
+          "blake2b(row.tobytes()[:1]", "equal_rows"),
+    Fault("the last of equal rows gives its place", vocabulary.share_rows, "numbers[place] = known[key]",
+          "numbers[place] = len(first) - 1", "equal_rows"),
 ]
 
 REFIT = [

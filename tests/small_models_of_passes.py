@@ -229,3 +229,12 @@ SUBJECTS["held_to_data"] = Subject(
     SUBJECTS["wide"].make,
     {**SUBJECTS["refit_wide"].options, "calib": {"x1": _MANY}, "fidelity": ["rel_l2<=0.2"]},
 )
+
+
+@subject(pipeline="fold,prune-channels{channels=0.6x,score=l2,align=1},share-rows,verify")
+def equal_rows(s: Sketch) -> None:
+    """A table of 2,000 rows, of which 500 differ."""
+    table = s.const(s.rng.standard_normal((500, 40))[np.arange(2000) * 7 % 500])
+    ids = s.input(["N", 4], name="ids", dtype=TensorProto.INT64)
+    x = s.op("Relu", s.op("MatMul", s.op("Gather", table, ids), s.weight(40, 12)))
+    s.output(s.op("MatMul", x, s.weight(12, 3)))

@@ -4,6 +4,7 @@ A page is one program in a folder of its own. Its blocks, in order:
 
 - `python`: run in one namespace. A first line `# name.py` makes it a file, which is imported. One that begins with
   `import torch` runs where torch is installed.
+- a line `<!-- needs PACKAGE -->` before a block of any kind: it runs where that package is installed.
 - `toml`: a file, named in its first line. `# pyproject.toml` is installed: its entry points are there from then on.
 - `sh`: commands of hwpass, each a process. It ends with status 0, or with the one that `# status N` behind it says.
 - `text`: lines that the commands of the block before print; `...` stands for what may differ.
@@ -29,7 +30,7 @@ from hwpass.command.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("inputs", "writing_passes", "writing_operators", "writing_targets", "stability", "debugging")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^(?:<!-- needs (\w+) -->\n)?```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ENTRY_POINTS = {
     plugins.PASSES, plugins.RULES, plugins.SCORES, plugins.RENDERERS, plugins.CALIBRATION, plugins.COST_MODELS
 }  # fmt: skip
@@ -92,8 +93,10 @@ def installed(project: str) -> Iterator[str]:
 def steps(page: str) -> Iterator[str]:
     """The blocks of a page as lines of a program. One that nobody would run is an error."""
     before = ""
-    for kind, text in BLOCK.findall(page_text(page)):
-        if kind == "python" and named(text):
+    for needed, kind, text in BLOCK.findall(page_text(page)):
+        if needed and importlib.util.find_spec(needed) is None:
+            yield "pass"
+        elif kind == "python" and named(text):
             yield f"_file({named(text)!r}, {text!r})\nimport {named(text).removesuffix('.py')}"
         elif kind == "python":
             yield text if TORCH or not text.startswith("import torch") else "pass"

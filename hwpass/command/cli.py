@@ -237,13 +237,14 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
     from hwpass.passes.apply_plan import ApplyPlan
     from hwpass.reporting import terminal as terminal_report
     from hwpass.workflows import run as api
-    from hwpass.workflows.steps import amends, verify_step
+    from hwpass.workflows.steps import amends, check_inputs, verify_step
 
     inputs = {"PLAN": plan, "MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
     _one_stream(plan, model)
     with outputs(inputs, output=output, json=json_path) as out:
         given = read_plan(plan)
         asked = RunOptions(**options)
+        check_inputs(asked, made_up=False)
         rest = (*amends(asked, made_up=False, once=True), verify_step(asked, asked.max_drop))
         with status_line() as progress:
             result = api.execute(
@@ -252,7 +253,7 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
                 target=target,
                 progress=progress,
                 plan=given,
-                **asked.given(("calib", "seed", "threads", "unproved", "allow_external")),
+                **asked.given(("calib", "input", "seed", "threads", "unproved", "allow_external")),
             )
         out.write(output=result, json=result.report.to_json)
         with out.printed() as console:
@@ -272,9 +273,10 @@ def verify(original: str, pruned: str, plan_path: str | None, **options: Any) ->
     from hwpass.manager import read_plan
     from hwpass.options import RunOptions
     from hwpass.workflows.compare import render_verdicts, verify_models
-    from hwpass.workflows.steps import verify_step
+    from hwpass.workflows.steps import check_inputs, verify_step
 
     asked = RunOptions(**options)
+    check_inputs(asked, made_up=False)
     _one_stream(*filter(None, (plan_path, original, pruned)))
     plan = None if plan_path is None else read_plan(plan_path)
     with status_line() as progress:
@@ -285,7 +287,7 @@ def verify(original: str, pruned: str, plan_path: str | None, **options: Any) ->
             plan,
             verify_step(asked, asked.max_drop),
             progress=progress,
-            **asked.given(("calib", "seed", "threads", "unproved", "allow_external")),
+            **asked.given(("calib", "input", "seed", "threads", "unproved", "allow_external")),
         )
     with printed() as console:
         render_verdicts(outcome, console)

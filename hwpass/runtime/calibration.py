@@ -153,18 +153,36 @@ def check_statements(data: Any, specs: Sequence[InputSpec]) -> None:
     """What is said of inputs is of files that are read by it: arrays are what they are. Raises UsageError."""
     if any(spec.stated for spec in specs) and not _holds_media(data):
         raise UsageError(
-            f"{option('input')} is about made-up inputs, pictures and sounds; arrays in {option('calib')} are taken as "
-            "they are: leave one out"
+            f"{option('input')} is about made-up inputs, pictures, sounds and text; arrays in {option('calib')} are "
+            "taken as they are: leave one out"
+        )
+    stated = next((s for s in specs if s.stated is not None and (s.stated.tokenizer or s.stated.length)), None)
+    if stated is not None and not is_text(data):
+        raise UsageError(
+            f"{option('input', f'{stated.name}:{stated.stated}')}: there is no text to make tokens of; give "
+            f"{option('calib')} a .txt or a folder of them"
         )
 
 
 def _holds_media(data: Any) -> bool:
     from hwpass.runtime.readers.folder import media_files
 
+    if data is None or is_text(data):
+        return True
     try:
         return isinstance(data, str | os.PathLike) and Path(data).is_dir() and bool(media_files(Path(data)))
     except (OSError, ValueError):  # a path that cannot be: reading it says so
         return True
+
+
+def is_text(data: Any) -> bool:
+    """Whether calibration data is text: a file, or a folder of them."""
+    from hwpass.runtime.readers.folder import text_files
+
+    try:
+        return isinstance(data, str | os.PathLike) and bool(text_files(Path(data)))
+    except (OSError, ValueError):  # as above
+        return False
 
 
 def _from_python(data: Any, source: str, specs: Sequence[InputSpec]) -> list[dict[str, Rows]]:

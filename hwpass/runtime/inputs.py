@@ -24,12 +24,17 @@ Layout = Literal["NCHW", "NHWC"]
 
 @dataclass(frozen=True)
 class StatedInput:
-    """Values lie in `range`, or are (pixel - mean) / std of pixels in [0, 1], one number or one for each channel."""
+    """Values lie in `range`, or are (pixel - mean) / std of pixels in [0, 1], one number or one for each channel.
+
+    Or they are the tokens that the tokenizer of a file makes of text, at most `length` of a sample.
+    """
 
     range: tuple[float, float] | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     layout: Layout | None = None
+    length: int | None = None
+    tokenizer: str | None = None
 
     @property
     def scaled(self) -> bool:
@@ -51,7 +56,8 @@ class StatedInput:
         parts = [f"{key}={'/'.join(f'{v:g}' for v in values)}" for key, values in numbers.items() if values]
         if self.range is not None:
             parts.append(f"range={self.range[0]:g}..{self.range[1]:g}")
-        return ",".join([*parts, *([f"layout={self.layout}"] if self.layout else [])])
+        rest = {"layout": self.layout, "length": self.length, "tokenizer": self.tokenizer}
+        return ",".join([*parts, *(f"{key}={value}" for key, value in rest.items() if value)])
 
 
 @dataclass(frozen=True)

@@ -75,13 +75,12 @@ def accepted() -> str:
     """What may be passed, for a message.
 
     >>> accepted()
-    'an .npz, an .npy or a folder of .npy, of pictures or of WAV files'
+    'an .npz, an .npy, a .txt or a folder of .npy, of pictures, of WAV files or of .txt'
     """
     own = (".npz", ".npy")
     others = [f"a {suffix}" for suffix in readers() if suffix not in (*own, FOLDER)]
-    return (
-        f"{', '.join([*(f'an {suffix}' for suffix in own), *others])} or a folder of .npy, of pictures or of WAV files"
-    )
+    listed = ", ".join([*(f"an {suffix}" for suffix in own), *others])
+    return f"{listed} or a folder of .npy, of pictures, of WAV files or of .txt"
 
 
 def rows_from_path(path: Path, source: str, specs: Sequence[InputSpec]) -> list[dict[str, Rows]]:

@@ -1,16 +1,19 @@
-"""What a user says of an input: the values that it takes, how pictures become it, and which axis holds the channels."""
+"""What a user says of an input: its values, how pictures and text become it, and which axis holds the channels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import get_args
 
 from hwpass.errors import UsageError, option
 from hwpass.figures import shown
 from hwpass.runtime.inputs import InputSpec, Layout, StatedInput
 
-FORM = "NAME:mean=0.5,std=0.25, NAME:range=0..255 or NAME:layout=NHWC"
+FORM = "NAME:mean=0.5,std=0.25, NAME:range=0..255, NAME:layout=NHWC or NAME:tokenizer=tokenizer.json"
+
+KEYS = ("mean", "std", "range", "layout", "length")
 
 
 def stated_inputs(asked: str | Iterable[str], specs: Sequence[InputSpec]) -> dict[str, StatedInput]:
@@ -19,8 +22,9 @@ def stated_inputs(asked: str | Iterable[str], specs: Sequence[InputSpec]) -> dic
     for text in (asked,) if isinstance(asked, str) else tuple(asked):
         if not isinstance(text, str):
             raise UsageError(f"{option('input', shown(text))}: write {FORM}")
-        # Names may hold colons; what is said of an input holds none.
-        name, _, said = text.rpartition(":")
+        # Names may hold colons; what is said of an input holds none, but for the path that ends it.
+        before, path_follows, path = text.partition("tokenizer=")
+        name, _, said = before.rpartition(":")
         if not name and len(specs) == 1:
             name = specs[0].name
         spec = next((s for s in specs if s.name == name), None)
@@ -29,27 +33,35 @@ def stated_inputs(asked: str | Iterable[str], specs: Sequence[InputSpec]) -> dic
             raise UsageError(f"{option('input', shown(text))}: the model has no such input; it has {names}")
         if name in found:
             raise UsageError(f"{option('input', shown(text))}: {name!r} is stated twice; say all of it at once")
-        found[name] = _stated(text, said, spec)
+        found[name] = _stated(text, said, path if path_follows else None, spec)
     return found
 
 
-def _stated(text: str, said: str, spec: InputSpec) -> StatedInput:
+def stated_specs(specs: Sequence[InputSpec], asked: str | Iterable[str]) -> list[InputSpec]:
+    """The inputs with what is said of them. Raises UsageError."""
+    stated = stated_inputs(asked, specs)
+    return [replace(spec, stated=stated.get(spec.name)) for spec in specs]
+
+
+def _stated(text: str, said: str, tokenizer: str | None, spec: InputSpec) -> StatedInput:
     def refuse(problem: str) -> UsageError:
         return UsageError(f"{option('input', shown(text))}: {problem}; write {FORM}")
 
     parts: dict[str, str] = {}
-    for part in said.split(","):
+    said = said if tokenizer is None else said.removesuffix(",")
+    for part in said.split(",") if said or tokenizer is None else ():
         key, equals, value = part.partition("=")
-        if not equals or key not in ("mean", "std", "range", "layout") or key in parts:
-            raise refuse(f"{part!r} is not one of mean=, std=, range= and layout=, each once")
+        if not equals or key not in KEYS or key in parts:
+            raise refuse(f"{part!r} is not one of mean=, std=, range=, layout=, length= and tokenizer=, each once")
         parts[key] = value
     try:
         numbers = {key: tuple(map(float, value.split("/"))) for key, value in parts.items() if key in ("mean", "std")}
         bounds = tuple(map(float, parts["range"].split(".."))) if "range" in parts else None
+        length = int(parts["length"]) if "length" in parts else None
     except ValueError:
         raise refuse("that is no number") from None
     layout = parts.get("layout")
-    problem = _problem(numbers, bounds, layout, spec)
+    problem = _problem(numbers, bounds, layout, spec) or _problem_of_text(tokenizer, length, spec, len(parts))
     if problem:
         raise refuse(problem)
     return StatedInput(
@@ -57,6 +69,8 @@ def _stated(text: str, said: str, spec: InputSpec) -> StatedInput:
         numbers.get("mean", ()),
         numbers.get("std", ()),
         next((known for known in get_args(Layout) if known == layout), None),
+        length,
+        tokenizer,
     )
 
 
@@ -81,4 +95,19 @@ def _problem(
         return f"mean and std are of images in floating point; of {spec.name!r} say the range"
     if len({len(v) for v in numbers.values() if len(v) > 1}) > 1:
         return "mean and std have one number, or one for each channel"
+    return None
+
+
+def _problem_of_text(tokenizer: str | None, length: int | None, spec: InputSpec, said: int) -> str | None:
+    """What cannot be meant of text; `said` counts what is said beside the tokenizer."""
+    if tokenizer is None and length is None:
+        return None
+    if tokenizer == "":
+        return "the path of the tokenizer is missing"
+    if spec.dtype.kind not in "iu" or len(spec.shape) != 2:
+        return f"text becomes integers [batch, length]; {spec.name!r} is {spec.dtype.name} of shape {list(spec.shape)}"
+    if length is not None and length < 1:
+        return "a length is at least 1"
+    if said > (length is not None):
+        return "of text say the tokenizer and the length alone"
     return None

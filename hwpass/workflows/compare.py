@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from hwpass.context import Context
 from hwpass.coupling.groups import Coupling
+from hwpass.data.given_inputs import given_inputs
 from hwpass.errors import InputError, VerdictError, option
 from hwpass.figures import brief, counted
 from hwpass.manager import preparation
@@ -25,13 +26,14 @@ from hwpass.reporting.build import verdicts_of
 from hwpass.reporting.schema import Verdicts
 from hwpass.reporting.tables import print_line
 from hwpass.reporting.terminal import verdict_line
-from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.comparison import tolerance_of
 from hwpass.runtime.inputs import input_specs, is_float
+from hwpass.runtime.stated_inputs import stated_specs
 from hwpass.runtime.threads import check_threads
 from hwpass.surgery.cut import Surgery, prune
 from hwpass.surgery.dense_twin import dense_twin
 from hwpass.surgery.norm_forms import centred_like, raised
+from hwpass.surgery.vocabulary import spread_rows
 from hwpass.verdicts.masking import left_of, removed_components
 from hwpass.verdicts.proof import Proof, Prover
 from hwpass.verdicts.proof_feeds import proof_feeds
@@ -58,6 +60,7 @@ def verify_models(
     step: Verify,
     *,
     calib: Any = None,
+    input: str | Iterable[str] = (),
     seed: int = 0,
     threads: int = 1,
     unproved: bool = False,
@@ -78,7 +81,8 @@ def verify_models(
     context = Context(threads=threads, seed=seed, progress=progress)
     context.bind(first)
     if calib is not None:
-        context.calibration = load_calibration(calib, input_specs(first.interface()))
+        specs = stated_specs(input_specs(first.interface()), input)
+        context.calibration = given_inputs(first, calib, specs, context.warn, threads)
     context.findings.proof = proof = _proof(first, second, plan, step, context)
     try:
         if proof.state == "failed":
@@ -124,7 +128,7 @@ def _proof(first: Model, second: Model, plan: Plan | None, step: Verify, context
         proof = replace(proof, legs=(*proof.legs, prover.centred(surgery.model, second)))
         if proof.state != "passed":
             return replace(proof, warnings=tuple(prover.warnings))
-    given_weights = raised(second, surgery)
+    given_weights = raised(spread_rows(second), surgery)
     _check_weights(surgery, given_weights)
     twin = InMemory("the dense twin", lambda: restored(_twin(coupling, surgery, given_weights), second), threads)
     removed = removed_components(coupling, plan)

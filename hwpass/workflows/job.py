@@ -12,6 +12,7 @@ from typing import Any
 from hwpass.context import Context
 from hwpass.cost.prediction import METRICS
 from hwpass.cost_models import Target, load_target
+from hwpass.data.given_inputs import given_inputs
 from hwpass.errors import VerdictError, option
 from hwpass.figures import brief
 from hwpass.manager import Pass, PassManager, PassRecord
@@ -21,9 +22,9 @@ from hwpass.model.sources import Source
 from hwpass.planning.plan import Plan
 from hwpass.reporting.build import report_of
 from hwpass.reporting.schema import ModelInfo, Report
-from hwpass.runtime.calibration import check_statements, load_calibration
+from hwpass.runtime.calibration import check_statements
 from hwpass.runtime.inputs import input_specs
-from hwpass.runtime.stated_inputs import stated_inputs
+from hwpass.runtime.stated_inputs import stated_specs
 from hwpass.runtime.threads import check_threads
 
 #: Where a written model says what it computes, see `hwpass.model.digest`, and by which plan, see `Plan.digest`.
@@ -94,12 +95,13 @@ class Job:
         model = source if isinstance(source, Model) else Model.load(source)
         context = Context(target=chosen, threads=threads, seed=seed, force=force, progress=progress)
         context.bind(model)
-        specs = input_specs(model.interface())
-        context.stated = stated_inputs(input, specs)
-        specs = [replace(spec, stated=context.stated.get(spec.name)) for spec in specs]
+        specs = stated_specs(input_specs(model.interface()), input)
+        context.stated = {spec.name: spec.stated for spec in specs if spec.stated is not None}
         if calib is not None:
+            given = given_inputs(model, calib, specs, context.warn, threads)
+            context.calibration, context.apart = given.split()
+        else:
             check_statements(calib, specs)
-            context.calibration, context.apart = load_calibration(calib, specs).split()
         self.context = context
         self.prepared = Attempt(model, context, (), ())
         nodes = len(model.graph.nodes)

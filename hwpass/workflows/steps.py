@@ -19,8 +19,10 @@ from hwpass.passes.fold_redundant import FoldRedundant
 from hwpass.passes.fuse_bn import FuseBatchNorm
 from hwpass.passes.lower_norms import LowerNorms
 from hwpass.passes.prune_channels import PruneChannels
+from hwpass.passes.prune_vocabulary import PruneVocabulary
 from hwpass.passes.rotate_heads import RotateHeads
 from hwpass.passes.rotate_streams import RotateStreams
+from hwpass.passes.share_rows import ShareRows
 from hwpass.passes.verify import Verify
 from hwpass.planning.score import makes_inputs
 from hwpass.verdicts.task_metric import no_metric
@@ -75,8 +77,10 @@ def effort(options: RunOptions) -> Effort:
     return WORK[options.effort]
 
 
-def check_inputs(options: RunOptions) -> None:
-    """What is said of inputs has a use: they are made up, or read from pictures or sounds. Raises UsageError."""
+def check_inputs(options: RunOptions, *, made_up: bool = True) -> None:
+    """What is said of inputs has a use: they are made up, or read from pictures, sounds or text. Raises UsageError."""
+    if options.input and options.calib is None and not made_up:
+        raise UsageError(f"{option('input')} has no effect without {option('calib')}: give that, or leave it out")
     makes = makes_inputs(options.score) and options.compensate != "off"
     if options.input and options.calib is None and options.pipeline is None and not makes:
         raise UsageError(
@@ -95,7 +99,16 @@ def amends(options: RunOptions, *, made_up: bool = True, once: bool = False) -> 
     known = options.calib is not None or (made_up and makes_inputs(options.score))
     work = effort(options)
     fit = (Compensate(work.samples, work.rows),) if options.compensate == "auto" and known else ()
-    return (*fit, *(distill_step(options) if known and once else ()), LowerNorms())
+    return (*fit, *(distill_step(options) if known and once else ()), *vocabulary_steps(options), LowerNorms())
+
+
+def vocabulary_steps(options: RunOptions) -> tuple[Pass, ...]:
+    """Rows of embedding tables that no sample needs, where they are asked for. Raises UsageError without samples."""
+    if not options.prune_vocabulary:
+        return ()
+    if options.calib is None:
+        raise UsageError(f"{option('prune_vocabulary')} keeps the tokens of samples: give some by {option('calib')}")
+    return (PruneVocabulary(), ShareRows())
 
 
 def distill_step(options: RunOptions) -> tuple[Pass, ...]:

@@ -10,7 +10,7 @@ from distributions import distribution, python
 from sketch import Sketch
 
 from hwpass.plugins import CALIBRATION
-from hwpass.runtime.reader import FOLDER, Reader, readers, register
+from hwpass.runtime.reader import FOLDER, Reader, accepted, readers, register
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +69,7 @@ def test_without_it_the_file_is_refused(folder: Path) -> None:
     status, _, said = run(folder, "x.csv")
     assert (status, said) == (
         3,
-        "hwpass: x.csv: not an .npz; pass an .npz, an .npy or a folder of .npy, of pictures or of WAV files\n",
+        f"hwpass: x.csv: not an .npz; pass {accepted()}\n",
     )
 
 
@@ -96,9 +96,7 @@ def test_one_that_was_left_out_is_named_with_the_reason(folder: Path) -> None:
     distribution(folder, "sheets", text(method="open"), {CALIBRATION: "csv = {module}"})
     status, _, said = run(folder, "x.csv")
     assert status == 3
-    assert said.splitlines()[-1].startswith(
-        "hwpass: x.csv: not an .npz; pass an .npz, an .npy or a folder of .npy, of pictures or of WAV files; "
-    )
+    assert said.splitlines()[-1].startswith(f"hwpass: x.csv: not an .npz; pass {accepted()}; ")
     assert said.endswith("reader .csv has no method read\n")
 
 
@@ -109,11 +107,11 @@ def test_a_folder_goes_by_its_suffix_where_that_is_of_a_reader_from_outside(fold
     (folder / "x.csv").rename(folder / "d.store/x.csv")
     assert run(folder, "d.store")[0] == 0
     (folder / "d.npz").mkdir()
-    assert run(folder, "d.npz")[2] == "hwpass: d.npz: no .npy files, pictures or WAV files in this folder\n"
+    assert run(folder, "d.npz")[2] == "hwpass: d.npz: no .npy files, pictures, WAV files or text in this folder\n"
 
 
 def test_every_reader_says_what_it_is() -> None:
-    assert list(readers()) == [".npy", ".npz", FOLDER]
+    assert list(readers()) == [".npy", ".npz", ".txt", FOLDER]
     assert all(cls.summary and cls.__doc__ for cls in readers().values())
 
 

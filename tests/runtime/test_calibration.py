@@ -150,7 +150,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
     refused(tmp_path / "none.npz", "there is no such file or folder")
-    refused(tmp_path, r"no \.npy files, pictures or WAV files in this folder")
+    refused(tmp_path, r"no \.npy files, pictures, WAV files or text in this folder")
     (tmp_path / "text.npz").write_text("no archive")
     refused(tmp_path / "text.npz", r"not an \.npz")
     np.savez(tmp_path / "objects.npz", image=np.array([{}], dtype=object))

@@ -183,5 +183,5 @@ def test_sounds_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(hwpass.InputError, match=r"no \.npy files, pictures or WAV files"):
+    with pytest.raises(hwpass.InputError, match=r"no \.npy files, pictures, WAV files or text"):
         load_calibration(tmp_path, [image(("N", 3, 8, 8), stated=None)])

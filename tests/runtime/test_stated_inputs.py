@@ -22,12 +22,15 @@ FEATURES = InputSpec("features", np.dtype(np.float32), ("N", 16))
         ("x:0:mean=0.5,std=0.25", StatedInput(mean=(0.5,), std=(0.25,))),
         ("x:0:std=0.2/0.3/0.4", StatedInput(std=(0.2, 0.3, 0.4))),
         ("ids:range=1e0..29", StatedInput(range=(1.0, 29.0))),
+        ("ids:tokenizer=a:b,c.json", StatedInput(tokenizer="a:b,c.json")),
+        ("ids:length=64,tokenizer=a=b", StatedInput(length=64, tokenizer="a=b")),
+        ("ids:length=64", StatedInput(length=64)),
     ],
 )
 def test_statements(text: str, found: StatedInput) -> None:
     (known,) = stated_inputs(text, [IMAGE, TOKENS]).values()
     assert known == found
-    name = text.rpartition(":")[0]
+    name = "ids" if text.startswith("ids") else "x:0"
     assert stated_inputs([f"{name}:{known}"], [IMAGE, TOKENS]) == {name: found}
 
 
@@ -55,6 +58,14 @@ def test_the_name_of_an_only_input_may_be_left_out() -> None:
         ("ids:layout=NCHW", "it has 2|has 2"),
         ("features:mean=0,std=1", "say the range"),
         ("ids:mean=3", "say the range"),
+        ("ids:tokenizer=", "the path of the tokenizer is missing"),
+        ("tokenizer=a", "no such input"),
+        ("ids:range=0..9,tokenizer=a", "the tokenizer and the length alone"),
+        ("ids:range=0..9,length=4", "the tokenizer and the length alone"),
+        ("ids:length=0", "at least 1"),
+        ("ids:length=a", "no number"),
+        ("features:tokenizer=a", r"'features' is float32 of shape \['N', 16\]"),
+        ("x:0:length=4", "text becomes integers"),
     ],
 )
 def test_refusals(text: str, problem: str) -> None:

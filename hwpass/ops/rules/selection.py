@@ -12,7 +12,19 @@ import numpy as np
 from hwpass.ops.axes import FROZEN, Axis, Ids, axis_size, opaque, with_zero
 from hwpass.ops.functions import indexing, layout
 from hwpass.ops.functions.common import Function
-from hwpass.ops.rule import Array, Freeze, Known, Node, Relate, Rule, Shrink, Tensor, Traits, register
+from hwpass.ops.rule import (
+    Array,
+    Freeze,
+    Known,
+    Node,
+    Relate,
+    Rule,
+    Shrink,
+    Tensor,
+    Traits,
+    WrongExtents,
+    register,
+)
 from hwpass.ops.rules.layout import MOVES
 
 #: Where a backward slice ends that goes through the first index; also as an int32.
@@ -275,6 +287,8 @@ class Gather(Rule):
         else:
             indices = np.asarray(index.data, np.int64).reshape(-1)
             indices = np.where(indices < 0, indices + axis_size(x[place]), indices)
+            if ((indices < 0) | (indices >= axis_size(x[place]))).any():
+                raise WrongExtents("indices lie beyond the rows")  # of positions, at a length that was guessed
             if index.data.ndim == 1 and len(indices) > 1:
                 middle = (picked(build, x[place], indices),)
                 node.memo["indices"] = indices

@@ -1,4 +1,4 @@
-"""Data in a folder: `.npy`, one per input or for a model with one input many; or pictures or sounds for one input."""
+"""Data in a folder: `.npy`, one per input or for a model with one input many; or pictures, sounds or text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hwpass.errors import InputError
 from hwpass.runtime.reader import FOLDER, Batches, Reader, register
 from hwpass.runtime.readers.npy import open_npy
+from hwpass.runtime.readers.text import read_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Folder(Reader):
     """A folder of arrays."""
 
     suffixes = (FOLDER,)
-    summary = "a folder of .npy (one per input, or many for one input), or of pictures or WAV files"
+    summary = "a folder of .npy (one per input, or many for one input), of pictures, of WAV files or of text"
 
     def read(self, path: Path, source: str, specs: Sequence[InputSpec]) -> Batches:
         from hwpass.runtime.array_files import as_batch, input_names, readable
@@ -31,7 +32,9 @@ class Folder(Reader):
         with readable(source):
             files = sorted(path / name for name in os.listdir(path) if name.endswith(".npy"))
         if not files:
-            return _media(path, source, specs)
+            with readable(source):
+                texts = text_files(path)
+            return read_texts(texts, source, specs) if texts else _media(path, source, specs)
         for file in files:
             if not file.is_file():
                 raise InputError(f"{source}/{file.name}: not a file that can be read; take it out of the folder")
@@ -61,6 +64,25 @@ def media_files(path: Path) -> list[Path]:
     return sorted(found)
 
 
+def text_files(path: Path) -> list[Path]:
+    """A file of text; or those in a folder that holds neither arrays, pictures nor sounds, which text may go with.
+
+    Raises OSError.
+    """
+    if path.is_dir():
+        if media_files(path) or any(name.endswith(".npy") for name in os.listdir(path)):
+            return []
+        walked = os.walk(path, onerror=_raise)
+        return sorted(Path(at, name) for at, _, names in walked for name in names if _is_text(name))
+    return [path] if path.is_file() and _is_text(path.name) else []
+
+
+def _is_text(name: str) -> bool:
+    from hwpass.runtime.texts import SUFFIXES
+
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+
+
 def _raise(error: OSError) -> None:
     raise error
 
@@ -79,7 +101,7 @@ def _media(path: Path, source: str, specs: Sequence[InputSpec]) -> Batches:
     with readable(source):
         files = media_files(path)
     if not files:
-        raise InputError(f"{source}: no .npy files, pictures or WAV files in this folder")
+        raise InputError(f"{source}: no .npy files, pictures, WAV files or text in this folder")
     if len({_kind(file.name) for file in files}) > 1:
         raise InputError(f"{source}: pictures and WAV files in one folder; put them apart")
     if len(specs) != 1:
