@@ -2,6 +2,8 @@
 
     python benchmarks/compact.py [-o compact.jsonl] [--networks NAME ...] [--points 0.75 0.5 0.33] [--ways NAME ...]
 
+Other ways than the usual ones leave out a part of hwpass: `--ways "data, whole heads"` (`--help` has them all).
+
 Rows go to the file as they are found, and those that are there are not made again. `distilled` wants torch. Each row
 has the measured latency too (in ONNX Runtime, one thread, processor time that a tenth of all runs do not exceed, dense
 and pruned in turn), and the drop of accuracy that was predicted without a label.
@@ -14,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,14 @@ from numpy.typing import NDArray
 
 import hwpass
 from hwpass.cost.bench import bench
+from hwpass.manager import Pass
+from hwpass.options import RunOptions
+from hwpass.passes.compensate import Compensate
+from hwpass.passes.prune_channels import PruneChannels
+from hwpass.passes.rotate_heads import RotateHeads
+from hwpass.passes.rotate_streams import RotateStreams
 from hwpass.runtime.sessions import open_session, run_session
+from hwpass.workflows.steps import usual
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -51,6 +61,24 @@ WAYS: dict[str, Callable[[str, NDArray[Any]], dict[str, Any] | None]] = {
     "no data, stated": lambda name, data: {"distill": "off", "input": STATED[name]} if name in STATED else None,
     "no data, stated, distilled": lambda name, data: {"input": STATED[name]} if name in STATED else None,
 }
+
+#: With data and without distillation, a part of the usual pipeline left out or replaced.
+PARTS: dict[str, Callable[[Pass], Pass | None]] = {
+    "data, whole heads": lambda step: None if isinstance(step, RotateHeads) else step,
+    "data, streams not turned": lambda step: None if isinstance(step, RotateStreams) else step,
+    "data, curves once": lambda step: replace(step, rounds=1) if isinstance(step, PruneChannels) else step,
+    "data, by norms": lambda step: replace(step, score="l2") if isinstance(step, PruneChannels) else step,
+    "data, not refitted": lambda step: None if isinstance(step, Compensate) else step,
+}
+
+
+def prune(path: Path, way: str, point: float, asked: dict[str, Any]) -> hwpass.Result:
+    """One run; what would be stopped is made all the same, to see what it is worth."""
+    options = {"latency": point, **asked}
+    if way in PARTS:
+        steps = [PARTS[way](step) for step in usual(RunOptions(**options))]
+        options = {"calib": asked["calib"], "pipeline": ",".join(str(step) for step in steps if step is not None)}
+    return hwpass.run(path, "server-cpu", force=True, **options)
 
 
 def samples(name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
@@ -90,7 +118,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("compact.jsonl"))
     parser.add_argument("--networks", nargs="+", choices=[*compact, *WIDE], default=compact)
     parser.add_argument("--points", nargs="+", type=float, default=list(POINTS))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, *PARTS], default=list(WAYS))
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.output.read_text().splitlines()] if options.output.exists() else []
     for network in options.networks:
@@ -99,15 +127,14 @@ def main() -> None:
         name = dense.graph.input[0].name
         data, inputs, labels = samples(name)
         for way in options.ways:
-            asked = WAYS[way](name, data)
+            asked = WAYS["data" if way in PARTS else way](name, data)
             for point in options.points if asked is not None else ():
                 if any((r["network"], r["way"], r["point"]) == (network, way, point) for r in rows):
                     continue
                 start = time.perf_counter()
                 row = {"network": network, "way": way, "point": point, "dense": accuracy(dense, name, inputs, labels)}
                 try:
-                    # What would be stopped is made all the same, to see what it is worth.
-                    found = hwpass.run(path, "server-cpu", latency=point, force=True, **(asked or {}))
+                    found = prune(path, way, point, asked or {})
                     made = found.model.proto()
                     row |= {"accuracy": accuracy(made, name, inputs, labels)}
                     row |= {"macs": found.report.ratio.macs, "latency": found.report.ratio.latency}
