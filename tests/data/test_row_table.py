@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwpass.data import row_table
-from hwpass.data.row_table import RowTable, side_by_side
-from hwpass.runtime.array_files import Held
+from hwpass.data.row_table import Room, RowTable, side_by_side
+from hwpass.runtime.array_files import Held, Spooled
 
 
 @given(
@@ -43,3 +43,17 @@ def test_many_rows_lie_in_a_file_and_not_in_memory(monkeypatch: pytest.MonkeyPat
     table = RowTable(np.full((64, 2048), i, np.float32) for i in range(16))
     held = sum(isinstance(portion, Held) for portion in table._portions)
     assert (held, len(table._portions)) == (1, 32)
+
+
+def test_tables_share_a_room() -> None:
+    """What one holds in memory, the other cannot; rows may come one part after the other."""
+    room = Room(1 << 18)
+    first, second = (RowTable(room=room, portion=1 << 17) for _ in range(2))
+    parts = [np.full((64, 512), i, np.float32) for i in range(2)]
+    for table in (first, second):
+        for part in parts:
+            table.add(part)
+        table.finish()
+        np.testing.assert_array_equal(table[:], np.concatenate(parts))
+    assert [type(portion) for portion in first._portions] == [Held, Held]
+    assert [type(portion) for portion in second._portions] == [Spooled, Spooled]

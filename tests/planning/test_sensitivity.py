@@ -8,6 +8,7 @@ from sketch import Sketch
 
 from hwpass.model.model import Model
 from hwpass.planning import sensitivity
+from hwpass.planning.consumers import affordable
 from hwpass.planning.sensitivity import Loud, sensitivities
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import input_specs
@@ -66,3 +67,12 @@ def test_a_model_that_takes_no_noise_gives_none() -> None:
     data = load_calibration({"x": x}, input_specs(model.interface()))
     assert sensitivities(model, [Loud(layers[0].output, np.dtype(np.int32), 1.0)], 1.0, data) == []
     assert sensitivities(model, [], 1.0, data) == []
+
+
+@pytest.mark.parametrize(("samples", "macs", "left"), [(256, 1e6, 256), (256, 4e9, 128), (100, 1e12, 100)])
+def test_statistics_of_costly_models_take_fewer_samples(samples: int, macs: float, left: int) -> None:
+    """5e11 multiply-accumulates are 125 samples of 4e9: every second of 256. And never fewer than 96 of more."""
+    model, _, _ = _chain("n", 1)
+    data = load_calibration({"x": np.zeros((samples, 16), np.float32)}, input_specs(model.interface()))
+    some = affordable(data, macs)
+    assert sum(len(feed["x"]) for feed in some.batches(1)) == left

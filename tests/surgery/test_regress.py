@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hwpass.data.row_table import RowTable
+from hwpass.surgery import least_squares
 from hwpass.surgery.least_squares import Clipping, Fit
 from hwpass.surgery.least_squares import fit as fit_tables
 
@@ -82,3 +83,46 @@ def test_a_residual_stream_counts_before_the_clip() -> None:
     lifted = fit(x, target, np.zeros((3, 2)), np.zeros(2), 100, has_bias=True, clipping=Clipping(0.0), offset=offset)
     plain = fit(x, target, np.zeros((3, 2)), np.zeros(2), 100, has_bias=True)
     np.testing.assert_allclose(lifted.weights, plain.weights, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [(1e-4, [1e-2, 1e-3, 1e-4]), (1e-2, [1e-2, 1e-3, 1e-1]), (1e-1, [1e-2, 1e-3, 1e-1, 1.0])],
+)
+def test_lambdas_are_tried_from_the_middle_on(best: float, tried: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors that fall towards the best one and rise behind it: what lies on the other side is not tried."""
+    seen: list[float] = []
+
+    def solver(problem: Any, strength: np.ndarray) -> Any:
+        seen.append(float(strength[0]))
+        distance = abs(np.log10(strength[0] / best))
+        return lambda cross: (np.full((1, 2, 1), distance, np.float32), np.zeros((1, 1)))
+
+    monkeypatch.setattr(least_squares._Problem, "solver", solver)
+    x = _rows(np.random.default_rng(0), 40, 2)
+    # The error of weights w is w^2: the nearer to the best lambda, the less.
+    found = fit(x, np.zeros((40, 1), np.float32), np.full((2, 1), 9.0), np.zeros(1), 20, has_bias=False)
+    assert seen == pytest.approx(tried)
+    assert found.weights == pytest.approx(0, abs=1e-6)
+
+
+def test_a_layer_that_lost_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def solver(*_: Any) -> Any:
+        pytest.fail("a system was solved")
+
+    monkeypatch.setattr(least_squares._Problem, "solver", solver)
+    rng = np.random.default_rng(0)
+    x, weights = _rows(rng, 100, 4), rng.standard_normal((4, 3)).astype(np.float32)
+    found = fit(x, x @ weights, weights, np.zeros(3), 20, has_bias=True)
+    np.testing.assert_array_equal(found.weights, weights)
+
+
+@pytest.mark.parametrize("bytes_laid_out", [0, 1 << 26])
+def test_products_side_by_side_are_fitted_each(bytes_laid_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However their rows lie."""
+    monkeypatch.setattr(least_squares, "LAID_OUT", bytes_laid_out)
+    rng = np.random.default_rng(0)
+    x, truth = rng.standard_normal((500, 3, 4)).astype(np.float32), rng.standard_normal((3, 4, 2))
+    target = np.einsum("rgd,gdn->rgn", x, truth).astype(np.float32)
+    found = fit(x, target, 0.5 * truth, np.zeros((3, 2)), 100, has_bias=True)
+    np.testing.assert_allclose(found.weights, truth, atol=1e-3)
