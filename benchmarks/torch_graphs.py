@@ -7,6 +7,7 @@ It passes where no output differs by more than 1e-4 of its largest value, and ev
 
 Random weights make some graphs of which ONNX Runtime gives two results, as it rewrites the graph or not. Of graphs that
 differ it is told how far these two are apart, and how far any node is on the very inputs that it has in ONNX Runtime.
+The same graph in double precision tells how far rounding has taken ONNX Runtime, and torch, from what the graph gives.
 
 One process a graph, one thread; results are appended to the JSONL file, and graphs already in it are not run again.
 `--sample` takes one graph of each family in the zoo's `index.csv`.
@@ -31,6 +32,7 @@ from common import fresh, save_zoo, show, zoo_module
 from onnx_graphsurgeon import Constant, Graph
 
 from hwpass.model.model import Model
+from hwpass.torch.graph import TorchGraph
 
 #: The largest difference of an output that passes, over its largest magnitude.
 TOLERANCE = 1e-4
@@ -76,7 +78,7 @@ def worker(zoo: str, name: str) -> dict[str, Any]:
     row |= {"parameters": len(grads), "without": [key for key, grad in grads.items() if grad is None]}
     row["not_finite"] = [key for key, grad in grads.items() if grad is not None and not torch.isfinite(grad).all()]
     if row["gap"] > TOLERANCE:
-        row |= _by_nodes(model, proto, feed, wanted)
+        row |= _by_nodes(model, proto, feed, wanted) | _rounded(graph, feed, wanted, found)
     row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     return row
 
@@ -105,9 +107,23 @@ def _by_nodes(model: Model, proto: onnx.ModelProto, feed: dict[str, Any], wanted
     return {"runtime_gap": own, "node_gap": gaps[worst], "worst_node": worst}
 
 
+def _rounded(graph: TorchGraph, feed: dict[str, Any], wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """How far ONNX Runtime and torch are from the graph in double precision; nothing where casts forbid that."""
+    import torch
+
+    tensors = {key: torch.from_numpy(value) for key, value in feed.items()}
+    try:
+        with torch.no_grad():
+            exact = graph.double()({k: v.double() if v.is_floating_point() else v for k, v in tensors.items()})
+    except RuntimeError:
+        return {}
+    single = {"runtime_off": wanted, "torch_off": found}
+    return {name: max(_gap(exact[key], made[key]) for key in exact) for name, made in single.items()}
+
+
 def _gap(wanted: Any, found: Any) -> float:
     """The largest difference over the largest magnitude."""
-    found = found.detach().numpy() if hasattr(found, "detach") else found
+    wanted, found = (value.detach().numpy() if hasattr(value, "detach") else value for value in (wanted, found))
     a, b = np.asarray(wanted, np.float64), np.asarray(found, np.float64)
     if a.shape != b.shape or not np.array_equal(np.isfinite(a), np.isfinite(b)):
         return float("inf")
@@ -129,6 +145,8 @@ def _why(row: dict[str, Any]) -> str:
         said.append(f"differs by {row['gap']:.1e}")
         if "node_gap" in row:
             said.append(f"ONNX Runtime from itself by {row['runtime_gap']:.1e}, nodes by {row['node_gap']:.1e}")
+        if "runtime_off" in row:
+            said.append(f"off by {row['runtime_off']:.1e} in ONNX Runtime, by {row['torch_off']:.1e} in torch")
     for key, text in (("without", "no gradient"), ("not_finite", "gradient not finite")):
         if row[key]:
             said.append(f"{text}: {len(row[key])} of {row['parameters']}, {', '.join(row[key][:3])}")
@@ -183,6 +201,11 @@ def table(rows: list[dict[str, Any]]) -> None:
     print(f"{passed} of {len(rows)} pass, {passed / max(len(rows), 1):.1%}; {equal} are equal to {TOLERANCE:g}")
     alike = sum(row.get("node_gap", 1.0) <= TOLERANCE for row in rows)
     print(f"of the others, {alike} have nodes that all are, on the inputs that ONNX Runtime has there")
+    off = [row["runtime_off"] for row in rows if "runtime_off" in row]
+    far = sum(value > TOLERANCE for value in off)
+    print(
+        f"and {len(off) - far} are equal in double precision; of {far} ONNX Runtime itself is farther than that from it"
+    )
 
 
 if __name__ == "__main__":

@@ -90,6 +90,17 @@ class TorchGraph:
             _Run(self, self._held, frozenset(n for n in read if isinstance(n, str))).steps(steps, values)
         return {name: value for name, value in values.items() if name in read}
 
+    def double(self) -> TorchGraph:
+        """Compute in double precision from now on, on inputs of that: it shows what rounding makes of the results.
+
+        Where a node casts to single precision, products of both are refused by torch.
+        """
+        self._held = [_doubled(value) for value in self._held]
+        self.parameters = {name: torch.nn.Parameter(_doubled(p.detach())) for name, p in self.parameters.items()}
+        self._read = dict.fromkeys(self._read, torch.float64)
+        self._known = None
+        return self
+
     def write(self) -> None:
         """Put the values of the parameters into the model's constants, each of its own type.
 
@@ -133,6 +144,11 @@ def _fed(value: Any) -> Any:
     if isinstance(value, list):
         return [_fed(entry) for entry in value]
     return value if isinstance(value, torch.Tensor) else tensor_of(np.asarray(value))
+
+
+def _doubled(value: Any) -> Any:
+    """A tensor of floats in double precision; anything else as it is."""
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _plain(value: Any) -> Any:

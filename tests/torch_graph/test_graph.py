@@ -304,3 +304,27 @@ def test_nothing_imports_torch_before_a_graph_is_made() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_double_precision_shows_what_rounding_makes_of_a_result() -> None:
+    """Against NumPy in float64; single precision is 1e-8 and more away from it."""
+    first, second, x = f(32, 64), f(64, 5), f(20, 32)
+    text = "m (float[N,32] x) => (float[N,5] y) {h = MatMul(x, first) t = Tanh(h) y = MatMul(t, second)}"
+    graph = TorchGraph(Model.load(model_of(text, first=first, second=second)))
+    exact = np.tanh(x.astype(np.float64) @ first) @ second.astype(np.float64)
+    single = graph({"x": x})["y"].detach().numpy()
+    double = graph.double()({"x": x.astype(np.float64)})["y"].detach().numpy()
+    assert double.dtype == np.float64
+    assert np.abs(double - exact).max() < 1e-12
+    assert np.abs(single - exact).max() > 1e-8
+
+
+def test_models_in_double_precision_run_and_learn() -> None:
+    """Float64 is no float of six bits."""
+    text = "m (double[N,8] x) => (double[N,3] y) {y = MatMul(x, w)}"
+    w, x = f(8, 3).astype(np.float64), f(4, 8).astype(np.float64)
+    graph = TorchGraph(Model.load(model_of(text, w=w)))
+    found = graph({"x": x})["y"]
+    assert np.abs(found.detach().numpy() - x @ w).max() < 1e-14
+    found.sum().backward()
+    assert graph.parameters["w"].grad.dtype == torch.float64

@@ -86,7 +86,7 @@ def torch_type(node: gs.Node, dtype: Any) -> Any:
 
 def _plain(name: str) -> bool:
     """Whether torch computes with a type of this name: neither text nor numbers of less than eight bits."""
-    return not name.startswith(("str", "object", "float4", "float6", "float8", "int4", "uint4", "int2", "uint2"))
+    return not name.startswith(("str", "object", "float4_", "float6_", "float8_", "int4", "uint4", "int2", "uint2"))
 
 
 def tensor_of(values: np.ndarray[Any, Any]) -> Any:
