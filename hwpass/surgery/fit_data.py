@@ -28,7 +28,7 @@ BATCH_BYTES = 24 << 20
 
 #: A fit wants so many rows for each number that an output of the original is made of, and at least such a share of the
 #: most: neighbours in an image are much alike, so that these are many more than there are unknowns.
-ROWS_EACH = 32
+ROWS_EACH = 64
 LEAST_SHARE = 2
 
 #: Bytes of activations, and of rows of the original, that stay in memory where the user gave data, and where not.

@@ -25,7 +25,7 @@ FIXTURES = Path(__file__).parents[2] / "fixtures"
     ("columns", "groups", "expected"),
     [
         (16, 1, 8192),  # half of the most
-        (300, 1, 9600),  # 32 each
+        (200, 1, 12800),  # 64 each
         (900, 1, 16384),
         (9, 8, 8192),
         (9, 960, GROUPED_BYTES // (4 * 9 * 960)),  # 1456
