@@ -57,8 +57,8 @@ def sensitivities(
 ) -> list[float | None]:
     """The relative change of the model's outputs for a relative change of each layer's; None where it shows nothing.
 
-    `macs` is what one sample takes; `step` samples run at once, once with all layers' outputs handed out. The layers are
-    of the main graph, in its order. The list is empty where the model cannot be given noise.
+    `macs` is what one sample takes; `step` samples run at once, once with all layers' outputs handed out. The layers
+    are of the main graph, in its order. The list is empty where the model cannot be given noise.
     """
     if not layers:
         return []
