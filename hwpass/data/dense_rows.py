@@ -21,7 +21,7 @@ from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, StoredModel, run_session
 
 #: Bytes of rows of one tensor that wait before they are put aside.
-PORTION = 1 << 19
+PORTION = 1 << 17
 
 
 @dataclass(frozen=True)

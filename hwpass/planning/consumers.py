@@ -144,7 +144,7 @@ def consumers(
         if energy > 0:
             found.append(Consumer(node, name, components, left, cov, energy))
     del moments, gram
-    _measure(coupling, found, calibration, threads, seed, progress)
+    _measure(coupling, found, calibration, threads, seed, progress, step)
     return found
 
 
@@ -316,6 +316,7 @@ def _measure(
     threads: int,
     seed: int,
     progress: Callable[[str], None],
+    step: int,
 ) -> None:
     """Set each consumer's sensitivity; what cannot be measured gets that of a typical one."""
     outer = Outer(coupling.build.model)
@@ -324,7 +325,7 @@ def _measure(
     layers = [_loud(heard[index]) for index in sorted(heard)]
     macs = sum(macs_of(node) for node in coupling.nodes)
     found = sensitivities(
-        coupling.build.model, layers, macs, calibration, threads=threads, seed=seed, progress=progress
+        coupling.build.model, layers, macs, calibration, threads=threads, seed=seed, progress=progress, step=step
     )
     known = dict(zip(sorted(heard), found, strict=True)) if found else {}
     measured = [value for value in known.values() if value is not None]

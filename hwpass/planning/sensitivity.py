@@ -31,9 +31,6 @@ NOISE = 0.25
 MACS = 1e11
 SAMPLES = (4, 64)
 
-#: Samples run at once, where nothing is handed out from inside.
-BATCH = 4
-
 #: Layers of a stage at the least, and stages: each opens a session with the weights of all that follows.
 LAYERS, STAGES = 8, 6
 
@@ -56,16 +53,17 @@ def sensitivities(
     threads: int = 1,
     seed: int = 0,
     progress: Callable[[str], None] = lambda text: None,
+    step: int = 1,
 ) -> list[float | None]:
     """The relative change of the model's outputs for a relative change of each layer's; None where it shows nothing.
 
-    `macs` is what one sample takes; the layers are of the main graph, in its order. The list is empty where the model
-    cannot be given noise.
+    `macs` is what one sample takes; `step` samples run at once, once with all layers' outputs handed out. The layers
+    are of the main graph, in its order. The list is empty where the model cannot be given noise.
     """
     if not layers:
         return []
     samples = int(np.clip(MACS / (macs * len(layers) + 1), *SAMPLES))
-    feeds = list(calibration.batches(BATCH, limit=samples))
+    feeds = list(calibration.batches(step, limit=samples))
     place = {t.name: number for number, node in enumerate(model.graph.nodes) for t in node.outputs}
     rng = np.random.default_rng(seed)
     found: list[float | None] = []

@@ -15,7 +15,7 @@ import scipy.linalg  # noqa: F401  # brings a BLAS of its own, which is to be fo
 from threadpoolctl import ThreadpoolController
 
 #: Products over fewer inputs than this are as fast on one thread.
-DEEP = 768
+DEEP = 1500
 
 
 @contextmanager

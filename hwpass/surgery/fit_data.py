@@ -32,7 +32,7 @@ ROWS_EACH = 64
 LEAST_SHARE = 2
 
 #: Bytes of activations, and of rows of the original, that stay in memory where the user gave data, and where not.
-HELD, HELD_WITHOUT_DATA = 384 << 20, 48 << 20
+HELD, HELD_WITHOUT_DATA = 384 << 20, 12 << 20
 
 #: Sums behind a product that are looked at: those that `product_tail.follow` may come to.
 SUMS = 3

@@ -44,7 +44,7 @@ GAIN = 0.01
 NOTHING = 1e-10
 
 #: Bytes of rows of several products that are laid out product by product once, and not each time they are looked at.
-LAID_OUT = 64 << 20
+LAID_OUT = 24 << 20
 
 
 @dataclass(frozen=True)
