@@ -156,6 +156,8 @@ SHARE = [
           "blake2b(row.tobytes()[:1]", "equal_rows"),
     Fault("the last of equal rows gives its place", vocabulary.share_rows, "numbers[place] = known[key]",
           "numbers[place] = len(first) - 1", "equal_rows"),
+    Fault("rows are held in another order than their numbers say", vocabulary.share_rows, "values[first]",
+          "values[first[::-1]]", "equal_rows"),
 ]
 
 REFIT = [

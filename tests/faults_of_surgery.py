@@ -130,7 +130,7 @@ ANALYSIS = [
     Fault("products are one place off their outer factors", factoring._equalities,
           'freeze(split.inner, split.node, f"removal goes by the {a} outer parts of {a} x {b}")',
           'freeze(split.inner, split.node, "")\n'
-          "split = Split(np.roll(split.parent, 1), split.outer, split.inner, split.node)", "heads"),
+          "split = Split(np.roll(split.parent, 1), split.outer, split.inner, split.node)", "rotary_heads"),
     Fault("the inner factor is tiled like the outer", factoring._equalities, "np.tile(split.inner, a)",
           "np.repeat(split.inner, a)", "gru"),
     Fault("a flat axis forgets what stands outside", axes.Relations.flat,

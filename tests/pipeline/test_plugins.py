@@ -253,7 +253,7 @@ print(len(found))
     models, scores, suffixes, others, warned = done.stdout.splitlines()
     assert models == "CachedSimdCpu"
     assert scores == "activation auto bn gram l1 l2 random"
-    assert suffixes == ".htm .html .md .npy .npz /"
+    assert suffixes == ".htm .html .md .npy .npz .txt /"
     assert (others, warned) == ("False True True", "1")
 
 

@@ -92,7 +92,7 @@ def test_tensors_that_a_pass_renewed_are_not_taken_for_those_of_the_file() -> No
     found = stepwise(given, prepared, feed, partial(_unless_renewed, prepared.renewed))
     assert found.passed, found.where
     assert not found.compared & prepared.renewed
-    assert len(found.compared) > len(prepared.renewed)
+    assert len(found.compared) > 20  # heads are turned too, and what carries them
 
 
 @pytest.mark.parametrize("given", ["path", "bytes"])
