@@ -21,6 +21,9 @@ LARGEST = (1 << 31) - 1
 class Fold(Pass):
     """Nodes of constants -> constants; If of a constant -> its branch; Identity of x -> x; unread -> nothing.
 
+    The target of a Reshape that is computed, though inputs decide on one extent of it at most, or on such that the data
+    has at the same place, becomes a constant with -1 and 0 there.
+
     Does not fire when the result would be larger than `limit` bytes (a table that is cheap to compute and dear to
     store) and than the constant that it takes the place of, or of a size that the shapes do not tell; on dequantised
     weights, on random generators, on loops, on products that would take long, and on what makes an output.

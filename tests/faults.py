@@ -21,6 +21,7 @@ LAYERS: dict[str, list[Fault]] = {
     "analysis": faults_of_surgery.ANALYSIS,
     "proof": faults_of_surgery.VERIFIERS,
     "fold": faults_of_passes.FOLD,
+    "computed-shapes": faults_of_passes.SHAPES,
     "fuse-bn": faults_of_passes.FUSE,
     "fold-redundant": faults_of_passes.REDUNDANT,
     "rotate-streams": faults_of_passes.ROTATE,

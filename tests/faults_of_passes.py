@@ -10,7 +10,16 @@ from hwpass.coupling import redundant_channels as redundancy
 from hwpass.ops.constants import padded
 from hwpass.proto import folding
 from hwpass.surgery import batch_norms as fuse_bn
-from hwpass.surgery import compensation, head_rotation, norm_forms, redirection, rotation, unpacking, vocabulary
+from hwpass.surgery import (
+    compensation,
+    computed_shapes,
+    head_rotation,
+    norm_forms,
+    redirection,
+    rotation,
+    unpacking,
+    vocabulary,
+)
 from hwpass.surgery import constant_edits as edits
 from hwpass.surgery import constant_folding as fold
 from hwpass.surgery.compensation import Compensation
@@ -46,6 +55,15 @@ FOLD = [
     Fault("attributes are forgotten while folding", folding.Folding._model, "map(exporter.node, nodes)",
           "map(lambda n: onnx.NodeProto(op_type=n.op, input=[t.name for t in n.inputs],"
           " output=[t.name for t in n.outputs]), nodes)", "folded"),
+]
+
+SHAPES = [
+    Fault("extents that are not known are one", computed_shapes._target, "target.append(-1)", "target.append(1)",
+          "computed_shapes"),
+    Fault("extents are copied from other places", computed_shapes._target, "given[place : place + 1] == [dim]",
+          "dim in given", "computed_shapes"),
+    Fault("marks of an expansion become two", computed_shapes._replaced, "others[place], part.values)",
+          "others[place] + 1, part.values)", "computed_shapes"),
 ]
 
 FUSE = [

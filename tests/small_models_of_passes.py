@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 from planted import Subject
 from sketch import Sketch
@@ -44,6 +45,25 @@ def standardised(s: Sketch) -> None:
                    training_mode=1, epsilon=1e-2)[0]  # fmt: skip
     x = s.op("Conv", s.input(["N", 3, 4, 4]), s.op("Reshape", scaled, s.const([6, 3, 3, 3])), pads=[1] * 4)
     out(s, s.op("Relu", x), 6)
+
+
+@subject()
+def computed_shapes(s: Sketch) -> None:
+    """Targets of reshapes that are computed from extents, and a row that is expanded to the batch."""
+
+    def extent(x: str, place: int) -> str:
+        return s.op("Unsqueeze", s.op("Gather", s.op("Shape", x), s.const(place), axis=0), s.const([0]))
+
+    x = s.linear(s.input(["N", "T", 4], "x1"), 4, 8)
+    first = s.op("Concat", extent(x, 0), s.const([1, -1]), axis=0)
+    ones = s.op("ConstantOfShape", s.op("Shape", first), value=onnx.numpy_helper.from_array(np.ones(1, np.int64)))
+    first = s.op("Where", s.op("Equal", first, s.op("Mul", ones, s.const(-1))), ones, first)
+    x = s.op("Add", s.op("Expand", s.weight(1, 1, 8), first), x)
+    y = s.op("Reshape", s.linear(x, 8, 6), s.op("Concat", extent(x, 0), extent(x, 1), s.const([2, 3]), axis=0))
+    y = s.op("Tanh", s.op("Transpose", y, perm=[1, 0, 2, 3]))
+    y = s.op("Reshape", y, s.op("Concat", extent(x, 0), extent(x, 1), s.const([6]), axis=0))
+    y = s.op("Reshape", s.op("Relu", y), s.op("Concat", extent(x, 0), s.const([-1, 6]), axis=0))
+    out(s, s.op("Tanh", s.linear(y, 6, 8)), 8, 3)
 
 
 @subject()

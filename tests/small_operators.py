@@ -20,13 +20,14 @@ def branches(s: Sketch, x: str, widths: list[int], rank: int = 4) -> list[str]:
 @subject()
 def reshaped(s: Sketch) -> None:
     """Channels in heads: cut apart, moved, joined again; the target is constant, and once it is computed."""
-    x = s.op("Relu", rows(s, 12))
-    x = s.op("Transpose", s.op("Reshape", x, s.const([0, 5, 4, 3])), perm=[0, 2, 3, 1])
-    x = s.op("Reshape", s.op("Transpose", x, perm=[0, 3, 1, 2]), s.const([-1, 5, 12]))
+    x = s.op("Relu", s.linear(s.input(["N", "T", 4]), 4, 12))
+    x = s.op("Transpose", s.op("Reshape", x, s.const([0, 0, 4, 3])), perm=[0, 2, 3, 1])
+    x = s.op("Reshape", s.op("Transpose", x, perm=[0, 3, 1, 2]), s.const([0, -1, 12]))
     y = s.op("Relu", s.linear(x, 12, 8))
-    first = s.op("Slice", s.op("Shape", y), s.const([0]), s.const([1]))
-    flat = s.op("Reshape", y, s.op("Concat", first, s.const([40]), axis=0))
-    y = s.op("Reshape", flat, s.op("Concat", first, s.const([5]), s.const([8]), axis=0))
+    first, second = (s.op("Slice", s.op("Shape", y), s.const([i]), s.const([i + 1])) for i in range(2))
+    flat = s.op("Reshape", y, s.op("Concat", first, s.op("Mul", second, s.const([8])), axis=0))
+    # Two extents in another order: which of them -1 would be cannot be said.
+    y = s.op("Reshape", flat, s.op("Concat", second, first, s.const([8]), axis=0))
     out(s, y, 8, 3)
 
 

@@ -17,14 +17,8 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph = proto.graph
     if len(graph.node) > MOST_NODES:
         return proto
-    trial = onnx.ModelProto()
-    trial.CopyFrom(proto)
-    for tensor in trial.graph.initializer:
-        if empty(tensor):
-            tensor.data_location = TensorProto.EXTERNAL
-    try:
-        found = onnx.shape_inference.infer_shapes(trial)
-    except Exception:  # an operator that does not fit its schema, though ONNX Runtime runs it; types differ
+    found = inferred(proto, values=False)
+    if found is None:
         return proto
     known = {value.name: value for value in (*found.graph.value_info, *graph.value_info)}
     ends = {value.name for value in (*graph.input, *graph.output)}
@@ -33,6 +27,19 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
     del graph.value_info[:]
     graph.value_info.extend(values)
     return proto
+
+
+def inferred(proto: onnx.ModelProto, *, values: bool = True) -> onnx.ModelProto | None:
+    """The model with what ONNX infers of inner tensors, None where it fails; `values` follows those of shapes too."""
+    trial = onnx.ModelProto()
+    trial.CopyFrom(proto)
+    for tensor in trial.graph.initializer:
+        if empty(tensor):
+            tensor.data_location = TensorProto.EXTERNAL
+    try:
+        return onnx.shape_inference.infer_shapes(trial, data_prop=values)
+    except Exception:  # an operator that does not fit its schema, though ONNX Runtime runs it; types differ
+        return None
 
 
 def empty(tensor: TensorProto) -> bool:

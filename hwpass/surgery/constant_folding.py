@@ -10,6 +10,7 @@ from hwpass.model.model import Model, quiet
 from hwpass.ops import traits_of
 from hwpass.proto.folding import Folding
 from hwpass.proto.gc_pause import collection_paused
+from hwpass.surgery.computed_shapes import known_shapes, settle
 
 #: Constants of at least this many bytes are compared; smaller ones are not worth it.
 MERGED = 4096
@@ -19,13 +20,19 @@ def fold(model: Model, limit: int) -> bool:
     """Fold what is no larger than `limit` bytes, or than what it takes the place of; whether anything changed."""
     before = _signature(model)
     ort.set_default_logger_severity(4)
+    shapes = known_shapes(model)
+    for node in model.graph.nodes:
+        for tensor in node.outputs:
+            if tensor.name in shapes:
+                tensor.shape = shapes[tensor.name]  # what is recorded may be wrong
     with quiet(), collection_paused():
         folding = Folding(model.graph, limit, _kept, _heavy, model.kept.attributes)
         while True:
             # All must be asked: each may give the next round something to do.
             folded = folding.run()
             views, flattened = _fold_weights(model.graph), _flatten_conditionals(model.graph)
-            if not views and not flattened and not folded:
+            settled = settle(model.graph, shapes)
+            if not views and not flattened and not folded and not settled:
                 break
         _bypass_identities(model.graph)
         _merge_equal(model)
