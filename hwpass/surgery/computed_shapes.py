@@ -21,6 +21,12 @@ Dims = list[int | str | None]
 #: What makes extents of extents, and no negative number.
 EXTENTS = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 
+#: What makes tensors of sizes that operands give.
+MAKERS = ("ConstantOfShape", "Expand", "NonZero", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample")
+
+#: Constants of more entries are no shapes; extents beyond are too many to list; and the ends that slices have.
+LISTED, LARGEST, ENDS = 64, 1 << 16, (1 << 31) - 1
+
 #: Steps back from an operand to the extents that it is made of.
 STEPS = 24
 
@@ -33,11 +39,36 @@ def known_shapes(model: Model) -> dict[str, Dims]:
     proto = model.written()
     del proto.graph.value_info[:]
     ends = {tensor.name for tensor in model.graph.outputs}
-    found = inferred(proto)
+    found = inferred(proto, values=_bounded(model))
     return {} if found is None else {
         value.name: _dims(value) for value in (*found.graph.input, *found.graph.value_info)
         if value.name not in ends and value.type.tensor_type.HasField("shape")
     }  # fmt: skip
+
+
+def _bounded(model: Model) -> bool:
+    """Whether values of shapes may be followed: ONNX lists every entry of a vector then, however long it is.
+
+    So nothing may make a vector of any length, and no extent among the constants may be huge.
+    """
+    for node in model.walk():
+        maker = node.inputs[0].inputs[0] if node.inputs and len(node.inputs[0].inputs) == 1 else None
+        if node.op == "ConstantOfShape" and maker is not None and maker.op == "Shape":
+            continue  # as many ones as a shape has extents
+        token = node.op == "Expand" and isinstance(node.inputs[0], gs.Constant) and node.inputs[0].values.ndim > 1
+        if node.op in MAKERS and not token:
+            return False
+        if any(isinstance(t, gs.Constant) and _huge(t.values) for t in node.inputs):
+            return False
+    return True
+
+
+def _huge(values: np.ndarray) -> bool:
+    """Whether a constant may be an extent that is too large; the ends of slices are as large as can be."""
+    if values.dtype.kind != "i" or values.size > LISTED:
+        return False
+    size = np.abs(values)
+    return bool(((size > LARGEST) & (size < ENDS)).any())
 
 
 def _dims(value: onnx.ValueInfoProto) -> Dims:
