@@ -158,7 +158,7 @@ class TorchPruning:
             with quiet():
                 pruner = torch_pruning.pruner.BasePruner(
                     module,
-                    torch.zeros(1, 1, 28, 28),
+                    torch.zeros_like(self.source.images[:1]),
                     scorer,
                     global_pruning=self.everywhere,
                     pruning_ratio=setting,
@@ -177,7 +177,7 @@ class TorchPruning:
                 block.heads = pruner.num_heads[block.qkv]
             module.zero_grad(set_to_none=True)
             with torch.no_grad():
-                module(torch.zeros(2, 1, 28, 28))
+                module(torch.zeros_like(self.source.images[:2]))
         except Exception as error:  # whatever it raises
             raise Refusal(f"Torch-Pruning: {type(error).__name__}: {' '.join(str(error).split())[:100]}") from error
         return module
