@@ -111,7 +111,11 @@ class Bench:
                 yield row | {"accuracy": None, "error": why}
                 continue
             maker, one = found[point]
-            pruned, timing = family.ways[way](maker, one), one.timing
+            try:
+                pruned, timing = family.ways[way](maker, one), one.timing
+            except Refusal as refusal:
+                yield row | {"accuracy": None, "setting": one.setting, "error": str(refusal)}
+                continue
             if structure_of(pruned.model) != structure_of(one.pruned.model):
                 timing = self.clock.finals(self.network, [pruned.model])[0]
             row |= {"accuracy": accuracy(pruned.model, self.input, inputs, labels), **timing_of(timing)}
@@ -125,9 +129,7 @@ class Bench:
         reasons = []
         for make in family.makers:
             maker = make()
-            found, why = search(
-                self.network, maker, points, GRID, self.clock, say, refinements=2, check=self.check, known=self.known
-            )
+            found, why = search(self.network, maker, points, GRID, self.clock, say, check=self.check, known=self.known)
             reasons.append(why)
             for point, one in found.items():
                 if point not in best or one.pruned.facts["macs"] > best[point][1].pruned.facts["macs"]:
@@ -192,7 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = Rows(options.output)
-    few = min(3, options.sessions)
+    few = min(4, options.sessions)
     clock = Clock(options.sessions, options.runs, few, options.runs, cpu_time=True, first_sessions=2 * options.sessions)
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks:

@@ -35,6 +35,7 @@ import hwpass
 from fixtures import train_compact
 from fixtures.train import Attention
 
+STEPS = 10  # of Torch-Pruning
 LEAST = 0.08  # share of the parameters at which torch-kirigami's way ends
 PATIENCE = 240.0  # seconds of processor time for torch-kirigami's way
 
@@ -116,7 +117,7 @@ class Shape:
 
 def torch_pruning(compact: Compact, rounding: int, everywhere: bool) -> Shape:
     """Torch-Pruning by the L2 magnitude of groups; a setting is its pruning ratio."""
-    return Shape(compact, TorchPruning(compact.source, "L2", rounding, everywhere).module, rounding)
+    return Shape(compact, TorchPruning(compact.source, "L2", rounding, everywhere, steps=STEPS).module, rounding)
 
 
 @dataclass
