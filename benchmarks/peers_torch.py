@@ -135,6 +135,7 @@ class TorchPruning:
     rounding: int
     everywhere: bool = True  # one ranking over all layers, rather than the same share of each
     whole_heads: bool = False
+    steps: int = 1  # in one, groups stay whole that rounding would leave nothing of
 
     def draft(self, setting: float) -> Pruned:
         """Prune, export, simplify."""
@@ -158,10 +159,11 @@ class TorchPruning:
             with quiet():
                 pruner = torch_pruning.pruner.BasePruner(
                     module,
-                    torch.zeros(1, 1, 28, 28),
+                    torch.zeros_like(self.source.images[:1]),
                     scorer,
                     global_pruning=self.everywhere,
                     pruning_ratio=setting,
+                    iterative_steps=self.steps,
                     round_to=self.rounding,
                     ignored_layers=[[m for m in module.modules() if isinstance(m, nn.Linear)][-1]],
                     in_channel_groups={},  # the defaults are shared between pruners and keep what earlier ones entered
@@ -172,12 +174,13 @@ class TorchPruning:
                     head_pruning_ratio=setting if self.whole_heads else 0.0,
                     unwrapped_parameters=[(p, 2) for name, p in module.named_parameters(recurse=False)],
                 )
-                pruner.step()
+                for _ in range(self.steps):
+                    pruner.step()
             for block in blocks:
                 block.heads = pruner.num_heads[block.qkv]
             module.zero_grad(set_to_none=True)
             with torch.no_grad():
-                module(torch.zeros(2, 1, 28, 28))
+                module(torch.zeros_like(self.source.images[:2]))
         except Exception as error:  # whatever it raises
             raise Refusal(f"Torch-Pruning: {type(error).__name__}: {' '.join(str(error).split())[:100]}") from error
         return module

@@ -35,18 +35,20 @@ class Hwpass:
     compensation: str = "auto"
     budget: str = "latency"
     without: Callable[[], AbstractContextManager[None]] = nullcontext
+    distill: str = "off"  # of what is final; drafts are never trained
 
     def draft(self, setting: float) -> Pruned:
         """The structure alone."""
         return self._run(setting)
 
     def final(self, setting: float) -> Pruned:
-        """With the compensation, and proved exact."""
+        """With the compensation and distillation, and proved exact."""
         asked = self._asked()
-        return self._run(setting, *amends(asked), verify_step(asked))
+        return self._run(setting, *amends(asked, once=True), verify_step(asked))
 
     def _asked(self) -> RunOptions:
-        return RunOptions(calib=self.calibration, compensate=self.compensation, **self.options)
+        own: dict[str, Any] = {"compensate": self.compensation, "distill": self.distill}
+        return RunOptions(calib=self.calibration, **own, **self.options)
 
     def _run(self, setting: float, *further: Pass) -> Pruned:
         share = f"{1 - setting:.4f}x"
