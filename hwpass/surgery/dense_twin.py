@@ -31,7 +31,10 @@ def dense_twin(coupling: Coupling, surgery: Surgery) -> Model:
     biases = _constants_of(surgery)
     for analysed, target in zip(coupling.nodes, list(twin.walk()), strict=True):
         if analysed.index in biases:
-            _bias_alone(analysed, target, biases[analysed.index], coupling, surgery)
+            added = _bias_alone(analysed, target, biases[analysed.index], coupling, surgery)
+            if added is not None:
+                scope = next(g for g in twin.scopes() if any(n is target for n in g.nodes))
+                scope.nodes.insert(next(i for i, n in enumerate(scope.nodes) if n is target) + 1, added)
             continue
         name = target.outputs[0].name if target.outputs else ""
         found = current.get(surgery.renamed.get(name, name))
@@ -71,8 +74,11 @@ def _constants_of(surgery: Surgery) -> dict[int, Array]:
     return {index: values[name] for index, name in surgery.constants.items() if name in values}
 
 
-def _bias_alone(node: Node, target: gs.Node, value: Array, coupling: Coupling, surgery: Surgery) -> None:
-    """Make a product of the twin give a constant: no weights, and the constant as its bias."""
+def _bias_alone(node: Node, target: gs.Node, value: Array, coupling: Coupling, surgery: Surgery) -> gs.Node | None:
+    """Make a product of the twin give a constant: no weights, and the constant as its bias.
+
+    One that has no place for a bias needs an Add behind it, which is returned, where the constant is not zero.
+    """
     product = node.product
     assert product is not None
     weight, name = target.inputs[1], target.outputs[0].name
@@ -84,6 +90,12 @@ def _bias_alone(node: Node, target: gs.Node, value: Array, coupling: Coupling, s
     if form is not None and form.bias:
         alone = gs.Constant(f"{name}_alone", bias)
         target.inputs = [*list(target.inputs)[:2], alone]
+        return None
+    if not bias.any():
+        return None
+    result, bare = target.outputs[0], gs.Variable(f"{name}_bare")
+    target.outputs = [bare]
+    return gs.Node("Add", f"{name}_alone", {}, [bare, gs.Constant(f"{name}_alone", bias)], [result])
 
 
 def _masks(node: Node, position: int, tensor: gs.Constant, coupling: Coupling, surgery: Surgery) -> list[Mask] | None:

@@ -106,6 +106,22 @@ def test_the_twin_takes_the_weights_as_they_are_now() -> None:
         assert np.allclose(one[0], other[0], rtol=1e-4, atol=1e-5)
 
 
+def test_the_twin_takes_what_stands_for_a_branch_as_it_is_now() -> None:
+    """Where a MatMul without a bias gave zero, training may have found something better."""
+    s = Sketch()
+    x = s.input(["N", 5, 4])
+    y = s.linear(s.op("Relu", s.linear(x, 4, 6)), 6, 4)
+    s.output(s.op("Tanh", s.op("Add", x, y)))
+    coupling, surgery = cut(s, np.zeros(6, bool))
+    (name,) = surgery.constants.values()
+    constant = surgery.model.constants()[name]
+    assert not constant.values.any()
+    constant.values = constant.values + np.arange(1, 5, dtype=np.float32)
+    proto, feeds = dense_twin(coupling, surgery).proto(), feeds_of(s.model(), 0)
+    for one, other in zip(run(proto, feeds), run(surgery.model.proto(), feeds), strict=True):
+        assert np.allclose(one[0], other[0], rtol=1e-4, atol=1e-5)
+
+
 def test_reshape_targets_keep_what_they_copy_or_infer() -> None:
     """[0, -1] stays as it is; [0, 6, 4] becomes [0, 4, 4] (4 of 6 channels are kept)."""
     s = Sketch()
