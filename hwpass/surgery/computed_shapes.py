@@ -118,7 +118,7 @@ def _bypass_replacement(graph: gs.Graph, node: gs.Node) -> bool:
     condition, others, kept = node.inputs
     result = node.outputs[0]
     equal = _maker(condition, "Equal")
-    if equal is None or not any(t is kept for t in equal.inputs) or _captured(graph, result):
+    if equal is None or not any(t is kept for t in equal.inputs):
         return False
     marks = equal.inputs[1] if equal.inputs[0] is kept else equal.inputs[0]
     if not isinstance(others, gs.Constant) or not isinstance(marks, gs.Constant) or (marks.values >= 0).any():
@@ -169,9 +169,3 @@ def _extents(tensor: gs.Tensor, steps: int) -> bool:
         return True
     data = maker.inputs if maker.op == "Concat" else maker.inputs[:1]
     return maker.op in EXTENTS and all(_extents(t, steps - 1) for t in data)
-
-
-def _captured(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    """Whether a body names a tensor from outside."""
-    bodies = list(graph.subgraphs(recursive=True))
-    return any(t.name == tensor.name for body in bodies for node in body.nodes for t in node.inputs)
