@@ -189,7 +189,7 @@ def _attended(s: Sketch, q: str, k: str, v: str) -> None:
     out(s, s.op("Tanh", s.linear(y, 12, 8)), 8, 3)
 
 
-@subject()
+@subject(pipeline="rotate-heads,prune-channels{channels=0.6x,score=l2,align=1},verify")
 def turned_heads(s: Sketch) -> None:
     """Heads that are turned, a scale by an extent."""
     x = s.op("Tanh", s.linear(s.input(["N", 5, 4]), 4, 8))
