@@ -288,6 +288,8 @@ class _Finder:
         product, form = node.product, traits_of(node.gs).form
         if product is None or form is None or form.kind not in ("matrix", "conv") or product.weight_in is None:
             raise Unfit(f"{node.op} is no weight of heads")
+        if (product.data, product.weight) != (0, 1):
+            raise Unfit("a weight stands on the left")
         weight = node.gs.inputs[product.weight]
         if not isinstance(weight, gs.Constant) or weight.values.dtype not in TYPES or not plain(node.gs):
             raise Unfit("a weight is no constant in single precision")

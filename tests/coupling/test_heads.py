@@ -254,6 +254,25 @@ def test_a_gate_behind_the_values_keeps_them() -> None:
     assert unfit(write) == ["Mul stands behind it"]
 
 
+@pytest.mark.parametrize("tokens", [TOKENS, INNER])
+def test_weights_on_the_left_keep_heads_whole(tokens: int) -> None:
+    """W x over channels first, [N, C, T]: the columns are rows there."""
+    s = Attention()
+    x = s.op("Tanh", s.input(["N", WIDTH, tokens]))
+    q, k, v = (
+        s.op("Reshape", s.op("MatMul", s.weight(INNER, WIDTH, fan=WIDTH), x), s.const([0, HEADS, DEPTH, tokens]))
+        for _ in range(3)
+    )
+    scores = s.op("Softmax", s.op("MatMul", s.op("Transpose", q, perm=[0, 1, 3, 2]), k), axis=-1)
+    y = s.op("MatMul", v, s.op("Transpose", scores, perm=[0, 1, 3, 2]))
+    s.output(s.op("MatMul", s.weight(WIDTH, INNER, fan=INNER), s.op("Reshape", y, s.const([0, INNER, tokens]))))
+    proto = s.model()
+    assert not turned(proto)[1]
+    exactness = hwpass.run(proto, "server-cpu", channels=0.5, score="l2", align=1).report.verdicts.exactness
+    assert exactness is not None
+    assert exactness.passed
+
+
 def test_a_scale_read_from_an_extent_stays_when_that_shrinks() -> None:
     """The root of the dimensions of a head was learned with: it is a number of the trained model."""
     s = Attention(opset=17)
