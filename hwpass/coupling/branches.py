@@ -1,7 +1,8 @@
 """Branches that may go as a whole: groups that can be left without a channel.
 
 Without channels a product's output is its bias, the same for every position. Where that meets the rest of the network
-in a sum (a residual branch) or another elementwise operator, the branch, and all that only it reads, is gone.
+in a sum (a residual branch) or another elementwise operator, the branch, and all that only it reads, is gone. So it is
+where what has no channels left is one part of a concatenation.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Branch:
     constant: frozenset[int]  # products whose output becomes their bias: removed too
     folded: frozenset[int]  # nodes that work on constants alone, which every runtime does beforehand
     joins: frozenset[tuple[int, int]]  # node and input where a constant meets live data
+    parts: frozenset[tuple[int, int]] = frozenset()  # concatenation and the input that it loses
 
 
 _FOUND: WeakKeyDictionary[Coupling, list[Branch | None]] = WeakKeyDictionary()
@@ -43,15 +45,26 @@ def _branches(coupling: Coupling) -> list[Branch | None]:
     walk = _Walk(coupling)
     found: list[Branch | None] = []
     taken: dict[int, int] = {}
+    lost: dict[int, set[int]] = {}
     for number in range(len(coupling.groups)):
         branch = walk.branch(number)
         # Two branches into one operator: without both nothing would be left of it.
         if branch is not None and any(taken.get(node, place) != place for node, place in branch.joins):
             branch = None
+        if branch is not None and not _one_left(coupling, branch, lost):
+            branch = None
         if branch is not None:
             taken.update(branch.joins)
+            for node, place in branch.parts:
+                lost.setdefault(node, set()).add(place)
         found.append(branch)
     return found
+
+
+def _one_left(coupling: Coupling, branch: Branch, lost: dict[int, set[int]]) -> bool:
+    """Whether every concatenation keeps a part that no branch takes."""
+    now = {node: lost.get(node, set()) | {p for n, p in branch.parts if n == node} for node, _ in branch.parts}
+    return all(len(places) < len(coupling.nodes[node].inputs) for node, places in now.items())
 
 
 def merged(found: Sequence[Branch]) -> Branch:
@@ -62,6 +75,7 @@ def merged(found: Sequence[Branch]) -> Branch:
         frozenset(i for b in found for i in b.constant) - gone,
         frozenset(i for b in found for i in b.folded) - gone,
         frozenset(j for b in found for j in b.joins),
+        frozenset(p for b in found for p in b.parts),
     )
 
 
@@ -101,9 +115,12 @@ class _Walk:
 
     def branch(self, number: int) -> Branch | None:
         empty = set(self.emptied[number])
+        if any(len(self.nodes[i].gs.outputs) > 1 for i in empty):
+            return None  # the other outputs may live
         constants: set[int] = set()
         folded: set[int] = set()
         joins: set[tuple[int, int]] = set()
+        parts: set[tuple[int, int]] = set()
         names = {t.name for i in empty for t in self.nodes[i].gs.outputs}
         fixed: set[str] = set()
         queue = sorted({r for name in names for r in self.readers.get(name, ())} - empty)
@@ -118,6 +135,9 @@ class _Walk:
             if kind == "join":
                 joins |= {(index, p) for p, t in enumerate(node.gs.inputs) if t.name in fixed}
                 continue
+            if kind == "part":
+                parts |= {(index, p) for p, t in enumerate(node.gs.inputs) if t.name in names}
+                continue
             if kind == "" or any(t.name in self.outputs for t in node.gs.outputs):
                 return None
             (constants if kind == "bias" else folded).add(index)
@@ -125,17 +145,20 @@ class _Walk:
                 fixed.add(tensor.name)
                 for reader in self.readers.get(tensor.name, ()):
                     heappush(queue, reader)
-        if not joins or any(t.name in self.outputs for i in empty for t in self.nodes[i].gs.outputs):
+        if not (joins or parts) or any(t.name in self.outputs for i in empty for t in self.nodes[i].gs.outputs):
             return None
         if not all(self.main[i] for i in (*empty, *constants, *folded)):
             return None
         gone = frozenset(self._dead(empty, constants))
-        return Branch(gone, frozenset(constants), frozenset(folded), frozenset(joins))
+        return Branch(gone, frozenset(constants), frozenset(folded), frozenset(joins), frozenset(parts))
 
     def _kind(self, node: Node, empty: set[str], fixed: set[str]) -> str:
-        """What a reader of emptied or constant tensors becomes: its bias, folded, a join; or "", what cannot be."""
+        """What a reader of emptied or constant tensors becomes: its bias, folded, a join, a concatenation of fewer parts;
+        or "", what cannot be."""
         data = [t for t in node.gs.inputs if t.name and not isinstance(t, gs.Constant)]
         if any(t.name in empty for t in data):
+            if traits_of(node.gs).drops_parts and len(data) == len(node.gs.inputs) and not node.frozen:
+                return "part" if any(t.name not in empty for t in data) else ""
             return "bias" if _is_plain_product(node) and len(data) == 1 else ""
         if all(t.name in fixed for t in data):
             folds = rule_for(node.gs).folds(node) or (_is_plain_product(node) and _is_pointwise(node))

@@ -58,6 +58,8 @@ class Traits:
     pointwise: bool = False
     #: Every channel of its inputs is handed on by itself, or reduced away.
     hands_on: bool = False
+    #: An input without entries may be left out, as long as one with some is there.
+    drops_parts: bool = False
     #: Zero times anything is zero.
     multiplies: bool = False
     #: It moves the numbers of input 0 about, and computes nothing.

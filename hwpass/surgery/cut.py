@@ -110,6 +110,7 @@ class _Cutter:
                 self._hold(node)
             self._evaluate(node, rule)
             self._hold_output(node)
+        self._drop_parts(nodes)
         gone = {id(nodes[index]) for index in self.branch.gone | self.branch.constant}
         for node in nodes:
             if id(node) in gone:
@@ -120,6 +121,14 @@ class _Cutter:
         for scope in self.model.scopes():
             left = [node for node in scope.nodes if id(node) not in gone]
             scope.nodes = [n for node in left for n in (*before.get(id(node), ()), node, *after.get(id(node), ()))]
+
+    def _drop_parts(self, nodes: Sequence[gs.Node]) -> None:
+        """Concatenations without the parts that have no channels left; one of a single part copies it."""
+        for index in {node for node, _ in self.branch.parts}:
+            node = nodes[index]
+            node.inputs = [t for place, t in enumerate(node.inputs) if (index, place) not in self.branch.parts]
+            if len(node.inputs) == 1:
+                node.op, node.attrs = "Identity", {}
 
     def _become_bias(self, node: Node) -> None:
         """A product without input channels gives its bias, everywhere: put that in its output's place."""

@@ -58,3 +58,47 @@ def test_a_padded_window_sees_where_a_constant_ends() -> None:
     coupling = couple(Model.load(s.model()))
     widths = {coupling.groups[i].width for i in removable(coupling).values()}
     assert widths == {7}
+
+
+def concatenated(last: bool = True) -> onnx.ModelProto:
+    """conv(cat(x', a, b)), where a and b are branches of two convolutions; without `last`, a and b alone are joined."""
+    s = Sketch()
+    x = s.input([None, 4, 8, 8])
+    stem = s.op("Relu", s.conv(x, 5, 4))
+    parts = [
+        s.conv(s.op("Relu", s.conv(stem, width, 5)), out, width, kernel=3, pads=[1] * 4)
+        for width, out in ((6, 7), (8, 9))
+    ]
+    joined = s.op("Concat", *([stem] if last else []), *parts, axis=1)
+    s.output(s.conv(s.op("Relu", joined), 3, 16 + 5 * last))
+    return s.model()
+
+
+def test_a_part_of_a_concatenation_goes_with_all_that_led_to_it() -> None:
+    proto = concatenated()
+    coupling = couple(Model.load(proto))
+    found = removable(coupling)
+    assert {coupling.groups[i].width for i in found.values()} == {7, 9}
+    for number in found.values():
+        outcome = check(proto, keep={number: np.zeros(coupling.groups[number].width, bool)})
+        assert len(outcome.surgery.model.graph.nodes) <= len(coupling.nodes) - 3
+    outcome = check(proto, keep={i: np.zeros(coupling.groups[i].width, bool) for i in found.values()})
+    assert {n.op for n in outcome.surgery.model.graph.nodes} == {"Conv", "Relu", "Identity"}
+    assert len(outcome.surgery.model.graph.nodes) == len(coupling.nodes) - 6
+
+
+def test_a_concatenation_keeps_one_part() -> None:
+    coupling = couple(Model.load(concatenated(last=False)))
+    assert len(removable(coupling)) == 1
+
+
+def test_a_split_stays_for_the_other_half() -> None:
+    # One half of a convolution goes through another and is joined to the other half again.
+    s = Sketch()
+    x = s.input([None, 4, 8, 8])
+    first, second = s.ops("Split", s.conv(x, 12, 4), count=2, axis=1)
+    s.output(s.conv(s.op("Concat", first, s.op("Relu", second), axis=1), 3, 12))
+    proto = s.model()
+    coupling = couple(Model.load(proto))
+    for number in removable(coupling).values():
+        check(proto, keep={number: np.zeros(coupling.groups[number].width, bool)})

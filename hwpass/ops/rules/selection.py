@@ -52,7 +52,7 @@ class Concat(Rule):
 
     ops = ("Concat",)
     kind = "movement"
-    traits = Traits(sign="all", hands_on=True, linear=None, carries=None)
+    traits = Traits(sign="all", hands_on=True, drops_parts=True, linear=None, carries=None)
     functions: ClassVar[dict[str, Function]] = {"Concat": layout.concat}
 
     def couple(self, node: Node, build: Relate) -> list[Tensor]:
