@@ -153,8 +153,8 @@ class _Walk:
         return Branch(gone, frozenset(constants), frozenset(folded), frozenset(joins), frozenset(parts))
 
     def _kind(self, node: Node, empty: set[str], fixed: set[str]) -> str:
-        """What a reader of emptied or constant tensors becomes: its bias, folded, a join, a concatenation of fewer parts;
-        or "", what cannot be."""
+        """What a reader of emptied or constant tensors becomes: its bias, folded, a join, a concatenation of fewer
+        parts; or "", what cannot be."""
         data = [t for t in node.gs.inputs if t.name and not isinstance(t, gs.Constant)]
         if any(t.name in empty for t in data):
             if traits_of(node.gs).drops_parts and len(data) == len(node.gs.inputs) and not node.frozen:
