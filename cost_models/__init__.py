@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from hwpass.cost_models.target import (
     FUSION_CLASSES,
     Energy,
+    Fallback,
+    Footprint,
     MemoryLevel,
     Target,
-    load_target,
-    parse_target,
-    target_names,
 )
+from hwpass.cost_models.target_files import find_targets, load_target, parse_target, target_names
 
 if TYPE_CHECKING:
     from hwpass.cost_models.base import CostModel, Figures, cost_model, model_names, register
@@ -25,10 +25,13 @@ __all__ = [
     "FUSION_CLASSES",
     "CostModel",
     "Energy",
+    "Fallback",
     "Figures",
+    "Footprint",
     "MemoryLevel",
     "Target",
     "cost_model",
+    "find_targets",
     "load_target",
     "model_names",
     "parse_target",

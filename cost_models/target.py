@@ -1,30 +1,23 @@
-"""What a target is: the schema of its TOML file, and how one is found and read.
+"""What a target is: the schema of its TOML file.
 
 A target is data. Every figure in it has a source: the `[sources]` table mirrors the keys of the file, and one
 entry for a whole table (`peak = "..."`) covers everything under it. A figure without a source does not load.
-Nothing in a target is evaluated, and no file is read but its own.
+Nothing in a target is evaluated.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
-import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hwpass.errors import InputError, UsageError
-from hwpass.figures import brief, shown, shown_path
-from hwpass.files.data_files import read_data
+from hwpass.errors import UsageError, option
+from hwpass.figures import brief, shown
 
 #: No figure is larger, and no rate smaller than its inverse: beyond that, predictions overflow or divide by nothing.
 HUGE = 1e15
-#: Bytes of the largest target file that is read; those that come with hwpass take 6 KiB.
-LARGEST = 1 << 18
 
 
 def _not_tiny(value: float) -> float:
@@ -46,11 +39,11 @@ Count = Annotated[int, Field(ge=1, le=1 << 16)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line)]
 
-#: A key of more than 32 parts: the TOML parser takes quadratic time for it, and no target has one.
-_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}""")
-
 #: Widths of the number formats a target may give a peak for, bytes.
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+#: What `limits` may bound: RAM (activations, and constants that are held there), flash (constants and code), both.
+LIMITS = ("ram_bytes", "flash_bytes", "memory_bytes")
 
 #: Words a fusion chain may use beside ONNX operator types.
 FUSION_CLASSES = ("activation", "elementwise", "normalization")
@@ -75,6 +68,27 @@ class Energy(_Table):
     static_w: NotNegative = 0.0  #: watts drawn for as long as the kernel runs
 
 
+class Fallback(_Table):
+    """Who runs the operators that the target cannot, and what it costs to hand tensors over."""
+
+    host: Name  #: the target that runs them
+    runs: list[Text] = []  #: operators, class words or kinds of kernel that run here; empty: all that `lacks` leaves
+    lacks: list[Text] = []  #: those that do not
+    rest: bool = False  #: whether all behind the first operator that does not run here goes to the host with it
+    crossing_us: NotNegative = 0.0  #: microseconds to hand one tensor over, either way
+    crossing_gbs: Positive | None = None  #: 1e9 bytes per second on the way; absent: nothing beside `crossing_us`
+
+
+class Footprint(_Table):
+    """What memory a runtime takes beside the tensors themselves."""
+
+    align_bytes: Count = 1  #: every buffer is rounded up to a multiple
+    channel_align: Count = 1  #: activations are stored with channels rounded up to a multiple
+    ram_bytes: NotNegative = 0.0  #: the runtime's own RAM
+    flash_bytes: NotNegative = 0.0  #: the runtime's own code and tables
+    weights: Literal["ram", "flash"] = "ram"  #: where constants are held while the model runs
+
+
 class Target(_Table):
     """A hardware target with its runtime, as read from a TOML file.
 
@@ -84,9 +98,12 @@ class Target(_Table):
 
     name: Name
     description: Text
+    aliases: list[Name] = []  #: other names that find it
+    extends: Name | None = None  #: the target that the rest is taken from: a name, or a file beside this one
     model: Name  #: the registered cost model class that interprets this file
     runtime: Name  #: the runtime (and its settings) that the figures describe
     threads: Count = 1
+    dtype: Literal["fp32", "fp16", "int8"] | None = None  #: the format that models are priced in; None: their own
     clock_ghz: Positive | None = None
     align: Count  #: channel step to which pruning rounds by default
     overhead_us: NotNegative  #: fixed cost of one kernel, microseconds
@@ -98,7 +115,12 @@ class Target(_Table):
     op_ns: dict[str, NotNegative] = {}  #: ns per element of a kernel, beside memory time, by operator or kind
     fused_ns: dict[str, NotNegative] = {}  #: ns per output that an operator adds when fused behind a product
     energy: Energy
-    limits: dict[str, Positive] = {}  #: hard limits, e.g. memory_bytes
+    fallback: Fallback | None = None
+    footprint: Footprint = Footprint()
+    limits: dict[str, Positive] = {}  #: hard limits in bytes, of LIMITS
+    #: by kind of kernel, and `network` for what all kernels of a model share: the logarithm of the factor within which
+    #: nine of ten latencies lie
+    uncertainty: dict[str, NotNegative] = {}
     validation: dict[str, Text] = {}  #: what predictions were checked against, and the errors found
     sources: dict[str, Any]  #: where each figure comes from; mirrors the keys above
 
@@ -119,6 +141,9 @@ class Target(_Table):
         for number, chain in enumerate(self.fusion):
             if len(chain) < 2:
                 raise ValueError(f"fusion.{number}: expected a chain of at least two operators")
+        for key in self.limits:
+            if key not in LIMITS:
+                raise ValueError(f"limits.{shown(key, 40)}: no such key; expected one of {', '.join(LIMITS)}")
         self._check_sources()
         return self
 
@@ -135,8 +160,8 @@ class Target(_Table):
             below = level.capacity_kib
 
     def _check_sources(self) -> None:
-        figures = set(_leaves(self.model_dump(exclude={"sources"}, exclude_unset=True, exclude_none=True)))
-        given = dict(_texts(self.sources))
+        figures = set(leaves(self.model_dump(exclude={"sources"}, exclude_unset=True, exclude_none=True)))
+        given = dict(texts(self.sources))
         for key in sorted(figures):
             if not any(key == covered or key.startswith(covered + ".") for covered in given):
                 raise ValueError(f"sources.{key}: missing; every figure needs a source")
@@ -146,10 +171,25 @@ class Target(_Table):
             if not any(figure == key or figure.startswith(key + ".") for figure in figures):
                 raise ValueError(f"sources.{key}: there is no such figure in this file")
 
+    def variant(self, dtype: str | None = None, threads: int | None = None) -> Target:
+        """The same target with models priced in another number format, or with other threads.
+
+        Raises UsageError for a format that the target does not run.
+        """
+        changes: dict[str, Any] = {}
+        if dtype is not None and dtype not in self.peak:
+            known = ", ".join(self.peak)
+            raise UsageError(f"{option('dtype', shown(dtype))}: {self.name} has figures for {known}; give one of these")
+        if dtype is not None:
+            changes["dtype"] = dtype
+        if threads is not None:
+            changes["threads"] = threads
+        return self.model_copy(update=changes) if changes else self
+
     def source(self, key: str) -> str:
         """The source of a figure by its dotted key, such as `memory.L2.bandwidth_gbs`; KeyError when
         unknown."""
-        given = dict(_texts(self.sources))
+        given = dict(texts(self.sources))
         while key not in given:
             if "." not in key:
                 raise KeyError(key)
@@ -157,78 +197,21 @@ class Target(_Table):
         return str(given[key])
 
 
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Dotted keys of everything that is a figure: numbers, and the fusion rules."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) or key == "fusion":
             yield prefix + key
 
 
-def _texts(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def texts(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _texts(value, f"{prefix}{key}.")
+            yield from texts(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def target_names() -> list[str]:
-    """Names of the targets that come with hwpass, sorted.
-
-    >>> "server-cpu" in target_names()
-    True
-    """
-    folder = resources.files(__package__) / "targets"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
-def load_target(name_or_path: str | os.PathLike[str] | Target) -> Target:
-    """Read a target by its name, or from a file when a path is given or the text ends in `.toml`; a Target is itself.
-
-    Raises UsageError for an unknown name, InputError for a file that is missing, unreadable or malformed; the
-    message is one line that names the line or the key.
-    """
-    if isinstance(name_or_path, Target):
-        return name_or_path
-    if not isinstance(name_or_path, str | os.PathLike):
-        raise UsageError(f"target: a {type(name_or_path).__name__} is neither a name nor a file that ends in .toml")
-    name = os.fsdecode(name_or_path)
-    if not isinstance(name_or_path, str) or name.lower().endswith(".toml"):
-        return parse_target(read_data(name, "target file", LARGEST), name)
-    names = target_names()
-    if name not in names:
-        near = difflib.get_close_matches(name[:80].lower(), names, n=1, cutoff=0.0)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UsageError(
-            f"unknown target '{shown(name)}': {hint}`hwpass targets` lists them, or give a file that ends in .toml"
-        )
-    file = f"{name}.toml"
-    text = (resources.files(__package__) / "targets" / file).read_text(encoding="utf-8")
-    return parse_target(text, file)
-
-
-def parse_target(text: str, origin: str = "target") -> Target:
-    """A Target from the text of a TOML file; `origin` names it in errors. Raises InputError in one line."""
-    origin = shown_path(origin)
-    if len(text) > LARGEST:
-        raise InputError(f"{origin}: larger than {LARGEST >> 10} KiB, which no target is")
-    long = _LONG_KEY.search(text)
-    if long is not None:
-        line = text.count("\n", 0, long.start()) + 1
-        raise InputError(f"{origin}: not a target: a key of more than 32 parts (at line {line})")
-    try:
-        return Target.model_validate(tomllib.loads(text.removeprefix("\ufeff")))
-    except ValidationError as error:
-        known = [key for table in (Target, MemoryLevel, Energy) for key in table.model_fields]
-        raise InputError(f"{origin}: {first_complaint(error, known=known)}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{origin}: not valid TOML: {shown(str(error), 200)}") from error
-    except RecursionError:
-        raise InputError(f"{origin}: not a target: tables or brackets are nested too deeply") from None
-    except ValueError:  # Python's own, about a value
-        raise InputError(f"{origin}: not valid TOML: an integer of thousands of digits, or no date") from None
 
 
 def first_complaint(error: ValidationError, prefix: str = "", known: Iterable[str] = ()) -> str:

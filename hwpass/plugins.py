@@ -25,6 +25,7 @@ SCORES = "hwpass.scores"
 RENDERERS = "hwpass.renderers"
 CALIBRATION = "hwpass.calibration"
 COST_MODELS = "hwpass.cost_models"
+TARGETS = "hwpass.targets"
 
 K = TypeVar("K")
 V = TypeVar("V")

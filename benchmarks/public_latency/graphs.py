@@ -43,7 +43,8 @@ class Zoo:
         file = self.cache / f"{name}-{key.hexdigest()[:16]}.pickle"
         if file.is_file():
             with file.open("rb") as stream:
-                return pickle.load(stream)  # written by the lines below
+                kept: Work = pickle.load(stream)  # written by the lines below
+                return kept
         found = work_of(coupled(zoo_module(self.folder).load_zoo(name)), fusion, width)
         with file.open("wb") as stream:
             pickle.dump(found, stream)
