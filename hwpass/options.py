@@ -136,6 +136,14 @@ class RunOptions:
         1, "Fewest of a group; above 1 no whole branch goes.", "channels", PRUNING, of_pass=True, shown=True
     )
     align: int | None = _asked(None, "Channel step; the target's by default.", "channels", PRUNING, of_pass=True)
+    dtype: str | None = _asked(
+        None, "The number format to price the model in; its own by default, or what the target has in its place.",
+        "choice", ("run", "sweep", "apply"), choices=("fp32", "fp16", "int8"),
+    )  # fmt: skip
+    dim: str | Iterable[str] = _asked(
+        (), "The size of a dynamic axis, or a range: costs are those of the largest. Repeatable.", "texts",
+        ("run", "sweep", "apply"), metavar="N=8|N=1..8",
+    )  # fmt: skip
     pipeline: str | None = _asked(
         None, "Run these passes instead of the usual ones; see `hwpass passes`.", "text", metavar="TEXT"
     )
@@ -143,7 +151,12 @@ class RunOptions:
         0, "Seed of random inputs.", "seed", EVERY, shown=True,
         also=dict.fromkeys(PRUNING, "Seed of random inputs and scores."),
     )  # fmt: skip
-    threads: int = _asked(1, "Threads to compute with.", "threads", EVERY, shown=True)
+    threads: int = _asked(
+        1, "Threads to compute with.", "threads", EVERY, shown=True,
+        also=dict.fromkeys(
+            ("run", "sweep", "apply"), "Threads to compute with; above 1 the target is priced with as many."
+        ),
+    )  # fmt: skip
     allow_external: bool = _asked(
         False, "Read the model's external data wherever it lies, not only in its folder.", "flag", EVERY
     )

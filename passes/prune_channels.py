@@ -81,6 +81,8 @@ class PruneChannels(Pass):
         study = context.shared.study
         if study is None or not study.holds(model, context, options):
             study = context.shared.study = Study.of(model, context.target, context, options)
+        for note in study.cost.notes():
+            context.warn(note)
         if study.synthetic is not None:
             context.warn(
                 f"no calibration data: channels were chosen and weights refitted on {study.synthetic.what};"
@@ -115,6 +117,7 @@ class PruneChannels(Pass):
         from hwpass.planning.candidates import Chooser
 
         coupling, base = study.coupling, study.cost.base
+        budgets = [*budgets, *self._limits(study, budgets, context)]
         limits = {b.metric: b.limit(base[b.metric]) for b in budgets}
         # Nothing is also what a model has whose layers could not be sized.
         over = [m for m, limit in limits.items() if base[m] > limit * (1 + 1e-9) or not base[m]]
@@ -134,10 +137,21 @@ class PruneChannels(Pass):
             if all(allocation.costs[metric] <= limit * (1 + 1e-9) for metric, limit in limits.items()):
                 slower = allocation.costs["latency"] / base["latency"]
                 why = f"what meets it is predicted slower than the dense model, {slower:.3f}x{_frozen(coupling)}"
-            _refuse(f"{option(worst.metric, worst.text)} cannot be met: {why}{mend()}", context)
+            _refuse(f"{worst} cannot be met: {why}{mend()}", context)
             return chosen
         self._speak_of_overshoot(study, chosen, budgets, context)
         return chosen
+
+    @staticmethod
+    def _limits(study: Study, budgets: list[Budget], context: Context) -> list[Budget]:
+        """The target's hard limits that are no looser than the budgets, said where the model as it is breaks them."""
+        from hwpass.cost.budgets import hard_limits, misfits
+
+        base, limits = study.cost.base, hard_limits(study.cost)
+        asked = {b.metric: b.limit(base[b.metric]) for b in budgets}
+        for line in misfits(base, limits):
+            context.warn(line)
+        return [limit for limit in limits if limit.value < asked.get(limit.metric, base[limit.metric])]
 
     def _speak_of_overshoot(self, study: Study, chosen: Choice, budgets: list[Budget], context: Context) -> None:
         """Warn where far more is removed than was asked for; refuse where that throws the network away."""
@@ -149,7 +163,7 @@ class PruneChannels(Pass):
         if beyond is None:
             return
         budget = next(b for b in budgets if b.metric == beyond.metric)
-        asked = option(budget.metric, budget.text) + ("" if budget.relative else f" ({beyond.asked:.3g}x)")
+        asked = str(budget) + ("" if budget.relative else f" ({beyond.asked:.3g}x)")
         if not beyond.refused:
             context.warn(
                 f"more is removed than was asked for: {asked} was asked, {beyond.given:.3g}x is given, because"

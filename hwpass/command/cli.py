@@ -149,19 +149,21 @@ def sweep(model: str, target: str, points: str, json_path: str | None, csv_path:
 @MODEL
 @TARGET
 @option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
+@option("--dtype", type=click.Choice(["fp32", "fp16", "int8"]), help="The number format to price the model in.")
+@option("--dim", multiple=True, metavar="N=8|N=1..8", help="The size of a dynamic axis, or a range. Repeatable.")
 @THREADS
 @ALLOW
 @option(
     "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the table as JSON; - is standard output."
 )
-def profile(model: str, target: str, measure: bool, threads: int, allow_external: bool,
-            json_path: str | None) -> None:  # fmt: skip
+def profile(model: str, target: str, measure: bool, dtype: str | None, dim: tuple[str, ...], threads: int,
+            allow_external: bool, json_path: str | None) -> None:  # fmt: skip
     """Predicted latency, energy and memory of MODEL on a target, kernel by kernel."""
     from hwpass.workflows.profile import profile_model, render_profile
 
     with outputs({"MODEL": model, "target": target}, json=json_path) as out:
         with status_line() as progress:
-            found = profile_model(source(model)[0], target, measure=measure, threads=threads,
+            found = profile_model(source(model)[0], target, measure=measure, threads=threads, dtype=dtype, dim=dim,
                                   allow_external=allow_external, progress=progress)  # fmt: skip
         out.write(json=lambda: found.model_dump_json(indent=2) + "\n")
         with out.printed() as console:
@@ -253,7 +255,7 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
                 target=target,
                 progress=progress,
                 plan=given,
-                **asked.given(("calib", "input", "seed", "threads", "unproved", "allow_external")),
+                **asked.given(("calib", "input", "seed", "threads", "dtype", "dim", "unproved", "allow_external")),
             )
         out.write(output=result, json=result.report.to_json)
         with out.printed() as console:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hwpass.cost.prediction import METRICS
+from hwpass.cost.prediction import METRICS, Cost
 from hwpass.errors import UsageError, option
-from hwpass.figures import shown
+from hwpass.figures import human_bytes, shown
 
 _UNITS = {
     "latency": {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0},
@@ -17,6 +17,8 @@ _UNITS = {
     "memory": {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
     "macs": {"": 1, "k": 1e3, "m": 1e6, "g": 1e9},
 }
+#: What a target's limits are on, in words.
+_LIMITED = {"ram": "RAM", "flash": "flash", "memory": "memory"}
 #: Metrics that are counts, and what they count.
 COUNTED = {"memory": "byte", "size": "byte", "macs": "multiply-accumulate"}
 _UNITS["size"] = _UNITS["memory"]
@@ -35,6 +37,7 @@ class Budget:
     value: float
     relative: bool
     text: str
+    of: str = ""  #: the target whose limit it is; empty for what a user asks for
 
     @classmethod
     def parse(cls, metric: str, given: str | float) -> Budget:
@@ -57,6 +60,16 @@ class Budget:
             raise UsageError(f"{said}: less than one {COUNTED[metric]}; a share of the dense model is written {text}x")
         return cls(metric, number * units[unit], False, text)
 
+    @classmethod
+    def limit_of(cls, target: str, metric: str, value: float) -> Budget:
+        """A target's hard limit on a metric."""
+        return cls(metric, value, False, human_bytes(value), target)
+
+    def __str__(self) -> str:
+        if self.of:
+            return f"the {self.text} of {_LIMITED.get(self.metric, self.metric)} that {self.of} has"
+        return option(self.metric, self.text)
+
     def limit(self, dense: float) -> float:
         """The bound in the metric's unit, given what the dense model takes."""
         return self.value * dense if self.relative else self.value
@@ -72,3 +85,19 @@ def parse_budgets(given: Mapping[str, str | float | None]) -> list[Budget]:
             f"{option('channels')} sets every width itself and conflicts with {option(other)}; give one of them"
         )
     return budgets
+
+
+def hard_limits(cost: Cost) -> list[Budget]:
+    """The limits of a cost's target as budgets."""
+    return [Budget.limit_of(cost.target.name, metric, bound) for metric, bound in cost.limits().items()]
+
+
+def misfits(dense: Mapping[str, float], limits: Iterable[Budget]) -> list[str]:
+    """Where the dense model's costs break limits, and by how much: a line each."""
+    found = []
+    for limit in limits:
+        over = dense[limit.metric] - limit.value
+        if over > 0:
+            taken = human_bytes(dense[limit.metric])
+            found.append(f"the model as it is does not fit: it takes {taken}, {human_bytes(over)} more than {limit}")
+    return found

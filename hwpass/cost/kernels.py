@@ -10,7 +10,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from hwpass.cost.formats import Formats
 from hwpass.cost.fusion import Kernel, constant_only, fused
+from hwpass.cost_models.target import Footprint
 from hwpass.cost_models.work import Floats, Work
 from hwpass.coupling.groups import Coupling
 from hwpass.ops import Node, Tensor, traits_of
@@ -45,6 +47,7 @@ class _Flow:
 
     producers: dict[str, list[int]]  # kernels by tensor; -1 is the outside
     size: dict[str, int]  # product of the bytes, by tensor
+    width: dict[str, int]  # product of the extent of the channel axis
     last_read: dict[str, int] = field(default_factory=dict)
     sources: list[int] = field(default_factory=list)
     sinks: list[int] = field(default_factory=list)
@@ -59,9 +62,21 @@ class Kernels:
     extents, so thousands of plans are evaluated without touching the graph.
     """
 
-    def __init__(self, coupling: Coupling, fusion: Sequence[Sequence[str]], kernels: list[Kernel] | None = None):
-        """`kernels` are those of `fused`, or these and what they come down to without whole branches."""
+    def __init__(
+        self,
+        coupling: Coupling,
+        fusion: Sequence[Sequence[str]],
+        kernels: list[Kernel] | None = None,
+        formats: Formats | None = None,
+        footprint: Footprint | None = None,
+    ) -> None:
+        """`kernels` are those of `fused`, or these and what they come down to without whole branches.
+
+        `formats` says how many bytes elements take (the model's own by default), `footprint` how buffers are rounded.
+        """
         self.coupling = coupling
+        self._formats = formats or Formats()
+        self._footprint = footprint or Footprint()
         self.model = coupling.build.model
         self.kernels = fused(coupling, fusion) if kernels is None else kernels
         self.dense = np.asarray([g.width for g in coupling.groups], np.float64)
@@ -93,8 +108,7 @@ class Kernels:
     def _bytes(self, tensor: Tensor | None) -> int:
         if tensor is None or tensor.axes is None:
             return self._products.add(0.0, [])
-        itemsize = tensor.dtype.itemsize if tensor.dtype is not None else 4
-        return self._product([f for axis in tensor.axes for f in axis], float(itemsize))
+        return self._product([f for axis in tensor.axes for f in axis], self._formats(tensor.dtype))
 
     def _build(self) -> None:
         count = len(self.kernels)
@@ -111,10 +125,12 @@ class Kernels:
         self.axes = np.asarray([_spatial_axes(k.nodes[0]) for k in self.kernels], np.int64)
         self.taps, self.stride, self.itemsize = np.ones(count), np.ones(count), np.full(count, 4.0)
         self._constants: dict[str, tuple[int, float]] = {}
+        self._users: dict[str, list[int]] = {}
         inputs = [t.name for t in self.model.graph.inputs]
         flow = _Flow(
             {name: [-1] for name in inputs},
             {name: self._bytes(self.coupling.build.tensors[name]) for name in inputs},
+            {name: self._channels(self.coupling.build.tensors[name]) for name in inputs},
         )
         computed = _computed(self.coupling.nodes)
         for number, kernel in enumerate(self.kernels):
@@ -127,7 +143,7 @@ class Kernels:
         self._edge_bytes, self._edge_channels = flow.bytes, flow.channels
         edges = len(flow.sinks)
         self._edges_of = csr_array((np.ones(edges), (np.arange(edges), self.sink)), shape=(edges, count))
-        self._liveness(flow.producers, flow.size, flow.last_read)
+        self._liveness(flow)
         self._finish()
 
     def _reads(
@@ -139,7 +155,7 @@ class Kernels:
             for tensor, operand in zip(node.gs.inputs, node.inputs, strict=False):
                 if isinstance(tensor, gs.Constant) or tensor.name in computed:
                     for name, own in computed.get(tensor.name) or [(tensor.name, operand)]:
-                        self._weight(number, name, own)
+                        self._weight(number, node.index, name, own)
                 elif tensor.name and tensor.name not in seen:
                     seen.add(tensor.name)
                     flow.last_read[tensor.name] = number
@@ -152,11 +168,12 @@ class Kernels:
             if (place or node.extent is None) and output is not None and output.axes is not None:
                 self._elements[number].append(self._product([f for axis in output.axes for f in axis]))
 
-    def _weight(self, number: int, name: str, own: Tensor | None) -> None:
+    def _weight(self, number: int, node: int, name: str, own: Tensor | None) -> None:
         product = self._bytes(own)
         self._weights[number].append(product)
         if own is not None and own.dtype is not None:
-            self._constants.setdefault(name, (product, float(own.dtype.itemsize)))
+            self._constants.setdefault(name, (product, own.dtype.itemsize / self._formats(own.dtype)))
+            self._users.setdefault(name, []).append(node)
 
     def _writes(self, number: int, kernel: Kernel, flow: _Flow) -> None:
         """What a kernel leaves for others; what its own nodes hand to each other is never written."""
@@ -166,6 +183,7 @@ class Kernels:
                 if tensor.name not in links:
                     flow.producers.setdefault(tensor.name, []).append(number)
                     flow.size[tensor.name] = self._bytes(abstract)
+                    flow.width[tensor.name] = self._channels(abstract)
         for tensor in kernel.nodes[-1].gs.outputs:
             self._written[number].append(flow.size.get(tensor.name, self._products.add(0.0, [])))
 
@@ -188,10 +206,11 @@ class Kernels:
             self._k.append(self._product(extent.k))
             self.taps[number], self.stride[number] = extent.taps, extent.stride
         if node.outputs and node.outputs[0].dtype is not None:
-            self.itemsize[number] = node.outputs[0].dtype.itemsize
+            self.itemsize[number] = self._formats(node.outputs[0].dtype)
 
-    def _liveness(self, producers: dict[str, list[int]], size: dict[str, int], last_read: dict[str, int]) -> None:
+    def _liveness(self, flow: _Flow) -> None:
         """From when to when every activation between kernels is live: the schedule is the graph's order."""
+        producers, size, last_read = flow.producers, flow.size, flow.last_read
         count = len(self.kernels)
         ends = dict(last_read)
         ends.update({t.name: count - 1 for t in self.model.graph.outputs})
@@ -204,7 +223,7 @@ class Kernels:
                     roots[after] = roots.get(before, before)
                     ends[roots[after]] = max(ends.get(roots[after], number), ends.get(after, number))
         external = {n for n in producers if n in ends and n not in roots}
-        starts, stops, tensors, makers = [], [], [], []
+        starts, stops, tensors, makers, wide = [], [], [], [], []
         for name in sorted(external):
             stop = ends[name]
             # An elementwise kernel writes over an input that dies with it.
@@ -213,8 +232,9 @@ class Kernels:
             starts.append(max(producers[name][0], 0))
             stops.append(stop)
             tensors.append(size[name])
+            wide.append(flow.width[name])
             makers.append(producers[name])
-        self._live = np.asarray(tensors, np.int64)
+        self._live, self._live_width = np.asarray(tensors, np.int64), np.asarray(wide, np.int64)
         most = max(map(len, makers), default=1)
         self._makers = np.asarray([m + m[-1:] * (most - len(m)) for m in makers], np.int64).reshape(-1, most)
         rows = np.arange(len(tensors))
@@ -244,6 +264,10 @@ class Kernels:
         self._slope = csr_array((weights, (where[inside], found[inside])), shape=(rows + 1, max(len(groups), 1)))
         self._slope.sum_duplicates()
         self._constant, self._padded = self._products.freeze(rows)
+        users = [(node, place) for place, name in enumerate(self._constants) for node in self._users[name]]
+        readers, places = np.asarray(users, np.int64).reshape(-1, 2).T
+        shape = (len(self.coupling.nodes), len(self._constants))
+        self._reading = csr_array((np.ones(len(readers)), (readers, places)), shape=shape)
         sums = map(self._sums, (self._written, self._weights, self._elements))
         self._written_of, self._weights_of, self._elements_of = sums
 
@@ -304,19 +328,38 @@ class Kernels:
             axes=self.axes,
         )
 
-    def size(self, values: Floats) -> Floats:
-        """Bytes of all constants, [P]."""
-        numbers = [number for number, _ in self._constants.values()]
-        return np.asarray(values[:, numbers].sum(axis=1))
+    def size(self, values: Floats, there: NDArray[np.bool_] | None = None) -> Floats:
+        """Bytes of all constants in the model's file, [P]; `there` [P, nodes] says which nodes a plan has left."""
+        ratios = np.asarray([ratio for _, ratio in self._constants.values()], np.float64)
+        return np.asarray((self._stored(values, there) * ratios).sum(axis=1))
 
-    def peak_activations(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
-        """Largest sum of the bytes of activations live at the same time, [P]; `runs` as in `work_of`."""
+    def deployed(self, values: Floats, there: NDArray[np.bool_] | None = None) -> Floats:
+        """Bytes of all constants in the target's format, [P]; `there` as for `size`."""
+        return np.asarray(self._stored(values, there).sum(axis=1))
+
+    def _stored(self, values: Floats, there: NDArray[np.bool_] | None) -> Floats:
+        """Bytes of each constant in the target's format, [P, constants]."""
+        found = values[:, [number for number, _ in self._constants.values()]]
+        return found if there is None else found * ((there @ self._reading) > 0)
+
+    def held(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
+        """Bytes of activations live while each kernel runs, rounded as the footprint says, [P, K]; `runs` as in
+        `work_of`."""
         if not len(self._live):
-            return np.zeros(len(values))
-        held = values[:, self._live]
+            return np.zeros((len(values), len(self.kernels)))
+        held, step = values[:, self._live], self._footprint.channel_align
+        if step > 1:
+            width = np.maximum(values[:, self._live_width], 1.0)
+            held = held * np.ceil(width / step) * step / width
+        if self._footprint.align_bytes > 1:
+            held = np.ceil(held / self._footprint.align_bytes) * self._footprint.align_bytes
         if runs is not None:
             held = held * ((self._makers < 0) | runs[:, self._makers]).any(axis=2)
-        return np.asarray(np.cumsum(held @ self._span, axis=1).max(axis=1))
+        return np.asarray(np.cumsum(held @ self._span, axis=1)[:, :-1])
+
+    def peak_activations(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
+        """Largest sum of the bytes of activations live at the same time, [P]."""
+        return np.asarray(self.held(values, runs).max(axis=1, initial=0.0))
 
 
 def _spatial_axes(node: Node) -> int:

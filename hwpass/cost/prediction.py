@@ -5,15 +5,23 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hwpass.cost.formats import Formats
+from hwpass.cost.hosts import Hosted
 from hwpass.cost.kernels import Kernels
 from hwpass.cost.remainders import Remainders
-from hwpass.cost_models import Target, cost_model
+from hwpass.cost_models import Target
+from hwpass.cost_models.target import DTYPE_BYTES
 from hwpass.cost_models.work import Floats, Work
 from hwpass.coupling.groups import Coupling
+from hwpass.figures import counted, shown
 
 #: What a budget may be put on, with the unit that `Cost` counts it in.
 METRICS = {"latency": "s", "energy": "J", "memory": "B", "size": "B", "macs": "MAC"}
+
+#: What a target may limit besides, in bytes.
+LIMITED = ("ram", "flash")
 
 #: Plans evaluated at once, at most, and values of one array over them: together they bound the memory that a large
 #: model's products take.
@@ -25,18 +33,23 @@ class Cost:
     """The cost of a coupled model on a target, for many width vectors at once."""
 
     def __init__(self, coupling: Coupling, target: Target) -> None:
+        """Raises InputError where the target is not what its cost model wants."""
         self.target = target
-        self.model = cost_model(target)
         self.remainders = Remainders(coupling, target.fusion)
+        self.formats = formats = Formats(target)
         #: Those of the model as it is, with every branch; made now, as the graph may be rewritten later.
-        self.kernels = Kernels(coupling, target.fusion)
+        self.kernels = Kernels(coupling, target.fusion, None, formats, target.footprint)
+        self.model = Hosted(target, self.kernels.kernels)
         branches = any(kernel.without >= 0 for kernel in self.remainders.kernels)
-        self._parts = Kernels(coupling, target.fusion, self.remainders.kernels) if branches else self.kernels
+        self._parts, self._parts_model = self.kernels, self.model
+        if branches:
+            self._parts = Kernels(coupling, target.fusion, self.remainders.kernels, formats, target.footprint)
+            self._parts_model = Hosted(target, self._parts.kernels)
         self.dense = self._parts.dense
         self._batch = max(1, min(BATCH, VALUES // max(1, self._parts.products)))
 
     def __call__(self, widths: Floats, metrics: tuple[str, ...] = tuple(METRICS)) -> dict[str, Floats]:
-        """Each metric at widths [P, G], as [P] in the units of METRICS."""
+        """Each metric at widths [P, G], as [P] in the units of METRICS and LIMITED."""
         starts = range(0, len(widths), self._batch)
         parts = [self._evaluate(widths[i : i + self._batch], metrics) for i in starts]
         return {m: np.concatenate([part[m] for part in parts]) for m in metrics}
@@ -48,17 +61,45 @@ class Cost:
         run = 1.0 if runs is None else runs
         found: dict[str, Floats] = {}
         if "latency" in metrics:
-            found["latency"] = (self.model.latency(work) * run).sum(axis=1)
+            found["latency"] = (self._parts_model.latency(work) * run).sum(axis=1)
         if "energy" in metrics:
-            found["energy"] = (self.model.energy(work) * run).sum(axis=1)
+            found["energy"] = (self._parts_model.energy(work) * run).sum(axis=1)
         if "macs" in metrics:
             found["macs"] = (work.macs * run).sum(axis=1)
-        size = self._parts.size(values) + self.remainders.stored(widths)
-        if "size" in metrics:
-            found["size"] = size
-        if "memory" in metrics:
-            found["memory"] = size + self._parts.peak_activations(values, runs)
+        if {"size", "memory", *LIMITED} & set(metrics):
+            there, added = self.remainders.there(widths), self.remainders.stored(widths)
+            found["size"] = self._parts.size(values, there) + added
+            found |= self._memory(values, runs, self._parts.deployed(values, there) + added)
+        return {metric: found[metric] for metric in metrics}
+
+    def _memory(self, values: Floats, runs: NDArray[np.bool_] | None, constants: Floats) -> dict[str, Floats]:
+        """RAM, flash and both, [P]; `constants` are their bytes in the target's format."""
+        own = self.target.footprint
+        activations = self._parts.peak_activations(values, runs)
+        ram = activations + own.ram_bytes + (constants if own.weights == "ram" else 0.0)
+        return {"ram": ram, "flash": constants + own.flash_bytes, "memory": constants + activations + own.ram_bytes}
+
+    def notes(self) -> list[str]:
+        """What a reader has to know of the figures: another format than the model's, and kernels that the host runs."""
+        found = []
+        types = {t.dtype for t in self.kernels.coupling.build.tensors.values() if t.dtype is not None}
+        narrowed = {t for t in types if t.kind == "f" and self.formats(t) < t.itemsize}
+        if narrowed and self.target.dtype is None:
+            name = next(d for d, width in DTYPE_BYTES.items() if width == self.formats(max(narrowed, key=str)))
+            found.append(
+                f"{self.target.name} has no figures for the model's numbers: it is priced in {name}, as if quantised"
+            )
+        away = [kernel for kernel, there in zip(self.kernels.kernels, self.model.away, strict=True) if there]
+        if away:
+            ops = ", ".join(sorted({kernel.nodes[0].op for kernel in away}))
+            runs = "runs" if len(away) == 1 else "run"
+            host = self.target.fallback.host if self.target.fallback is not None else ""
+            found.append(f"{counted(len(away), 'kernel')} {runs} on the host ({host}): {shown(ops, 200)}")
         return found
+
+    def limits(self) -> dict[str, float]:
+        """The target's hard limits, by metric."""
+        return {key.removesuffix("_bytes"): bound for key, bound in self.target.limits.items()}
 
     def largest(self, widths: Floats, metric: str) -> tuple[str, float] | None:
         """The kernel that takes most of a metric at widths [G], by its first node, and its share; None for metrics that
@@ -68,7 +109,7 @@ class Cost:
         if metric == "macs":
             each = work.macs
         elif metric in ("latency", "energy"):
-            each = self.model.latency(work) if metric == "latency" else self.model.energy(work)
+            each = self._parts_model.latency(work) if metric == "latency" else self._parts_model.energy(work)
         else:
             return None
         found = (each * (1.0 if runs is None else runs))[0]
@@ -77,10 +118,29 @@ class Cost:
         place = int(found.argmax())
         return self._parts.kernels[place].name, float(found[place] / found.sum())
 
+    def interval(self, widths: Floats) -> tuple[float, float] | None:
+        """Seconds between which nine of ten latencies lie at widths [G]; None where the target does not say.
+
+        What kernels of one kind are off by is taken as one error, and kinds as independent of each other: in
+        logarithms the variances add up, each by the square of its share of the latency.
+        """
+        off = self.target.uncertainty
+        if not off:
+            return None
+        values, runs = self._parts.values(widths[None, :]), self.remainders.runs(widths[None, :])
+        seconds = self._parts_model.latency(self._parts.work_of(values, runs)) * (1.0 if runs is None else runs)
+        total = float(seconds.sum())
+        kinds = self._parts.kind
+        shares = {kind: float(seconds[0, kinds == kind].sum()) / total for kind in np.unique(kinds)} if total else {}
+        other = off.get("other", 0.0)
+        spread = np.sqrt(off.get("network", 0.0) ** 2 + sum((s * off.get(k, other)) ** 2 for k, s in shares.items()))
+        return total * float(np.exp(-spread)), total * float(np.exp(spread))
+
     @cached_property
     def base(self) -> dict[str, float]:
         """The dense model's costs."""
-        return {key: float(value[0]) for key, value in self(self.dense[None, :]).items()}
+        found = self(self.dense[None, :], (*METRICS, *LIMITED))
+        return {key: float(value[0]) for key, value in found.items()}
 
     def work(self, widths: Floats) -> Work:
         """The work of one plan that keeps every branch, [1, K]."""

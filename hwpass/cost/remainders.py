@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwpass.cost.fusion import Kernel, fuse, fused
 from hwpass.cost_models.work import Floats
-from hwpass.coupling.branches import Branch, branches
+from hwpass.coupling.branches import branches
 from hwpass.coupling.groups import Coupling
 from hwpass.ops import Node
 
@@ -43,8 +43,12 @@ class Remainders:
         shape = (len(whole), len(coupling.groups))
         self._whole = np.asarray(whole, bool).reshape(shape).T.astype(np.float64)  # [G, kernels of the model]
         self._partly = np.asarray(partly, bool).reshape(shape).T.astype(np.float64)
-        # Constants of zeros take the place of products that have no bias.
-        self._bare = [[] if b is None else _bare(coupling.nodes, b) for b in branches(coupling)]
+        lost = np.zeros((len(coupling.groups), len(coupling.nodes)))
+        for group, branch in enumerate(branches(coupling)):
+            lost[group, sorted(() if branch is None else branch.gone | branch.constant)] = 1
+        self._lost = lost  # [G, nodes]
+        # Constants take the place of products without input: their biases, or zeros.
+        self._alone = [[] if b is None else [coupling.nodes[i] for i in sorted(b.constant)] for b in branches(coupling)]
 
     def runs(self, widths: Floats) -> NDArray[np.bool_] | None:
         """Which kernels plans of widths [P, G] have, [P, K]; None for all where no branch can go."""
@@ -57,10 +61,14 @@ class Remainders:
         changed = (parts == 1)[:, self._of] == (self._without >= 0)
         return np.asarray(left & changed & ~gone[:, self._of])
 
+    def there(self, widths: Floats) -> NDArray[np.bool_] | None:
+        """Which nodes plans of widths [P, G] leave in the model, [P, nodes]; None for all where no branch can go."""
+        return np.asarray((widths == 0) @ self._lost == 0) if self._lost.any() else None
+
     def stored(self, widths: Floats) -> Floats:
-        """Bytes of the constants that stand for branches, [P]; of those that have a bias, that is counted already."""
+        """Bytes of the constants that stand for branches, [P]."""
         constants = np.zeros(len(widths))
-        for group, nodes in enumerate(self._bare):
+        for group, nodes in enumerate(self._alone):
             for node in nodes:
                 constants += (widths[:, group] == 0) * _width_bytes(node)
         return constants
@@ -71,11 +79,6 @@ def _left(kernel: Kernel, gone: frozenset[int] | None) -> list[Node] | None:
     if gone is None or not any(node.index in gone for node in kernel.nodes):
         return None
     return [node for node in kernel.nodes if node.index not in gone]
-
-
-def _bare(nodes: Sequence[Node], branch: Branch) -> list[Node]:
-    products = (nodes[i] for i in sorted(branch.constant))
-    return [n for n in products if not (len(n.gs.inputs) > 2 and n.gs.inputs[2].name)]
 
 
 def _width_bytes(node: Node) -> float:

@@ -180,15 +180,15 @@ class Study:
 
 
 def sample_dims(model: Model, context: Settings) -> dict[str, int]:
-    """The sizes of dynamic axes in the user's own data, one sample at a time; empty without data."""
+    """The sizes of dynamic axes: those that are stated, else those of the user's own data, one sample at a time."""
     if context.calibration is None:
-        return {}
+        return dict(context.dims)
     feed = next(iter(context.calibration.batches(1, limit=1)))
     found = {}
     for name, (tensor, place) in dynamic_dimensions(model.graph).items():
         if tensor.name in feed and place < feed[tensor.name].ndim:
             found[name] = int(feed[tensor.name].shape[place])
-    return found
+    return {**found, **context.dims}
 
 
 def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:

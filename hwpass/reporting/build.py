@@ -81,7 +81,7 @@ def _costs(params: int, size: int, result: Model, context: Context, legs: list[P
             params=after_params, size_bytes=after_size, **empty
         )
     if not legs:
-        base = Cost(couple(result), target).base
+        base = Cost(couple(result, context.dims), target).base
         rows = [base, base]
     else:
         rows = [_cost(legs[0], False), _cost(legs[-1], True)]

@@ -29,6 +29,7 @@ class Settings:
     calibration: Calibration | None = None
     apart: Calibration | None = None
     stated: Mapping[str, StatedInput] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)  # the largest sizes of dynamic axes that costs are for
     threads: int = 1
     seed: int = 0
     force: bool = False

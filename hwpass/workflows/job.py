@@ -12,6 +12,7 @@ from typing import Any
 from hwpass.context import Context
 from hwpass.cost.prediction import METRICS
 from hwpass.cost_models import Target, load_target
+from hwpass.coupling.walk import dynamic_dimensions
 from hwpass.data.given_inputs import given_inputs
 from hwpass.errors import VerdictError, option
 from hwpass.figures import brief
@@ -23,6 +24,7 @@ from hwpass.planning.plan import Plan
 from hwpass.reporting.build import report_of
 from hwpass.reporting.schema import ModelInfo, Report
 from hwpass.runtime.calibration import check_statements
+from hwpass.runtime.dim_ranges import dim_ranges
 from hwpass.runtime.inputs import input_specs
 from hwpass.runtime.stated_inputs import stated_specs
 from hwpass.runtime.threads import check_threads
@@ -83,6 +85,8 @@ class Job:
         input: str | Iterable[str] = (),
         seed: int = 0,
         threads: int = 1,
+        dtype: str | None = None,
+        dim: str | Iterable[str] = (),
         force: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
@@ -90,11 +94,12 @@ class Job:
         self.start = time.perf_counter()
         progress = progress or (lambda text: None)
         check_threads(threads)
-        chosen = None if target is None else load_target(target)
+        chosen = None if target is None else load_target(target).variant(dtype, threads if threads > 1 else None)
         progress("loading")
         model = source if isinstance(source, Model) else Model.load(source)
         context = Context(target=chosen, threads=threads, seed=seed, force=force, progress=progress)
         context.bind(model)
+        context.dims = {n: high for n, (_, high) in dim_ranges(dim, dynamic_dimensions(model.graph)).items()}
         specs = stated_specs(input_specs(model.interface()), input)
         context.stated = {spec.name: spec.stated for spec in specs if spec.stated is not None}
         if calib is not None:

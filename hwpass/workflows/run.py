@@ -8,7 +8,7 @@ from typing import Any
 
 from hwpass.cost.budgets import parse_budgets
 from hwpass.cost.prediction import METRICS
-from hwpass.cost_models import Target
+from hwpass.cost_models import Target, load_target
 from hwpass.errors import HwpassError, UsageError, option, words_of_a_pipeline
 from hwpass.manager import Pass, PassManager
 from hwpass.model.model import Model
@@ -56,7 +56,7 @@ def run(
     given = budgets(options)
     parse_budgets(given)
     check_inputs(options)
-    setting = options.given(("calib", "input", "seed", "threads", "force"))
+    setting = options.given(("calib", "input", "seed", "threads", "dtype", "dim", "force"))
     setting |= {"target": target, "progress": progress}
     if options.pipeline is not None:
         if given:
@@ -65,7 +65,7 @@ def run(
             )
         with words_of_a_pipeline():
             steps = PassManager.parse(options.pipeline).steps
-    elif given:
+    elif given or load_target(target).limits:
         steps = usual(options)
     elif options.metric is None or options.max_drop is None:
         raise UsageError(
@@ -115,6 +115,8 @@ def execute(
     input: str | Iterable[str] = (),
     seed: int = 0,
     threads: int = 1,
+    dtype: str | None = None,
+    dim: str | Iterable[str] = (),
     force: bool = False,
     progress: Callable[[str], None] | None = None,
     plan: Plan | None = None,
@@ -126,7 +128,8 @@ def execute(
     manager = PassManager.parse(pipeline) if isinstance(pipeline, str) else PassManager(pipeline)
     source = trusted(source, allow_external)
     job = Job(
-        source, target=target, calib=calib, input=input, seed=seed, threads=threads, force=force, progress=progress
-    )
+        source, target=target, calib=calib, input=input, seed=seed, threads=threads, dtype=dtype, dim=dim, force=force,
+        progress=progress,
+    )  # fmt: skip
     job.context.plan = plan
     return job.result(job.attempt(manager), unproved=unproved)

@@ -66,7 +66,7 @@ def sweep(
         folder = None if output is None else stack.enter_context(models_folder(output))
         # All models at once, so that a sweep that was interrupted leaves nothing.
         stack.enter_context(together())
-        setting = options.given(("calib", "input", "seed", "threads"))
+        setting = options.given(("calib", "input", "seed", "threads", "dtype", "dim"))
         job = Job(source, target=target, progress=progress, **setting)
         if metric is not None:
             job.context.progress("running the metric on the original model")

@@ -66,7 +66,7 @@ def test_a_source_for_a_figure_that_the_target_does_not_say(folder: Path) -> Non
 def test_what_leads_back_to_itself_is_refused(own: bool, folder: Path) -> None:
     other = "child.toml" if own else "other.toml"
     (folder / "other.toml").write_text(CHILD.replace("plain.toml", "child.toml"))
-    with pytest.raises(InputError, match="extends: .*leads back to itself") as caught:
+    with pytest.raises(InputError, match=r"extends: .*leads back to itself") as caught:
         load_target(child(folder, CHILD.replace("plain.toml", other)))
     assert "\n" not in str(caught.value)
 
