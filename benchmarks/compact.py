@@ -59,6 +59,7 @@ WAYS: dict[str, Callable[[str, NDArray[Any]], dict[str, Any] | None]] = {
     "data, distilled": lambda name, data: {"calib": {name: data}, "distill": "auto"},
     "no data": lambda name, data: {"distill": "off"},
     "no data, stated": lambda name, data: {"distill": "off", "input": STATED[name]} if name in STATED else None,
+    "no data, distilled": lambda name, data: {},
     "no data, stated, distilled": lambda name, data: {"input": STATED[name]} if name in STATED else None,
 }
 

@@ -116,13 +116,14 @@ class RunOptions:
         group="Data and accuracy",
     )  # fmt: skip
     distill: str | float = _asked(
-        "auto", "Train the pruned network towards the original's outputs, on the same inputs as compensation: for a "
-        "minute of one core where torch is installed (auto), for about so long, or not at all.", "text",
+        "auto", "Train the pruned network towards the original's outputs, on the same inputs as compensation: for one "
+        "to four minutes of one core, by what is to be learned, where torch is installed (auto), for about so long, or "
+        "not at all.", "text",
         ("run", "apply"), metavar="auto|off|60s", of_pass=True, shown=True, group="Data and accuracy",
     )  # fmt: skip
     effort: str = _asked(
         "normal", "How long to look for the best: quick measures on few inputs and does not train, thorough tries more "
-        "plans and trains five minutes.", "choice", ("run", "sweep", "apply"), choices=EFFORTS, of_pass=True,
+        "plans and trains five to twenty minutes.", "choice", ("run", "sweep", "apply"), choices=EFFORTS, of_pass=True,
         shown=True, group="Data and accuracy",
     )  # fmt: skip
     prune_vocabulary: bool = _asked(

@@ -32,11 +32,13 @@ class Distill(Pass):
     name = "distill"
     effect = "refit"
     seconds: float = field(default=60.0, metadata={"help": "about how long one core trains"})
+    most: float = field(default=0.0, metadata={"help": "the same where much is to be learned; 0 is seconds"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.seconds <= 1e6:
-            raise UsageError(f"pass distill: option seconds={self.seconds:g}: give 0 to 1e6")
+        for name in ("seconds", "most"):
+            if not 0 <= getattr(self, name) <= 1e6:
+                raise UsageError(f"pass distill: option {name}={getattr(self, name):g}: give 0 to 1e6")
 
     def ready(self) -> None:
         """Raise UsageError where torch is missing, before the model is touched."""
@@ -64,7 +66,7 @@ class Distill(Pass):
         target = context.target or load_target("server-cpu")
         before, after = (Cost(c, target).base["macs"] for c in (pruned.coupling, coupling))
         work = Work(before, after, written_bytes(coupling.build), peak_bytes(coupling.build))
-        worker = Distillation(pruned.coupling.build.model, model, context, self.seconds)
+        worker = Distillation(pruned.coupling.build.model, model, context, self.seconds, self.most)
         try:
             found = worker.run(data, work)
         except (NoFunction, NothingLearned) as reason:

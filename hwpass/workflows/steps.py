@@ -31,6 +31,10 @@ from hwpass.verdicts.task_metric import no_metric
 PREPARE: tuple[Pass, ...] = (Fold(), FuseBatchNorm(), RotateStreams(), RotateHeads(), FoldRedundant())
 
 
+#: Distillation that is left open takes so many times as long where much is to be learned.
+MORE = 4.0
+
+
 @dataclass(frozen=True)
 class Effort:
     """What the passes of a run get: rounds of loss curves (0 decides by the model's work), samples they are measured on
@@ -41,6 +45,11 @@ class Effort:
     samples: int = Compensate.samples
     rows: int = Compensate.rows
     seconds: float = Distill.seconds
+
+    @property
+    def most(self) -> float:
+        """Seconds of distillation where much is to be learned."""
+        return MORE * self.seconds
 
 
 WORK = {
@@ -118,7 +127,7 @@ def distill_step(options: RunOptions) -> tuple[Pass, ...]:
     if asked == "off" or (asked == "auto" and not (installed() and seconds)):
         return ()
     if asked == "auto":
-        return (Distill(seconds),)
+        return (Distill(seconds, effort(options).most),)
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|)", str(asked).strip())
     if found is None or isinstance(asked, bool):
         raise UsageError(f"{option('distill', shown(asked))}: choose auto or off, or give a time such as 60s or 5min")

@@ -97,6 +97,15 @@ def test_the_result_is_closer_on_inputs_that_nobody_saw_and_proved(softmax: bool
     assert "refit" in {leg.name for leg in exactness.legs}
 
 
+def test_more_is_learned_where_more_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {}
+    for name, most, enough in (("asked", 1, 1e-9), ("more", 3, 1e-9), ("enough", 3, 1e9)):
+        monkeypatch.setattr(distillation, "ENOUGH", enough)
+        steps[name] = note(run(network(), f"distill{{seconds=1,most={most}}},", images()))["steps"]
+    assert steps["asked"] == steps["enough"]
+    assert steps["more"] > 2 * steps["asked"]
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:
     found = []
     for number, seed in enumerate((0, 0, 1)):
