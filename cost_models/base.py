@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwpass import plugins
@@ -65,7 +66,12 @@ class CostModel(ABC):
         each is used once per inference.
         """
         compute = work.macs * self._by_dtype(self.target.energy.mac_pj, work) * 1e-12
-        return compute + self.traffic_energy(work) + self.target.energy.static_w * self.latency(work)
+        found = compute + self.traffic_energy(work) + self.target.energy.static_w * self.latency(work)
+        return np.asarray(found * (work.kind != "free"))
+
+    def idle(self, work: Work) -> NDArray[np.bool_]:
+        """Kernels that cost nothing at any width and change no other's cost, [K]: they need not be priced."""
+        return np.asarray(work.kind == "free")
 
     def traffic_energy(self, work: Work) -> Floats:
         """Joules to move each kernel's activations and constants once, [P, K]."""
@@ -80,6 +86,10 @@ class CostModel(ABC):
     def _by_dtype(self, table: dict[str, float], work: Work) -> Floats:
         """A per-dtype figure for each kernel, [K]; a dtype without one takes that of the next wider format
         given, as runtimes widen what the hardware lacks, or else the narrowest given."""
+        return work.kept((id(table), id(self.target)), lambda: self._table(table, work))
+
+    @staticmethod
+    def _table(table: dict[str, float], work: Work) -> Floats:
         widths = sorted((DTYPE_BYTES[dtype], figure) for dtype, figure in table.items())
         bytes_ = np.array([width for width, _ in widths], dtype=np.float64)
         figures = np.array([figure for _, figure in widths], dtype=np.float64)
@@ -103,7 +113,7 @@ class CostModel(ABC):
     def resident_set(self, work: Work) -> Floats:
         """Bytes that one inference touches again in the next: all constants and the largest kernel's
         activations, [P, 1]."""
-        largest = (work.read + work.written).max(axis=1, keepdims=True, initial=0.0)
+        largest = ((work.read + work.written) * (work.kind != "free")).max(axis=1, keepdims=True, initial=0.0)
         return np.asarray(work.weights.sum(axis=1, keepdims=True) + largest)
 
     def memory_seconds(self, traffic: Floats, working_set: Floats) -> Floats:

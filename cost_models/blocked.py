@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from hwpass.cost_models.work import Floats, Work
+from hwpass.cost_models.work import Floats, Work, small
 
 Bools = NDArray[np.bool_]
+Ids = NDArray[np.int64]
 
-#: Kinds of kernels of which some enter the layout.
-ABLE = ("conv", "grouped", "depthwise", "pool", "movement", "normalization", "elementwise")
+#: Kinds of kernels without a product of which some take the layout of their inputs.
+FOLLOWING = ("movement", "normalization", "elementwise")
 
 
 @dataclass(frozen=True)
@@ -41,69 +43,75 @@ class BlockedLayout:
     #: elementwise operators that exist in the blocked layout
     elementwise: frozenset[str] = frozenset({"Relu", "Sigmoid", "Tanh", "Add", "Mul", "Sum"})
 
+    def layers(self, work: Work) -> _Layers:
+        """What follows from the kernels alone."""
+        return work.kept("blocked layers", lambda: _Layers.of(work, self.elementwise))
+
+    def idle(self, work: Work) -> Bools:
+        """Kernels that do nothing and convert nothing at any width, [K]."""
+        fed = np.zeros(len(work.kind), bool)
+        fed[work.sink[self.layers(work).may[np.maximum(work.source, 0)] & (work.source >= 0)]] = True
+        return np.asarray((work.kind == "free") & ~fed)
+
     def masks(self, work: Work) -> tuple[Bools, Bools]:
         """(reads, writes): which kernels read and write the blocked layout, both [P, K]."""
-        plans, kernels = work.m.shape
-        reads = np.zeros((plans, kernels), dtype=bool)
-        writes = np.zeros((plans, kernels), dtype=bool)
-        incoming = _incoming(work, kernels)
-        for k in map(int, np.flatnonzero(np.isin(work.kind, ABLE))):
-            edges = incoming[k]
-            blocked = _blocked_inputs(work, edges, writes)  # [P, edges of k]
-            alone, out = self._enters(work, k, edges, blocked)
-            reads[:, k] = alone
-            writes[:, k] = out
+        reads = np.zeros(work.m.shape, dtype=bool)
+        writes = np.zeros(work.m.shape, dtype=bool)
+        layers = self.layers(work)
+        block, entry = self.block, self.entry
+        if len(layers.conv):
+            cin = work.k[:, layers.conv]
+            direct, exits = cin < block, work.n[:, layers.conv] % self.exit == 0
+            inside = ~direct & (cin % entry == 0) & exits
+            reads[:, layers.conv] = inside
+            writes[:, layers.conv] = inside | (direct & exits)
+        if len(layers.depthwise):
+            ours = (work.groups[:, layers.depthwise] % entry == 0) & (work.n[:, layers.depthwise] == 1)
+            reads[:, layers.depthwise] = writes[:, layers.depthwise] = ours
+        if len(layers.grouped):
+            ours = (work.k[:, layers.grouped] % block == 0) & (work.n[:, layers.grouped] % block == 0)
+            reads[:, layers.grouped] = writes[:, layers.grouped] = ours
+        if len(layers.following):
+            self._follow(work, layers, reads, writes)
         return reads, writes
 
-    def _enters(self, work: Work, k: int, edges: NDArray[np.int64], blocked: Bools) -> tuple[Bools, Bools]:
-        """Whether kernel k reads, and whether it writes, the blocked layout, [P] each."""
-        kind = str(work.kind[k])  # of ABLE
-        never = np.zeros(work.m.shape[0], dtype=bool)
-        if work.axes.size and kind in ("conv", "grouped", "depthwise", "pool") and work.axes[k] != 2:
-            return never, never
-        cin, cout = work.k[:, k], work.n[:, k]
-        if kind == "conv":
-            direct = cin < self.block
-            inside = ~direct & (cin % self.entry == 0)
-            exits = cout % self.exit == 0
-            return inside & exits, (inside | direct) & exits & self._sum_fits(work, k, edges, blocked)
-        if kind == "depthwise":
-            inside = (work.groups[:, k] % self.entry == 0) & (cout == 1)
-            return inside, inside
-        if kind == "grouped":
-            inside = (cin % self.block == 0) & (cout % self.block == 0)
-            return inside, inside
-        if not edges.size or (kind != "pool" and not blocked.any()):
-            return never, never
-        whole = np.all(work.channels[:, edges] % self.block == 0, axis=1)
-        if kind == "pool":
-            return whole, whole
-        there = work.channels[:, edges] > 0
-        follows = np.all(blocked | ~there, axis=1) & there.any(axis=1)
-        op = str(work.op[k]).partition("+")[0] if work.op.size else ""
-        if kind == "movement" and edges.size > 1 and op in ("", "Concat"):
-            return follows & whole, follows & whole
-        if kind == "normalization" and op == "BatchNormalization":
-            return follows, follows
-        if kind == "elementwise" and op in self.elementwise:
-            sizes = work.bytes[:, edges]
-            largest = sizes.max(axis=1, keepdims=True)
-            same = np.ptp(np.where(there, sizes, largest), axis=1) == 0  # no broadcasting
-            return follows & same, follows & same
-        return never, never
+    def _follow(self, work: Work, layers: _Layers, reads: Bools, writes: Bools) -> None:
+        """Fill in the kernels whose layout depends on that of their inputs, in place.
 
-    @staticmethod
-    def _sum_fits(work: Work, k: int, edges: NDArray[np.int64], blocked: Bools) -> Bools:
-        """A convolution that also adds a residual stays inside only if the residual is inside, [P].
-
-        The edge that carries the data has as many channels as the convolution reads. If the residual has as
-        many too, one of the two may be outside: taken for the data, which would be converted.
+        Taken for blocked at first, they leave the layout until nothing changes: a kernel that follows its inputs can
+        only leave with them, and the graph has no cycle, so what is left is the one answer.
         """
-        if edges.size < 2:
-            return np.ones(blocked.shape[0], dtype=bool)
-        data = work.channels[:, edges] == work.in_channels[:, [k]]
-        outside = ~blocked & (work.channels[:, edges] > 0)
-        return np.asarray(~np.any(outside & ~data, axis=1) & ((outside & data).sum(axis=1) <= 1))
+        these, adding = layers.following, layers.adding
+        channels = work.channels[:, layers.inputs]
+        there = (channels > 0) & layers.real  # [P, following, inputs]
+        data = channels == work.in_channels[:, these][:, :, None]
+        may = self._may_follow(work, layers, channels, there)
+        may[:, adding] = writes[:, these[adding]]
+        writes[:, these] = now = may
+        while True:
+            outside = there & ~(writes[:, layers.sources] & layers.inner)
+            left = may & ~outside.any(axis=2)
+            if adding.any():
+                # The edge that carries the data has as many channels as the convolution reads. If the residual has
+                # as many too, one of the two may be outside: taken for the data, which would be converted.
+                fits = ~(outside & ~data).any(axis=2) & ((outside & data).sum(axis=2) <= 1)
+                left[:, adding] = (may & fits)[:, adding]
+            left[:, layers.pools] = may[:, layers.pools]
+            if np.array_equal(left, now):
+                break
+            writes[:, these] = now = left
+        follow = these[~adding]
+        reads[:, follow] = writes[:, follow]
+
+    def _may_follow(self, work: Work, layers: _Layers, channels: Floats, there: Bools) -> Bools:
+        """Whether kernels without a product take the layout if all their inputs have it, [P, following]."""
+        whole = ((channels % self.block == 0) | ~layers.real).all(axis=2)
+        sizes = work.bytes[:, layers.inputs]
+        largest = np.where(there, sizes, 0.0).max(axis=2, keepdims=True)
+        same = (~there | (sizes == largest)).all(axis=2)  # no broadcasting
+        any_ = there.any(axis=2)
+        able = (layers.joins & whole) | layers.norms | (layers.sums & same)
+        return np.asarray(np.where(layers.pools, whole, able & any_))
 
     def padded(self, channels: Floats) -> Floats:
         """Channels rounded up to whole blocks."""
@@ -116,48 +124,140 @@ class BlockedLayout:
         blocked tensor nobody reads is an output of the model, which leaves in the plain layout: its writer
         pays.
         """
-        count = np.zeros(work.m.shape)
-        moved = np.zeros(work.m.shape)
-        for number, wants in _first_wanting_other(work, reads, writes):
-            sink = int(work.sink[number])
-            extent = np.maximum(work.channels[:, number], 1.0)
-            count[:, sink] += wants
-            moved[:, sink] += wants * work.bytes[:, number] * self.padded(extent) / extent
-        last = np.setdiff1d(np.arange(work.m.shape[1]), work.source)
+        layers = self.layers(work)
+        edges, source = layers.edges, work.source[layers.edges]
+        have = writes[:, np.maximum(source, 0)] & (source >= 0)
+        channels = work.channels[:, edges]
+        wants = (have != reads[:, work.sink[edges]]) & (channels > 0)
+        if wants.any():
+            again = layers.again if layers.again is not None else _Again.of(_tensors(work)[edges])
+            wants = again.first(wants)
+        extent = np.maximum(channels, 1.0)
+        bytes_ = wants * work.bytes[:, edges] * self.padded(extent) / extent
+        last = layers.last
+        count = np.asarray(wants @ layers.to_sink)
+        moved = np.asarray(bytes_ @ layers.to_sink)
         count[:, last] += writes[:, last]
         moved[:, last] += writes[:, last] * work.written[:, last]
         return count, moved
 
 
-def _incoming(work: Work, kernels: int) -> list[NDArray[np.int64]]:
+@dataclass(frozen=True)
+class _Layers:
+    """What of the rules follows from the kernels alone, whatever their widths."""
+
+    conv: Ids
+    depthwise: Ids
+    grouped: Ids
+    may: Bools  #: [K], kernels that some width lets write the blocked layout
+    following: Ids  #: kernels whose layout depends on that of their inputs
+    inputs: Ids  #: [following, inputs], the edges that lead to them
+    real: Bools  #: [following, inputs], the others fill up
+    sources: Ids  #: [following, inputs], what writes these edges
+    inner: Bools  #: [following, inputs], edges that are no input of the model
+    adding: Bools  #: [following], convolutions that also add a residual
+    pools: Bools
+    joins: Bools  #: concatenations of several tensors
+    norms: Bools
+    sums: Bools  #: elementwise operators that exist in the blocked layout
+    edges: Ids  #: those on which a conversion may be
+    again: _Again | None  #: None where tensors are not told apart
+    to_sink: NDArray[np.float64] | csr_array  #: [edges, K]
+    last: Ids  #: kernels whose output no kernel reads
+
+    @classmethod
+    def of(cls, work: Work, elementwise: frozenset[str]) -> _Layers:
+        kernels = len(work.kind)
+        flat = np.ones(kernels, bool) if not work.axes.size else work.axes == 2
+        windows = {name: np.flatnonzero((work.kind == name) & flat) for name in ("conv", "depthwise", "grouped")}
+        may = np.zeros(kernels, bool)
+        for places in windows.values():
+            may[places] = True
+        following, lists = [], []
+        for k, edges in enumerate(_incoming(work, kernels)):
+            kind = str(work.kind[k])
+            sources = work.source[edges]
+            fed = bool((may[np.maximum(sources, 0)] & (sources >= 0)).any())
+            adds = kind == "conv" and flat[k] and edges.size > 1
+            if adds or (edges.size and ((kind == "pool" and flat[k]) or (kind in FOLLOWING and fed))):
+                following.append(k)
+                lists.append(edges)
+                may[k] = True
+        these = np.asarray(following, np.int64)
+        most = max((len(edges) for edges in lists), default=0)
+        inputs, real = np.zeros((len(these), most), np.int64), np.zeros((len(these), most), bool)
+        for row, own in enumerate(lists):
+            inputs[row, : len(own)], real[row, : len(own)] = own, True
+        sources = work.source[inputs] if len(work.source) else inputs
+        kinds = work.kind[these] if len(these) else np.zeros(0, "<U1")
+        ops = np.array([str(work.op[k]).partition("+")[0] if work.op.size else "" for k in these], dtype="<U64")
+        edges = np.flatnonzero((may[np.maximum(work.source, 0)] & (work.source >= 0)) | may[work.sink])
+        rows = np.arange(len(edges))
+        return cls(
+            **windows,
+            may=may,
+            following=these,
+            inputs=inputs,
+            real=real,
+            sources=np.maximum(sources, 0),
+            inner=real & (sources >= 0),
+            adding=kinds == "conv",
+            pools=kinds == "pool",
+            joins=(kinds == "movement") & np.isin(ops, ("", "Concat")) & (real.sum(axis=1) > 1),
+            norms=(kinds == "normalization") & (ops == "BatchNormalization"),
+            sums=(kinds == "elementwise") & np.isin(ops, sorted(elementwise)),
+            edges=edges,
+            again=_Again.of(work.tensor[edges]) if work.tensor.size else None,
+            to_sink=small(csr_array((np.ones(len(edges)), (rows, work.sink[edges])), shape=(len(edges), kernels))),
+            last=np.setdiff1d(np.arange(kernels), work.source),
+        )
+
+
+def _incoming(work: Work, kernels: int) -> list[Ids]:
     order = np.argsort(work.sink, kind="stable")
     bounds = np.searchsorted(work.sink[order], np.arange(kernels + 1))
     return [order[bounds[k] : bounds[k + 1]] for k in range(kernels)]
 
 
-def _blocked_inputs(work: Work, edges: NDArray[np.int64], writes: Bools) -> Bools:
-    """Whether each edge carries the blocked layout, [P, edges]; inputs of the model never do."""
-    sources = work.source[edges]
-    return np.asarray(writes[:, np.maximum(sources, 0)] & (sources >= 0))
+def _tensors(work: Work) -> NDArray[np.int64]:
+    """A number for the tensor of each edge, [E]. Inputs of the model are not told apart by their edges; those of one
+    size are taken for the same tensor."""
+    found = work.source.copy()
+    sizes: dict[tuple[float, float], int] = {}
+    for edge in np.flatnonzero(work.source < 0):
+        size = (float(work.channels[:, edge].max()), float(work.bytes[:, edge].max()))
+        found[edge] = -1 - sizes.setdefault(size, len(sizes))
+    return found
 
 
-def _first_wanting_other(work: Work, reads: Bools, writes: Bools) -> list[tuple[int, Bools]]:
-    """Edges with the plans [P] in which that edge is the first of its tensor to ask for the other layout.
+@dataclass(frozen=True)
+class _Again:
+    """Edges that carry a tensor once more, and those that carried it before."""
 
-    Inputs of the model are not told apart by their edges; those of one size are taken for the same tensor.
-    """
-    asked: dict[object, Bools] = {}
-    result = []
-    for number in range(len(work.source)):
-        source, sink = int(work.source[number]), int(work.sink[number])
-        have = writes[:, source] if source >= 0 else np.zeros(len(writes), dtype=bool)
-        wants = (have != reads[:, sink]) & (work.channels[:, number] > 0)
-        if not wants.any():
-            continue
-        tensor = source if source >= 0 else (work.channels[:, number].max(), work.bytes[:, number].max())
-        before = asked.get(tensor, np.zeros_like(wants))
-        asked[tensor] = wants | before
-        first = wants & ~before
-        if first.any():
-            result.append((number, first))
-    return result
+    places: Ids  #: [A]
+    before: Ids  #: [A, most]
+    real: Bools  #: [A, most], the others fill up
+
+    @classmethod
+    def of(cls, tensors: Ids) -> _Again:
+        """Of the numbers of the edges' tensors, in order."""
+        seen: dict[int, list[int]] = {}
+        places, lists = [], []
+        for place, tensor in enumerate(map(int, tensors)):
+            if tensor in seen:
+                places.append(place)
+                lists.append(list(seen[tensor]))
+            seen.setdefault(tensor, []).append(place)
+        most = max(map(len, lists), default=0)
+        before, real = np.zeros((len(places), most), np.int64), np.zeros((len(places), most), bool)
+        for row, own in enumerate(lists):
+            before[row, : len(own)], real[row, : len(own)] = own, True
+        return cls(np.asarray(places, np.int64), before, real)
+
+    def first(self, wants: Bools) -> Bools:
+        """Where an edge is the first of its tensor to ask for the other layout, [P, edges]."""
+        if not len(self.places):
+            return wants
+        found = wants.copy()
+        found[:, self.places] &= ~(wants[:, self.before] & self.real).any(axis=2)
+        return found

@@ -75,6 +75,10 @@ class CachedSimdCpu(CostModel):
         reads, writes = self.blocked.masks(work)
         return self.kernel_seconds(work, reads, writes) + self.conversion_seconds(work, reads, writes)
 
+    def idle(self, work: Work) -> Bools:
+        """Kernels that do nothing, unless they are fed by one whose layout has to be converted for them, [K]."""
+        return self.blocked.idle(work)
+
     def kernel_seconds(self, work: Work, reads: Bools, writes: Bools) -> Floats:
         """Seconds per kernel without conversions, [P, K], given which read and write the blocked layout."""
         into, out = self._padding(work.in_channels, reads), self._padding(work.out_channels, writes)
@@ -105,17 +109,28 @@ class CachedSimdCpu(CostModel):
     def compute_seconds(self, work: Work, reads: Bools, writes: Bools) -> Floats:
         """Seconds of arithmetic, [P, K], by the formula of the implementation that runs each kernel."""
         peak = self.peak(work)
-        kind = work.kind
-        dense = (kind == "conv") | (kind == "grouped")
-        depthwise = kind == "depthwise"
-        inside = np.where(dense, reads | writes, reads)
         result = self._plain(work, reads)
-        result = np.where((kind == "matmul"), self._matmul(work, peak), result)
-        result = np.where(kind == "conv_transpose", self._transposed(work, peak), result)
-        result = np.where(kind == "recurrent", work.macs / (peak * self._constants.recurrent), result)
-        result = np.where(dense | depthwise, self._gathered(work, peak), result)
-        result = np.where(dense & inside, self._blocked(work, reads, peak), result)
-        return np.asarray(np.where(depthwise & inside, self._depthwise(work), result))
+        for kind, formula in (
+            ("matmul", self._matmul),
+            ("conv_transpose", self._transposed),
+            ("recurrent", lambda own, rate: own.macs / (rate * self._constants.recurrent)),
+        ):
+            these = work.places(kind)
+            if len(these):
+                result[:, these] = formula(work.columns(these), peak[these])
+        these = work.places("conv", "grouped")
+        if len(these):
+            own, read = work.columns(these), reads[:, these]
+            blocked = self._blocked(own, read, peak[these])
+            inside = read | writes[:, these]
+            outside = blocked if inside.all() else self._gathered(own, peak[these])
+            result[:, these] = np.where(inside, blocked, outside)
+        these = work.places("depthwise")
+        if len(these):
+            own, read = work.columns(these), reads[:, these]
+            blocked = self._depthwise(own)
+            result[:, these] = blocked if read.all() else np.where(read, blocked, self._gathered(own, peak[these]))
+        return result
 
     def _blocked(self, work: Work, reads: Bools, peak: Floats) -> Floats:
         """A dense (or grouped) convolution in the blocked layout.
@@ -131,7 +146,7 @@ class CachedSimdCpu(CostModel):
         effective = _passes(blocks, lay.set_blocks, c.set_floor, 4.0) * lay.block
         gain = np.where((work.taps == 9) & (work.stride == 1) & (work.kind == "conv"), c.winograd, 1.0)
         store = np.where(reads, c.output_macs, c.direct_macs)
-        macs = work.groups * work.m * effective * (k * work.taps / gain + store)
+        macs = work.groups * work.m * effective * (k * (work.taps / gain) + store)
         return np.asarray(macs / peak)
 
     def _depthwise(self, work: Work) -> Floats:
@@ -182,10 +197,15 @@ class CachedSimdCpu(CostModel):
 
         The element is one of the output, or of the input where a reduction has more of them.
         """
-        each = np.array([self._op_ns(*parts) for parts in zip(_chains(work), work.kind, strict=True)])
-        pool = np.where(reads & (work.kind == "pool"), self._op_ns(["blocked_pool"], "pool"), each)
-        elements = np.where(work.kind == "reduce", work.read, work.written) / work.itemsize
-        return np.asarray(elements * pool * _lanes(work) * 1e-9)
+        key = (id(self.target), "op_ns")
+        each = work.kept(key, lambda: np.array([self._op_ns(*p) for p in zip(_chains(work), work.kind, strict=True)]))
+        result = work.written * (each / 4e9)  # per element, which takes as many lanes as it has bytes, of four
+        these = work.places("reduce")
+        result[:, these] = work.read[:, these] * (each[these] / 4e9)
+        these = work.places("pool")
+        blocked = work.written[:, these] * (self._op_ns(["blocked_pool"], "pool") / 4e9)
+        result[:, these] = np.where(reads[:, these], blocked, result[:, these])
+        return np.asarray(result)
 
     def _op_ns(self, chain: list[str], kind: str) -> float:
         table = self.target.op_ns
@@ -197,8 +217,11 @@ class CachedSimdCpu(CostModel):
         """Seconds that operators fused behind a product add: most activations are one more pass over the
         output."""
         table = self.target.fused_ns
-        each = [sum(table.get(op, 0.0) for op in chain[1:]) for chain in _chains(work)]
-        return np.asarray(work.written / work.itemsize * np.array(each) * _lanes(work) * 1e-9)
+        each = work.kept(
+            (id(self.target), "fused_ns"),
+            lambda: np.array([sum(table.get(op, 0.0) for op in chain[1:]) for chain in _chains(work)]),
+        )
+        return np.asarray(work.written * (each / 4e9))
 
 
 def _lanes(work: Work) -> Floats:
@@ -210,7 +233,7 @@ def _whole(work: Work) -> Work:
     """The same work with extents that are whole up to rounding errors made whole: a remainder decides the
     layout."""
     extents = {name: np.round(getattr(work, name), 6) for name in ("groups", "m", "n", "k", "channels")}
-    return replace(work, **extents)
+    return replace(work, **extents).of_same_kernels(work.memo)
 
 
 def _chains(work: Work) -> list[list[str]]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
+
+_NONE = np.zeros(0, np.int64)
 
 #: The kinds of kernel a cost model may meet. `free` does nothing at run time (reshape of a view, identity).
 KINDS = (
@@ -26,6 +32,15 @@ KINDS = (
     "other",
     "free",
 )
+
+
+#: Entries of a sparse matrix that is multiplied with faster as a dense one.
+DENSE = 1 << 15
+
+
+def small(matrix: csr_array) -> Floats | csr_array:
+    """A matrix in the form that is multiplied with faster."""
+    return np.asarray(matrix.toarray()) if np.prod(matrix.shape) <= DENSE else matrix
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,37 @@ class Work:
     op: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))
     # [K], spatial axes of a window (2 for images)
     axes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    # [E], a number for each tensor, the same on all edges that carry it; empty where inputs are not told apart
+    tensor: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    #: What follows from the fields without P alone, kept by whoever computes it: many works share one.
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def of_same_kernels(self, memo: dict[Any, Any]) -> Work:
+        """This work, with what other works of the same kernels keep."""
+        object.__setattr__(self, "memo", memo)
+        return self
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, computed once for all works of the same kernels; it may use no field with a P."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        found: T = self.memo[key]
+        return found
+
+    def places(self, *kinds: str) -> NDArray[np.int64]:
+        """The kernels of some kinds."""
+        return self.kept(("kinds", kinds), lambda: np.flatnonzero(np.isin(self.kind, kinds)))
+
+    def columns(self, these: NDArray[np.int64]) -> Work:
+        """The work of some kernels alone, without the activations between them."""
+        none = np.zeros((len(self.m), 0))
+        return Work(
+            kind=self.kind[these], itemsize=self.itemsize[these], taps=self.taps[these], stride=self.stride[these],
+            groups=self.groups[:, these], m=self.m[:, these], n=self.n[:, these], k=self.k[:, these],
+            read=self.read[:, these], written=self.written[:, these], weights=self.weights[:, these],
+            elements=self.elements[:, these], source=_NONE, sink=_NONE, channels=none, bytes=none,
+            op=self.op[these] if self.op.size else self.op, axes=self.axes[these] if self.axes.size else self.axes,
+        )  # fmt: skip
 
     @property
     def macs(self) -> Floats:

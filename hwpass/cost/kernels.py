@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -13,7 +15,7 @@ from scipy.sparse import csr_array
 from hwpass.cost.formats import Formats
 from hwpass.cost.fusion import Kernel, constant_only, fused
 from hwpass.cost_models.target import Footprint
-from hwpass.cost_models.work import Floats, Work
+from hwpass.cost_models.work import Floats, Work, small
 from hwpass.coupling.groups import Coupling
 from hwpass.ops import Node, Tensor, traits_of
 from hwpass.ops.axes import Factor
@@ -24,13 +26,17 @@ class _Products:
     """Many products of extents, each a constant times extents that depend on the widths."""
 
     constants: list[float] = field(default_factory=list)
-    rows: list[list[int]] = field(default_factory=list)
+    rows: list[tuple[int, ...]] = field(default_factory=list)
+    _numbers: dict[tuple[float, tuple[int, ...]], int] = field(default_factory=dict)
 
     def add(self, constant: float, rows: list[int]) -> int:
-        """Enter a product; returns its number."""
-        self.constants.append(constant)
-        self.rows.append(rows)
-        return len(self.rows) - 1
+        """Enter a product; returns its number. Equal ones are computed once."""
+        key = (constant, tuple(sorted(rows)))
+        if key not in self._numbers:
+            self._numbers[key] = len(self.rows)
+            self.constants.append(constant)
+            self.rows.append(key[1])
+        return self._numbers[key]
 
     def freeze(self, unit: int) -> tuple[Floats, NDArray[np.int64]]:
         """The constants [N] and row numbers [N, longest], padded by the row of ones."""
@@ -51,6 +57,8 @@ class _Flow:
     last_read: dict[str, int] = field(default_factory=dict)
     sources: list[int] = field(default_factory=list)
     sinks: list[int] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)
+    tensors: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)
 
@@ -140,9 +148,11 @@ class Kernels:
             if not kernel.recurrent:
                 self._writes(number, kernel, flow)
         self.source, self.sink = np.asarray(flow.sources, np.int64), np.asarray(flow.sinks, np.int64)
+        self.tensor = np.asarray(flow.tensors, np.int64)
         self._edge_bytes, self._edge_channels = flow.bytes, flow.channels
+        self._memo: dict[Any, Any] = {}
         edges = len(flow.sinks)
-        self._edges_of = csr_array((np.ones(edges), (np.arange(edges), self.sink)), shape=(edges, count))
+        self._edges_of = small(csr_array((np.ones(edges), (np.arange(edges), self.sink)), shape=(edges, count)))
         self._liveness(flow)
         self._finish()
 
@@ -162,6 +172,7 @@ class Kernels:
                     for source in flow.producers.get(tensor.name, ()):
                         flow.sources.append(source)
                         flow.sinks.append(number)
+                        flow.tensors.append(flow.names.setdefault(tensor.name, len(flow.names)))
                         flow.bytes.append(flow.size[tensor.name])
                         flow.channels.append(self._channels(operand))
             output = node.outputs[0] if node.outputs else None
@@ -271,11 +282,11 @@ class Kernels:
         sums = map(self._sums, (self._written, self._weights, self._elements))
         self._written_of, self._weights_of, self._elements_of = sums
 
-    def _sums(self, lists: list[list[int]]) -> csr_array:
+    def _sums(self, lists: list[list[int]]) -> Floats | csr_array:
         """What makes sums per kernel of products, as their values [P, products] times it."""
         flat = np.asarray([i for part in lists for i in part], np.int64)
         where = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
-        return csr_array((np.ones(len(flat)), (flat, where)), shape=(len(self._constant), len(lists)))
+        return small(csr_array((np.ones(len(flat)), (flat, where)), shape=(len(self._constant), len(lists))))
 
     @property
     def products(self) -> int:
@@ -326,7 +337,29 @@ class Kernels:
             bytes=moved,
             op=self.op,
             axes=self.axes,
-        )
+            tensor=self.tensor,
+        ).of_same_kernels(self._memo)
+
+    def narrowed(self, these: NDArray[np.int64], there: NDArray[np.bool_]) -> Kernels:
+        """The work of some kernels alone. What others that are `there` [K] hand to them comes from outside."""
+        found = copy.copy(self)
+        for name in ("kind", "op", "axes", "taps", "stride", "itemsize"):
+            setattr(found, name, getattr(self, name)[these])
+        for name in ("_groups", "_m", "_n", "_k"):
+            setattr(found, name, np.asarray(getattr(self, name), np.int64)[these])
+        for name in ("_written_of", "_weights_of", "_elements_of"):
+            setattr(found, name, small(csr_array(getattr(self, name))[:, these]))
+        place = np.full(len(self.kind) + 1, -1, np.int64)  # the last: what is outside already
+        place[these] = np.arange(len(these))
+        edges = np.flatnonzero((place[self.sink] >= 0) & ((self.source < 0) | there[self.source]))
+        found.source, found.sink = place[self.source[edges]], place[self.sink[edges]]
+        found.tensor = self.tensor[edges]
+        found._edge_bytes = [self._edge_bytes[e] for e in edges]
+        found._edge_channels = [self._edge_channels[e] for e in edges]
+        shape = (len(edges), len(these))
+        found._edges_of = small(csr_array((np.ones(len(edges)), (np.arange(len(edges)), found.sink)), shape=shape))
+        found._memo = {}
+        return found
 
     def size(self, values: Floats, there: NDArray[np.bool_] | None = None) -> Floats:
         """Bytes of all constants in the model's file, [P]; `there` [P, nodes] says which nodes a plan has left."""

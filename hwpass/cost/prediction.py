@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -29,6 +30,15 @@ BATCH = 256
 VALUES = 1 << 22
 
 
+@dataclass(frozen=True)
+class _Priced:
+    """Kernels that are priced: their numbers, their work, and what prices them."""
+
+    kernels: NDArray[np.int64]
+    of: Kernels
+    model: Hosted
+
+
 class Cost:
     """The cost of a coupled model on a target, for many width vectors at once."""
 
@@ -46,6 +56,8 @@ class Cost:
             self._parts = Kernels(coupling, target.fusion, self.remainders.kernels, formats, target.footprint)
             self._parts_model = Hosted(target, self._parts.kernels)
         self.dense = self._parts.dense
+        own = np.asarray([kernel.without < 0 for kernel in self._parts.kernels], bool)
+        self._whole, self._partial = self._priced(own), self._priced(np.ones_like(own))
         self._batch = max(1, min(BATCH, VALUES // max(1, self._parts.products)))
 
     def __call__(self, widths: Floats, metrics: tuple[str, ...] = tuple(METRICS)) -> dict[str, Floats]:
@@ -56,21 +68,33 @@ class Cost:
 
     def _evaluate(self, widths: Floats, metrics: tuple[str, ...]) -> dict[str, Floats]:
         values = self._parts.values(widths)
-        runs = self.remainders.runs(widths)
-        work = self._parts.work_of(values, runs)
-        run = 1.0 if runs is None else runs
+        runs = self.remainders.runs(widths) if (widths == 0).any() else None
+        priced = self._whole if runs is None else self._partial
+        run = None if runs is None else runs[:, priced.kernels]
+        work = priced.of.work_of(values, run)
         found: dict[str, Floats] = {}
-        if "latency" in metrics:
-            found["latency"] = (self._parts_model.latency(work) * run).sum(axis=1)
-        if "energy" in metrics:
-            found["energy"] = (self._parts_model.energy(work) * run).sum(axis=1)
-        if "macs" in metrics:
-            found["macs"] = (work.macs * run).sum(axis=1)
+        for metric in {"latency", "energy", "macs"} & set(metrics):
+            each = work.macs if metric == "macs" else getattr(priced.model, metric)(work)
+            found[metric] = each.sum(axis=1) if run is None else (each * run).sum(axis=1)
+        if runs is None:
+            runs = self.remainders.runs(widths)
         if {"size", "memory", *LIMITED} & set(metrics):
             there, added = self.remainders.there(widths), self.remainders.stored(widths)
             found["size"] = self._parts.size(values, there) + added
             found |= self._memory(values, runs, self._parts.deployed(values, there) + added)
         return {metric: found[metric] for metric in metrics}
+
+    def _priced(self, wanted: NDArray[np.bool_]) -> _Priced:
+        """Those of some kernels that may cost something. A host is handed tensors through the others too: then all."""
+        there = wanted
+        narrowed = self._parts.narrowed(np.flatnonzero(wanted), there)
+        if self._parts_model.host is None:
+            idle = self._parts_model.model.idle(narrowed.work(self.dense[None, :]))
+            wanted = wanted.copy()
+            wanted[np.flatnonzero(wanted)[idle]] = False
+        these = np.flatnonzero(wanted)
+        model = Hosted(self.target, [self._parts.kernels[k] for k in these])
+        return _Priced(these, self._parts.narrowed(these, there), model)
 
     def _memory(self, values: Floats, runs: NDArray[np.bool_] | None, constants: Floats) -> dict[str, Floats]:
         """RAM, flash and both, [P]; `constants` are their bytes in the target's format."""

@@ -55,6 +55,8 @@ class Remainders:
         if not self._whole.any() and not self._partly.any():
             return None
         empty = widths == 0
+        if not empty.any():
+            return np.repeat((self._without < 0)[None, :], len(widths), axis=0)
         gone, parts = empty @ self._whole > 0, empty @ self._partly
         left = (self._without < 0) | empty[:, np.maximum(self._without, 0)]
         # Two branches that end in one kernel: what both leave is taken for the kernel itself.
