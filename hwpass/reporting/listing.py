@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -19,33 +20,53 @@ if TYPE_CHECKING:
     from hwpass.manager import Pass
 
 #: Keys of a target that are no figures; they stand in the heading.
-WORDS = ("name", "description", "model", "runtime", "sources", "fusion", "validation")
+WORDS = (
+    "name", "description", "aliases", "extends", "model", "runtime", "dtype", "sources", "fusion", "validation",
+    "uncertainty",
+)  # fmt: skip
 
 
-def render_targets(console: Console) -> None:
-    """Print the targets that come with hwpass, one line each."""
+def render_targets(console: Console, names: Sequence[str] | None = None) -> None:
+    """Print targets, one line each: all of them, or some by name."""
     from hwpass.cost_models import load_target, target_names
 
     rows = []
-    for name in target_names():
+    for name in target_names() if names is None else names:
         target = load_target(name)
-        rows.append((name, str(target.align), target.description))
-    print_table(console, ("target", "align", "what it is"), rows, "lrl", "the folder of targets")
+        rows.append((name, target.model, " ".join(target.peak), str(target.align), target.description))
+    headings = ("target", "cost model", "formats", "align", "what it is")
+    print_table(console, headings, rows, "lllrl", "the folder of targets")
     print_line(console, "hwpass targets NAME shows the figures and their sources", "dim")
 
 
 def render_target(name: str, console: Console) -> None:
-    """Print a target's figures, each with its source. Raises UsageError or InputError."""
-    from hwpass.cost_models import load_target
+    """Print a target's figures, each with its source; a word that is part of several names lists these.
 
-    target = load_target(name)
+    Raises UsageError or InputError.
+    """
+    from hwpass.cost_models import find_targets, load_target
+
+    several = find_targets(name) if "." not in name else []
+    if len(several) > 1:
+        render_targets(console, several)
+        return
+    target = load_target(several[0] if several else name)
     print_line(console, f"{target.name}: {target.description}", "bold")
+    if target.aliases:
+        print_line(console, f"also called {', '.join(target.aliases)}")
+    if target.extends is not None:
+        print_line(console, f"extends {target.extends}: what is not said here is taken from there")
     print_line(console, f"runtime: {target.runtime}")
     print_line(console, f"cost model: {target.model}")
+    _render_fallback(target, console)
     figures = list(target_figures(target))
     # A source often covers many figures: it is printed once, and the figures carry its number.
     numbers = {text: number for number, text in enumerate(dict.fromkeys(s for _, _, s in figures if s), 1)}
     _render_figures(figures, numbers, console)
+    if target.uncertainty:
+        wide = ", ".join(f"{kind} {100 * (math.exp(u) - 1):.0f} %" for kind, u in target.uncertainty.items())
+        print_line(console, "")
+        print_line(console, f"nine of ten latencies lie within: {wide}")
     if target.validation:
         print_line(console, "")
         print_line(console, "checked against", "bold")
@@ -61,6 +82,16 @@ def render_target(name: str, console: Console) -> None:
         print_line(console, f"  [{number}] {text}")
     if target.fusion:
         print_line(console, f"  fusion: {target.source('fusion')}")
+
+
+def _render_fallback(target: Target, console: Console) -> None:
+    """What the target cannot run, and who does."""
+    found = target.fallback
+    if found is None:
+        return
+    what = f"all but {', '.join(found.runs)}" if found.runs else ", ".join(found.lacks)
+    rest = ", and all behind the first of them" if found.rest else ""
+    print_line(console, f"runs on {found.host} instead: {what}{rest}")
 
 
 def _render_figures(figures: Sequence[tuple[str, str, str]], numbers: Mapping[str, int], console: Console) -> None:
