@@ -37,6 +37,8 @@ TARGET = option("--target", required=True, metavar="NAME|FILE.toml", help="See `
 THREADS = option(
     "--threads", group="Advanced", type=ranges.THREADS, default=1, show_default=True, help="Threads to compute with."
 )
+DTYPE = option("--dtype", type=click.Choice(["fp32", "fp16", "int8"]), help="The number format to price the model in.")
+DIM = option("--dim", multiple=True, metavar="N=8|N=1..8", help="The size of a dynamic axis, or a range. Repeatable.")
 ALLOW = option(
     "--allow-external",
     group="Advanced",
@@ -149,8 +151,8 @@ def sweep(model: str, target: str, points: str, json_path: str | None, csv_path:
 @MODEL
 @TARGET
 @option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
-@option("--dtype", type=click.Choice(["fp32", "fp16", "int8"]), help="The number format to price the model in.")
-@option("--dim", multiple=True, metavar="N=8|N=1..8", help="The size of a dynamic axis, or a range. Repeatable.")
+@DTYPE
+@DIM
 @THREADS
 @ALLOW
 @option(
@@ -168,6 +170,39 @@ def profile(model: str, target: str, measure: bool, dtype: str | None, dim: tupl
         out.write(json=lambda: found.model_dump_json(indent=2) + "\n")
         with out.printed() as console:
             render_profile(found, console)
+
+
+@main.command(context_settings=CONTEXT, examples=(
+        "hwpass check model.onnx --target mobile-cpu --latency 12ms --size 4MiB",
+))  # fmt: skip
+@MODEL
+@TARGET
+@option("--latency", group="Budget", metavar="12ms", help="At most this predicted latency.")
+@option("--energy", group="Budget", metavar="5mJ", help="At most this predicted energy per inference.")
+@option("--memory", group="Budget", metavar="2MiB", help="At most this peak memory, weights included.")
+@option("--size", group="Budget", metavar="4MiB", help="At most these bytes of weights.")
+@option("--macs", group="Budget", metavar="300M", help="At most these multiply-accumulates.")
+@DTYPE
+@DIM
+@THREADS
+@ALLOW
+@option(
+    "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the result as JSON; - is standard output."
+)
+def check(model: str, target: str, dtype: str | None, dim: tuple[str, ...], threads: int, allow_external: bool,
+          json_path: str | None, **budgets: str | None) -> None:  # fmt: skip
+    """Whether MODEL as it is stays within budgets on a target, and within the target's own limits (status 4: no)."""
+    from hwpass.workflows.check import check_model, over, render_check
+
+    with outputs({"MODEL": model, "target": target}, json=json_path) as out:
+        with status_line() as progress:
+            found = check_model(source(model)[0], target, budgets, dtype=dtype, dim=dim, threads=threads,
+                                allow_external=allow_external, progress=progress)  # fmt: skip
+        out.write(json=lambda: found.model_dump_json(indent=2) + "\n")
+        with out.printed() as console:
+            render_check(found, console)
+    if not found.passed:
+        fail(BudgetError(f"{over(found)}; prune it with `hwpass run`"))
 
 
 @main.command(context_settings=CONTEXT, examples=(
