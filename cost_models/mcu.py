@@ -1,8 +1,8 @@
-"""Microcontrollers: one in-order core without a large cache, weights in flash, int8 by SIMD instructions of a few lanes.
+"""Microcontrollers: one in-order core with a small cache or none, weights in flash, int8 by SIMD of a few lanes.
 
 The runtime is part of such a target as much as the core is: the same board differs by 1.8 times between compilers
-(MLPerf Tiny), so a target names its library and carries its figures. Cycles of a convolution or dense layer with m output
-positions, n output channels and windows of d = channels x taps elements:
+(MLPerf Tiny), so a target names its library and carries its figures. Cycles of a convolution or dense layer with m
+output positions, n output channels and windows of d = channels x taps elements:
 
     n x (m x d x MAC + passes x d x weight load) + m x d x gather + m x n x output
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,7 +47,7 @@ class Net:
         self._random = np.random.default_rng(0)
         self.input = Map("input", channels, height, height if width is None else width)
 
-    def _add(self, op: str, inputs: Sequence[str], **attributes: object) -> str:
+    def _add(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
         output = f"{op.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
@@ -122,6 +123,13 @@ class Net:
         """Channels of all maps."""
         name = self._add("Concat", [m.name for m in maps], axis=1)
         return Map(name, sum(m.channels for m in maps), maps[0].height, maps[0].width)
+
+    def upsample(self, x: Map, factor: int = 2) -> Map:
+        """Nearest neighbours, both extents times a factor."""
+        name = f"constant{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array([1, 1, factor, factor], np.float32), name))
+        resized = self._add("Resize", [x.name, "", name], mode="nearest")
+        return Map(resized, x.channels, x.height * factor, x.width * factor)
 
     def act(self, x: Map, op: str) -> Map:
         """An activation of its own."""

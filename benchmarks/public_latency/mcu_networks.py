@@ -1,7 +1,7 @@
 """Networks of the microcontroller tables, rebuilt from the public descriptions of their architectures.
 
-MLPerf Tiny: mlcommons/tiny (training scripts of the four benchmarks). ST's model zoo: STMicroelectronics/stm32ai-modelzoo
-(one model file each). MCUNet: mit-han-lab/tinyml, mcunet/assets/configs.
+MLPerf Tiny: mlcommons/tiny, the training scripts of its four benchmarks. ST's model zoo: STMicroelectronics/
+stm32ai-modelzoo, one file per model. MCUNet: mit-han-lab/tinyml, mcunet/assets/configs.
 """
 
 from __future__ import annotations
