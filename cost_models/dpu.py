@@ -1,7 +1,7 @@
 """Deep learning processors on FPGAs (AMD's DPUCZDX8G and its like): one convolution engine with fixed parallelism.
 
-In one cycle the engine multiplies `pixels` positions of a row by `inputs` input channels by `outputs` output channels,
-so that each of the three is rounded up (AMD PG338, architecture of the DPUCZDX8G). Cycles of a convolution with rows of
+In one step the engine multiplies `pixels` positions of a row by `inputs` input channels by `outputs` output channels,
+so that each of the three is rounded up (AMD PG338, architecture of the DPUCZDX8G). Steps of a convolution with rows of
 w positions and windows of t taps:
 
     rows x ceil(w / pixels) x t x ceil(k / inputs) x ceil(n / outputs)
@@ -23,16 +23,15 @@ from pydantic import Field
 from hwpass.cost_models.base import CostModel, Figures, register
 from hwpass.cost_models.target import Target
 from hwpass.cost_models.work import Floats, Work
-from hwpass.errors import InputError
 
 
 class DpuLayout(Figures):
     """Parallelism of the engines, and how many of them there are."""
 
-    pixels: int = Field(gt=0)  #: positions of a row per cycle
-    inputs: int = Field(gt=0)  #: input channels per cycle
-    outputs: int = Field(gt=0)  #: output channels per cycle
-    depthwise_pixels: int = Field(gt=0)  #: positions of a row per cycle in the depthwise engine, for `inputs` channels
+    pixels: int = Field(gt=0)  #: positions of a row per step
+    inputs: int = Field(gt=0)  #: input channels per step
+    outputs: int = Field(gt=0)  #: output channels per step
+    depthwise_pixels: int = Field(gt=0)  #: positions of a row per step in the depthwise engine, for `inputs` channels
     cores: int = Field(gt=0)  #: engines, each of which takes one image
 
 
@@ -49,7 +48,7 @@ class DpuConstants(Figures):
 class FpgaDpu(CostModel):
     """One image through a DPU: `memory` is the buffer for feature maps on the chip, then DRAM as one core sees it.
 
-    `peak` is for the record: the rate follows from `layout` and the clock.
+    `peak` is the rate of one core when each step is full, so that a step takes pixels x inputs x outputs / peak.
     """
 
     Layout = DpuLayout
@@ -59,9 +58,6 @@ class FpgaDpu(CostModel):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        if target.clock_ghz is None:
-            raise InputError(f"target '{target.name}': clock_ghz: missing; the rate of the engines needs it")
-        self._cycle = 1e-9 / target.clock_ghz
         #: Cores at work, and the seconds that one more byte of DRAM takes when they share it.
         self._busy = min(target.threads, self._layout.cores)
         shared = 1e-9 * self._busy / self._constants.shared_gbs
@@ -69,15 +65,16 @@ class FpgaDpu(CostModel):
 
     def latency(self, work: Work) -> Floats:
         """Seconds per kernel, [P, K], of one image, or per image where several are under way."""
-        compute = self._cycles(work) * self._cycle
+        lay = self._layout
+        compute = self._steps(work) * lay.pixels * lay.inputs * lay.outputs / self.peak(work)
         read, written = self.memory_seconds(work.read, work.read), self.memory_seconds(work.written, work.written)
         memory = read + written + work.weights * self._seconds_per_byte[-1]
         seconds = np.maximum(compute + self._constants.exposed * memory, memory) + self.target.overhead_us * 1e-6
         engine = np.where(work.kind == "free", 0.0, seconds) / self._busy
         return np.asarray(engine + self._host(work, engine))
 
-    def _cycles(self, work: Work) -> Floats:
-        """Cycles of the engines, [P, K]; kernels without a product are bound by memory."""
+    def _steps(self, work: Work) -> Floats:
+        """Steps of the engines, [P, K]; kernels without a product are bound by memory."""
         lay = self._layout
         side = np.sqrt(np.round(work.m, 6))
         wide = np.ceil(np.round(side / lay.pixels, 6))

@@ -26,6 +26,9 @@ from public_latency.scores import Pair, Row, Table
 
 #: How far a rebuilt network's operations may be from the published ones.
 AGREE = 0.1
+#: Pixels and channels in parallel by operations per cycle: AMD PG338.
+_ENGINES = {512: (4, 8), 800: (4, 10), 1024: (8, 8), 1152: (4, 12), 1600: (8, 10), 2304: (8, 12), 3136: (8, 14),
+            4096: (8, 16)}  # fmt: skip
 #: Threads that are taken for "several": the source does not say how many.
 SEVERAL = 8
 
@@ -60,7 +63,7 @@ def latencies(file: Path, networks: Networks) -> list[Table]:
             if _number(row[key]):
                 predicted = float(cost_model(target.variant(threads=threads)).latency(work).sum())
                 rows.append(Row(row["board"], row["model_full_name"], 1 / _number(row[key]), predicted, macs))
-    note = "Fitted to both boards; ZCU102 alone from the KV260's figures: see the target's validation."
+    note = "All boards were fitted to; what is known of networks and boards left out stands in the targets' validation."
     return [
         Table("DPU, one thread", single, note=note, left_out=dict(left)),
         Table("DPU, several threads", several, note=f"Seconds per image with {SEVERAL} threads."),
@@ -98,16 +101,24 @@ def pruned(file: Path, networks: Networks) -> Table:
     return Table("DPU pairs", pairs=pairs, note=note, left_out=dict(left))
 
 
+#: Targets of other boards by what their configuration matches.
+_BOARDS = ((r"192 AIEs", "vck190"), (r"C20B14", "vek280"), (r"DPUCAHX8H", "alveo-u55c"))
+
+
 def dpu(board: str, configuration: str) -> Target | None:
-    """The target of a board with DPUCZDX8G cores, such as "3 * B4096  @ 281MHz"; None for other engines."""
-    del board
-    found = re.search(r"(\d+)\s*\*\s*B4096F?\s*@\s*(\d+)\s*MHz", configuration)
+    """The target of a board and its configuration, such as "3 * B4096  @ 281MHz"; None for engines without a target."""
+    found = re.search(r"(\d+)\s*\*\s*B(\d+)F?\s*@\s*(\d+)\s*MHz", configuration)
     if found is None:
-        return None
+        name = next((name for what, name in _BOARDS if re.search(what, f"{board} {configuration}")), None)
+        return None if name is None else load_target(name)
     base = load_target("fpga-dpu")
-    return base.model_copy(
-        update={"clock_ghz": int(found[2]) / 1e3, "layout": base.layout | {"cores": int(found[1])}},
-    )
+    cores, operations, megahertz = map(int, found.groups())
+    if operations not in _ENGINES:
+        return None
+    pixels, channels = _ENGINES[operations]
+    layout = base.layout | {"cores": cores, "pixels": pixels, "inputs": channels, "outputs": channels}
+    peak = {"int8": operations / 2 * megahertz / 1e3}
+    return base.model_copy(update={"clock_ghz": megahertz / 1e3, "peak": peak, "layout": layout})
 
 
 @dataclass
