@@ -78,7 +78,7 @@ def mobilenet_v1(alpha: float, size: int) -> onnx.ModelProto:
     return _classify(net, x)
 
 
-def mobilenet_v2(alpha: float, size: int) -> onnx.ModelProto:
+def mobilenet_v2(alpha: float, size: int, classes: int = 1000) -> onnx.ModelProto:
     """MobileNetV2 (arXiv 1801.04381)."""
     net = Net("mobilenet_v2", 3, size)
     x = net.conv(net.input, _eight(32 * alpha), 3, 2)
@@ -86,7 +86,7 @@ def mobilenet_v2(alpha: float, size: int) -> onnx.ModelProto:
     for expand, width, count, step in plan:
         for number in range(count):
             x = net.inverted(x, _eight(width * alpha), 3, step if number == 0 else 1, expand, "Relu")
-    return _classify(net, net.conv(x, max(1280, _eight(1280 * alpha)), 1))
+    return _classify(net, net.conv(x, max(1280, _eight(1280 * alpha)), 1), classes)
 
 
 #: EfficientNet-EdgeTPU by size: factors of width and depth (tensorflow/tpu, efficientnet/edgetpu).
@@ -111,16 +111,16 @@ def efficientnet_edge(size: str, resolution: int) -> onnx.ModelProto:
     return _classify(net, net.conv(x, _eight(1280 * width), 1))
 
 
-def squeezenet_v11() -> onnx.ModelProto:
+def squeezenet_v11(size: int = 224, classes: int = 1000) -> onnx.ModelProto:
     """SqueezeNet 1.1 (arXiv 1602.07360 and its repository)."""
-    net = Net("squeezenet", 3, 224)
+    net = Net("squeezenet", 3, size)
     x = net.pool(net.conv(net.input, 64, 3, 2, pad="valid"), "Max", 3, 2, "valid")
     for number, squeeze in enumerate((16, 16, 32, 32, 48, 48, 64, 64)):
         y = net.conv(x, squeeze, 1)
         x = net.concat(net.conv(y, 4 * squeeze, 1), net.conv(y, 4 * squeeze, 3))
         if number in (1, 3):
             x = net.pool(x, "Max", 3, 2, "valid")
-    return net.model(net.mean(net.conv(x, 1000, 1)))
+    return net.model(net.mean(net.conv(x, classes, 1)))
 
 
 def _tower(net: Net, x: Map, *layers: tuple[int, Size] | tuple[int, Size, int]) -> Map:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import pickle
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,10 @@ def latencies(file: Path, networks: Networks) -> list[Table]:
         for rows, key, threads in ((single, "fps_single_thread", 1), (several, "fps_multi_thread", SEVERAL)):
             if _number(row[key]):
                 predicted = float(cost_model(target.variant(threads=threads)).latency(work).sum())
-                rows.append(Row(row["board"], row["model_full_name"], 1 / _number(row[key]), predicted, macs))
+                factor = math.exp(target.uncertainty["network"])
+                low, high = predicted / factor, predicted * factor
+                name, seconds = row["model_full_name"], 1 / _number(row[key])
+                rows.append(Row(row["board"], name, seconds, predicted, macs, low=low, high=high))
     note = "All boards were fitted to; what is known of networks and boards left out stands in the targets' validation."
     return [
         Table("DPU, one thread", single, note=note, left_out=dict(left)),
@@ -143,7 +147,7 @@ class Networks:
                 self._works[name] = self._made(key, make, target, share)
                 if file is not None:
                     file.write_bytes(pickle.dumps(self._works[name]))
-        return self._works[name]
+        return replace(self._works[name])  # what a target keeps with a work is its own
 
     def _made(self, key: str, make: Make, target: Target, share: float) -> Work:
         if key not in self._kernels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from hwpass.cost_models import Target, cost_model, load_target
 from hwpass.cost_models.work import Work
 from hwpass.workflows.inspect import coupled
 from public_latency.graphs import Zoo
-from public_latency.mcu_networks import _MCUNET, TINY, mcunet, st_network
+from public_latency.mcu_networks import MCUNET, TINY, mcunet, st_network
 from public_latency.scores import Row, Table
 
 Make = Callable[[], onnx.ModelProto]
@@ -94,18 +95,30 @@ def st_latency(file: Path) -> list[Table]:
 
 def tinyengine(file: Path) -> list[Table]:
     """MCUNets under four libraries on one board; reference kernels are no target."""
-    rows: list[Row] = []
+    latency: list[Row] = []
+    ram: list[Row] = []
+    flash: list[Row] = []
     left = Counter[str]()
     for row in _rows(file):
         which, milliseconds = row["model"].partition("-")[2], _number(row["latency_ms"])
-        if which not in _MCUNET or row["library"] not in _LIBRARIES or not milliseconds:
+        if which not in MCUNET or row["library"] not in _LIBRARIES or not milliseconds:
             left["of unknown networks, reference kernels, or out of memory"] += 1
             continue
         target = at_clock(load_target(_LIBRARIES[row["library"]]), 480)
-        work = Network.named(which, partial(mcunet, which)).work(target, False)
-        rows.append(_row(f"{row['board']} {row['library']}", which, milliseconds / 1e3, target, work))
+        network = Network.named(which, partial(mcunet, which))
+        device = f"{row['board']} {row['library']}"
+        latency.append(_row(device, which, milliseconds / 1e3, target, network.work(target, False)))
+        for rows, key, needed in zip(
+            (ram, flash), ("peak_sram_kb", "flash_kb"), footprint(network, target), strict=True
+        ):
+            rows.append(Row(device, which, _number(row[key]), needed / 1024, latency[-1].macs))
     note = "The library chooses the target. All rows but withheld ones were fitted to."
-    return [Table("MCUNet latency", rows, note=note, left_out=dict(left))]
+    memory = "KiB, not seconds; the runtime's own was read off these rows."
+    return [
+        Table("MCUNet latency", latency, note=note, left_out=dict(left)),
+        Table("MCUNet RAM", ram, note=memory),
+        Table("MCUNet flash", flash, note=memory),
+    ]
 
 
 def mlperf_tiny(file: Path) -> list[Table]:
@@ -128,7 +141,7 @@ def mlperf_tiny(file: Path) -> list[Table]:
         joules = _number(row["energy_uj_per_inf"]) / 1e6
         if joules:
             predicted = float(cost_model(target).energy(work).sum())
-            energy.append(replace(latency[-1], measured=joules, predicted=predicted))
+            energy.append(replace(latency[-1], measured=joules, predicted=predicted, low=None, high=None))
     together = [replace(row, device="all", network=f"{row.device} {row.network}") for row in energy]
     note = "Processor and compiler choose the target, at the row's clock. The targets' sources say what was fitted to."
     return [
@@ -184,7 +197,7 @@ def at_clock(target: Target, megahertz: float) -> Target:
     return target.model_copy(update=changed)
 
 
-def footprint(network: Network, target: Target, floating: bool) -> tuple[float, float]:
+def footprint(network: Network, target: Target, floating: bool = False) -> tuple[float, float]:
     """Bytes of RAM and of flash that a network takes."""
     cost = Cost(network.coupling, target.model_copy(update={"dtype": "fp32" if floating else "int8"}))
     found = cost(cost.dense[None, :], ("ram", "flash"))
@@ -214,7 +227,9 @@ class Network:
 
 
 def _row(device: str, network: str, seconds: float, target: Target, work: Work) -> Row:
-    return Row(device, network, seconds, float(cost_model(target).latency(work).sum()), float(work.macs.sum()))
+    predicted, factor = float(cost_model(target).latency(work).sum()), math.exp(target.uncertainty["network"])
+    macs = float(work.macs.sum())
+    return Row(device, network, seconds, predicted, macs, low=predicted / factor, high=predicted * factor)
 
 
 def _key(row: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import onnx
 
 from public_latency.builder import Map, Net
+from public_latency.dpu_networks import mobilenet_v2, squeezenet_v11
 
 
 def mobilenet_v1(alpha: float, size: int, classes: int, channels: int = 3) -> onnx.ModelProto:
@@ -165,7 +166,7 @@ def ignatov(window: int) -> onnx.ModelProto:
 
 
 #: MCUNet: image size, channels of the first convolution, then channels, window, stride and expansion of each block.
-_MCUNET = {
+MCUNET = {
     "in0": (48, 24, "16,3,1,1 16,5,2,4 16,3,1,3 16,3,1,4 24,7,2,5 24,5,1,4 24,5,1,5 48,7,2,5 48,5,1,4 56,3,1,5 "
             "56,5,1,4 56,3,1,5 112,3,2,6 112,5,1,4 192,3,1,6"),
     "in1": (96, 16, "8,3,1,1 16,3,2,4 16,3,1,3 24,7,2,3 24,3,1,5 40,3,2,5 40,7,1,4 48,5,1,4 48,3,1,3 48,3,1,4 "
@@ -181,7 +182,7 @@ _MCUNET = {
 
 def mcunet(which: str) -> onnx.ModelProto:
     """MCUNet for ImageNet: Lin et al., arXiv 2007.10319."""
-    size, first, blocks = _MCUNET[which]
+    size, first, blocks = MCUNET[which]
     net = Net(f"mcunet_{which}", 3, size)
     x = net.conv(net.input, first, 3, 2, "Clip")
     for block in blocks.split():
@@ -212,12 +213,16 @@ def st_network(family: str, model: str, resolution: str) -> Callable[[], onnx.Mo
     table: dict[str, Callable[[], onnx.ModelProto]] = {
         "efficientnet": lambda: efficientnet_lc(size, classes),
         "squeezenetv1.0": lambda: squeezenet_v10_st(size, classes),
+        "squeezenetv1.1": lambda: squeezenet_v11(size, classes),
         "stmnist": st_mnist,
+        "st_mnist": st_mnist,
         "yamnet": yamnet_256,
         "cnn2d_st_handposture": hand_posture,
     }
     if name == "mobilenetv1" and alpha is not None:
         return lambda: mobilenet_v1(float(alpha[0]), size, classes, channels)
+    if name == "mobilenetv2" and alpha is not None:
+        return lambda: mobilenet_v2(float(alpha[0]), size, classes)
     if name == "fdmobilenet":
         return lambda: fd_mobilenet(size, classes, _FD_ST if model.startswith("ST") else (0.25,) * 12)
     if name == "resnetv1" and "Hybrid" not in model and count:
