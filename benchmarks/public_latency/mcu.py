@@ -29,7 +29,7 @@ Make = Callable[[], onnx.ModelProto]
 #: Targets by board and toolchain, first match: what the board's name and the version of X-CUBE-AI match.
 _ST = (
     (r"H7[AB]", r"", "stm32h7a3"),
-    (r"H7|F7", r"^[78]?\.|^[78]\.|^$", "stm32h7-cubeai7"),
+    (r"H7|F7", r"^[78]\.|^$", "stm32h7-cubeai7"),
     (r"H7|F7", r"", "stm32h7"),
     (r"U5|L5|H5|WBA", r"^[78]\.|^$", "stm32u5-cubeai7"),
     (r"U5|L5|H5|WBA", r"", "stm32u5"),
