@@ -86,6 +86,9 @@ class Footprint(_Table):
     channel_align: Count = 1  #: activations are stored with channels rounded up to a multiple
     ram_bytes: NotNegative = 0.0  #: the runtime's own RAM
     flash_bytes: NotNegative = 0.0  #: the runtime's own code and tables
+    kernel_ram_bytes: NotNegative = 0.0  #: the runtime's RAM for every kernel that does something
+    kernel_flash_bytes: NotNegative = 0.0  #: code and tables for every such kernel
+    in_place: list[Text] = []  #: kinds of kernel beside elementwise ones whose output may take its only input's place
     weights: Literal["ram", "flash"] = "ram"  #: where constants are held while the model runs
 
 

@@ -246,12 +246,25 @@ class Kernels:
             wide.append(flow.width[name])
             makers.append(producers[name])
         self._live, self._live_width = np.asarray(tensors, np.int64), np.asarray(wide, np.int64)
+        self._overlaps = self._in_place(sorted(external), ends, flow.sinks)
         most = max(map(len, makers), default=1)
         self._makers = np.asarray([m + m[-1:] * (most - len(m)) for m in makers], np.int64).reshape(-1, most)
         rows = np.arange(len(tensors))
         data = np.concatenate([np.ones(len(rows)), -np.ones(len(rows))])
         columns = np.concatenate([np.asarray(starts, np.int64), np.asarray(stops, np.int64) + 1])
         self._span = csr_array((data, (np.concatenate([rows, rows]), columns)), shape=(len(rows), count + 1))
+
+    def _in_place(self, names: list[str], ends: dict[str, int], sinks: list[int]) -> NDArray[np.int64]:
+        """Kernels whose output takes the place of their only input, which dies: kernel and places of both, [N, 3]."""
+        place = {name: row for row, name in enumerate(names)}
+        found = []
+        for name in names:
+            kernel = self.kernels[ends[name]] if ends[name] < len(self.kernels) else None
+            if kernel is not None and kernel.kind in self._footprint.in_place and sinks.count(ends[name]) == 1:
+                after = place.get(kernel.nodes[-1].gs.outputs[0].name, -1)
+                if after >= 0 and name != names[after]:
+                    found.append((ends[name], place[name], after))
+        return np.asarray(found, np.int64).reshape(-1, 3)
 
     def _first_input(self, number: int) -> str:
         for tensor in self.kernels[number].nodes[0].gs.inputs:
@@ -388,7 +401,10 @@ class Kernels:
             held = np.ceil(held / self._footprint.align_bytes) * self._footprint.align_bytes
         if runs is not None:
             held = held * ((self._makers < 0) | runs[:, self._makers]).any(axis=2)
-        return np.asarray(np.cumsum(held @ self._span, axis=1)[:, :-1])
+        live = np.cumsum(held @ self._span, axis=1)[:, :-1]
+        kernel, before, after = self._overlaps.T
+        live[:, kernel] -= np.minimum(held[:, before], held[:, after])
+        return np.asarray(live)
 
     def peak_activations(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
         """Largest sum of the bytes of activations live at the same time, [P]."""

@@ -100,8 +100,12 @@ class Cost:
         """RAM, flash and both, [P]; `constants` are their bytes in the target's format."""
         own = self.target.footprint
         activations = self._parts.peak_activations(values, runs)
-        ram = activations + own.ram_bytes + (constants if own.weights == "ram" else 0.0)
-        return {"ram": ram, "flash": constants + own.flash_bytes, "memory": constants + activations + own.ram_bytes}
+        busy = self._parts.kind != "free"
+        kernels = (np.ones((len(values), 1)) * busy if runs is None else runs * busy).sum(axis=1)
+        runtime = own.ram_bytes + kernels * own.kernel_ram_bytes
+        flash = constants + own.flash_bytes + kernels * own.kernel_flash_bytes
+        ram = activations + runtime + (constants if own.weights == "ram" else 0.0)
+        return {"ram": ram, "flash": flash, "memory": constants + activations + runtime}
 
     def notes(self) -> list[str]:
         """What a reader has to know of the figures: another format than the model's, and kernels that the host runs."""

@@ -95,6 +95,34 @@ def test_the_footprint_rounds_and_adds() -> None:
     assert cost.base["flash"] == cost.base["size"] + 50
 
 
+def chain() -> Coupling:
+    """Convolutions to 6, 20, 6 channels over 3 x 4 x 4, then the first and the last joined, and one more to 2."""
+    s = Sketch()
+    stem = s.conv(s.input([1, 3, 4, 4]), 6, 3)
+    s.output(s.conv(s.op("Concat", stem, s.conv(s.conv(stem, 20, 6), 6, 20), axis=1), 2, 12))
+    return couple(Model.load(s.model()))
+
+
+def test_an_output_may_take_the_place_of_an_input_that_dies() -> None:
+    apart = Cost(chain(), load_target("server-cpu"))
+    over = Cost(chain(), changed('[footprint]\nin_place = ["conv"]'))
+    held = [cost.kernels.held(cost.kernels.values(cost.kernels.dense[None, :]))[0] / 64 for cost in (apart, over)]
+    # In channels of 64 bytes. Of two that meet in a convolution the larger stays, unless the input has another reader.
+    assert held[0].tolist() == [3 + 6, 6 + 20, 6 + 20 + 6, 6 + 6 + 12, 12 + 2]
+    assert held[1].tolist() == [6, 6 + 20, 6 + 20, 6 + 6 + 12, 12]
+    assert over.base["ram"] == apart.base["ram"] - 6 * 64
+
+
+def test_a_runtime_takes_memory_for_every_kernel() -> None:
+    text = "[footprint]\nram_bytes = 100\nkernel_ram_bytes = 10\nflash_bytes = 5\nkernel_flash_bytes = 1"
+    cost = Cost(chain(), changed(text, 'footprint = "test"'))
+    plain = Cost(chain(), load_target("server-cpu"))
+    assert len(cost.kernels.kernels) == 5
+    assert cost.base["ram"] == plain.base["ram"] + 100 + 5 * 10
+    assert cost.base["flash"] == plain.base["flash"] + 5 + 5 * 1
+    assert cost.base["memory"] == plain.base["memory"] + 150
+
+
 def test_limits_are_met_without_being_asked_for(tmp_path: Path) -> None:
     base = hwpass.run(CNN, "mobile-cpu", macs=0.9, score="l2", compensate="off").report.before
     target = tmp_path / "small.toml"
