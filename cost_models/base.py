@@ -86,7 +86,7 @@ class CostModel(ABC):
     def _by_dtype(self, table: dict[str, float], work: Work) -> Floats:
         """A per-dtype figure for each kernel, [K]; a dtype without one takes that of the next wider format
         given, as runtimes widen what the hardware lacks, or else the narrowest given."""
-        return work.kept((id(table), id(self.target)), lambda: self._table(table, work))
+        return work.kept("by dtype", lambda: self._table(table, work), table)
 
     @staticmethod
     def _table(table: dict[str, float], work: Work) -> Floats:

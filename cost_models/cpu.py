@@ -197,8 +197,11 @@ class CachedSimdCpu(CostModel):
 
         The element is one of the output, or of the input where a reduction has more of them.
         """
-        key = (id(self.target), "op_ns")
-        each = work.kept(key, lambda: np.array([self._op_ns(*p) for p in zip(_chains(work), work.kind, strict=True)]))
+        each = work.kept(
+            "op_ns",
+            lambda: np.array([self._op_ns(*p) for p in zip(_chains(work), work.kind, strict=True)]),
+            self.target,
+        )
         result = work.written * (each / 4e9)  # per element, which takes as many lanes as it has bytes, of four
         these = work.places("reduce")
         result[:, these] = work.read[:, these] * (each[these] / 4e9)
@@ -218,8 +221,9 @@ class CachedSimdCpu(CostModel):
         output."""
         table = self.target.fused_ns
         each = work.kept(
-            (id(self.target), "fused_ns"),
+            "fused_ns",
             lambda: np.array([sum(table.get(op, 0.0) for op in chain[1:]) for chain in _chains(work)]),
+            table,
         )
         return np.asarray(work.written * (each / 4e9))
 

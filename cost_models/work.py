@@ -83,11 +83,15 @@ class Work:
         object.__setattr__(self, "memo", memo)
         return self
 
-    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, computed once for all works of the same kernels; it may use no field with a P."""
-        if key not in self.memo:
-            self.memo[key] = make()
-        found: T = self.memo[key]
+    def kept(self, key: Hashable, make: Callable[[], T], of: object = None) -> T:
+        """What `make` gives, computed once for all works of the same kernels; it may use no field with a P.
+
+        `of` is what it depends on besides, such as a table of a target.
+        """
+        place = (key, id(of))
+        if place not in self.memo:
+            self.memo[place] = of, make()  # kept too, so that nothing else gets its number
+        found: T = self.memo[place][1]
         return found
 
     def places(self, *kinds: str) -> NDArray[np.int64]:

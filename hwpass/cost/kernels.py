@@ -14,10 +14,11 @@ from scipy.sparse import csr_array
 
 from hwpass.cost.formats import Formats
 from hwpass.cost.fusion import Kernel, constant_only, fused
+from hwpass.cost.liveness import Flow, Liveness
 from hwpass.cost_models.target import Footprint
 from hwpass.cost_models.work import Floats, Work, small
 from hwpass.coupling.groups import Coupling
-from hwpass.ops import Node, Tensor, traits_of
+from hwpass.ops import Node, Tensor
 from hwpass.ops.axes import Factor
 
 
@@ -45,22 +46,6 @@ class _Products:
         for number, row in enumerate(self.rows):
             padded[number, : len(row)] = row
         return np.asarray(self.constants, np.float64), padded
-
-
-@dataclass(eq=False)
-class _Flow:
-    """Activations between kernels while they are listed: who makes and reads them, and numbers of their products."""
-
-    producers: dict[str, list[int]]  # kernels by tensor; -1 is the outside
-    size: dict[str, int]  # product of the bytes, by tensor
-    width: dict[str, int]  # product of the extent of the channel axis
-    last_read: dict[str, int] = field(default_factory=dict)
-    sources: list[int] = field(default_factory=list)
-    sinks: list[int] = field(default_factory=list)
-    names: dict[str, int] = field(default_factory=dict)
-    tensors: list[int] = field(default_factory=list)
-    bytes: list[int] = field(default_factory=list)
-    channels: list[int] = field(default_factory=list)
 
 
 class Kernels:
@@ -135,7 +120,7 @@ class Kernels:
         self._constants: dict[str, tuple[int, float]] = {}
         self._users: dict[str, list[int]] = {}
         inputs = [t.name for t in self.model.graph.inputs]
-        flow = _Flow(
+        flow = Flow(
             {name: [-1] for name in inputs},
             {name: self._bytes(self.coupling.build.tensors[name]) for name in inputs},
             {name: self._channels(self.coupling.build.tensors[name]) for name in inputs},
@@ -153,11 +138,11 @@ class Kernels:
         self._memo: dict[Any, Any] = {}
         edges = len(flow.sinks)
         self._edges_of = small(csr_array((np.ones(edges), (np.arange(edges), self.sink)), shape=(edges, count)))
-        self._liveness(flow)
+        self.live = Liveness.of(self.kernels, flow, [t.name for t in self.model.graph.outputs], self._footprint)
         self._finish()
 
     def _reads(
-        self, number: int, kernel: Kernel, flow: _Flow, computed: dict[str, list[tuple[str, Tensor | None]]]
+        self, number: int, kernel: Kernel, flow: Flow, computed: dict[str, list[tuple[str, Tensor | None]]]
     ) -> None:
         """What a kernel reads: constants, and each activation once."""
         seen = {t.name for node in kernel.nodes for t in node.gs.outputs}
@@ -186,7 +171,7 @@ class Kernels:
             self._constants.setdefault(name, (product, own.dtype.itemsize / self._formats(own.dtype)))
             self._users.setdefault(name, []).append(node)
 
-    def _writes(self, number: int, kernel: Kernel, flow: _Flow) -> None:
+    def _writes(self, number: int, kernel: Kernel, flow: Flow) -> None:
         """What a kernel leaves for others; what its own nodes hand to each other is never written."""
         links = {node.gs.outputs[0].name for node in kernel.nodes[:-1]}
         for node in kernel.nodes:
@@ -218,59 +203,6 @@ class Kernels:
             self.taps[number], self.stride[number] = extent.taps, extent.stride
         if node.outputs and node.outputs[0].dtype is not None:
             self.itemsize[number] = self._formats(node.outputs[0].dtype)
-
-    def _liveness(self, flow: _Flow) -> None:
-        """From when to when every activation between kernels is live: the schedule is the graph's order."""
-        producers, size, last_read = flow.producers, flow.size, flow.last_read
-        count = len(self.kernels)
-        ends = dict(last_read)
-        ends.update({t.name: count - 1 for t in self.model.graph.outputs})
-        # A view lives in the buffer it looks at.
-        roots: dict[str, str] = {}
-        for number, kernel in enumerate(self.kernels):
-            if kernel.kind == "free" and kernel.nodes[0].gs.inputs and kernel.nodes[0].gs.outputs:
-                before, after = kernel.nodes[0].gs.inputs[0].name, kernel.nodes[-1].gs.outputs[0].name
-                if before in producers and not traits_of(kernel.nodes[0].gs).blind:
-                    roots[after] = roots.get(before, before)
-                    ends[roots[after]] = max(ends.get(roots[after], number), ends.get(after, number))
-        external = {n for n in producers if n in ends and n not in roots}
-        starts, stops, tensors, makers, wide = [], [], [], [], []
-        for name in sorted(external):
-            stop = ends[name]
-            # An elementwise kernel writes over an input that dies with it.
-            if 0 <= stop < count and self.kernels[stop].kind == "elementwise" and self._first_input(stop) == name:
-                stop = max(stop - 1, producers[name][-1])
-            starts.append(max(producers[name][0], 0))
-            stops.append(stop)
-            tensors.append(size[name])
-            wide.append(flow.width[name])
-            makers.append(producers[name])
-        self._live, self._live_width = np.asarray(tensors, np.int64), np.asarray(wide, np.int64)
-        self._overlaps = self._in_place(sorted(external), ends, flow.sinks)
-        most = max(map(len, makers), default=1)
-        self._makers = np.asarray([m + m[-1:] * (most - len(m)) for m in makers], np.int64).reshape(-1, most)
-        rows = np.arange(len(tensors))
-        data = np.concatenate([np.ones(len(rows)), -np.ones(len(rows))])
-        columns = np.concatenate([np.asarray(starts, np.int64), np.asarray(stops, np.int64) + 1])
-        self._span = csr_array((data, (np.concatenate([rows, rows]), columns)), shape=(len(rows), count + 1))
-
-    def _in_place(self, names: list[str], ends: dict[str, int], sinks: list[int]) -> NDArray[np.int64]:
-        """Kernels whose output takes the place of their only input, which dies: kernel and places of both, [N, 3]."""
-        place = {name: row for row, name in enumerate(names)}
-        found = []
-        for name in names:
-            kernel = self.kernels[ends[name]] if ends[name] < len(self.kernels) else None
-            if kernel is not None and kernel.kind in self._footprint.in_place and sinks.count(ends[name]) == 1:
-                after = place.get(kernel.nodes[-1].gs.outputs[0].name, -1)
-                if after >= 0 and name != names[after]:
-                    found.append((ends[name], place[name], after))
-        return np.asarray(found, np.int64).reshape(-1, 3)
-
-    def _first_input(self, number: int) -> str:
-        for tensor in self.kernels[number].nodes[0].gs.inputs:
-            if not isinstance(tensor, gs.Constant):
-                return str(tensor.name)
-        return ""
 
     def _finish(self) -> None:
         component, groups = self.coupling.component, self.coupling.groups
@@ -387,28 +319,6 @@ class Kernels:
         """Bytes of each constant in the target's format, [P, constants]."""
         found = values[:, [number for number, _ in self._constants.values()]]
         return found if there is None else found * ((there @ self._reading) > 0)
-
-    def held(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
-        """Bytes of activations live while each kernel runs, rounded as the footprint says, [P, K]; `runs` as in
-        `work_of`."""
-        if not len(self._live):
-            return np.zeros((len(values), len(self.kernels)))
-        held, step = values[:, self._live], self._footprint.channel_align
-        if step > 1:
-            width = np.maximum(values[:, self._live_width], 1.0)
-            held = held * np.ceil(width / step) * step / width
-        if self._footprint.align_bytes > 1:
-            held = np.ceil(held / self._footprint.align_bytes) * self._footprint.align_bytes
-        if runs is not None:
-            held = held * ((self._makers < 0) | runs[:, self._makers]).any(axis=2)
-        live = np.cumsum(held @ self._span, axis=1)[:, :-1]
-        kernel, before, after = self._overlaps.T
-        live[:, kernel] -= np.minimum(held[:, before], held[:, after])
-        return np.asarray(live)
-
-    def peak_activations(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
-        """Largest sum of the bytes of activations live at the same time, [P]."""
-        return np.asarray(self.held(values, runs).max(axis=1, initial=0.0))
 
 
 def _spatial_axes(node: Node) -> int:

@@ -99,7 +99,7 @@ class Cost:
     def _memory(self, values: Floats, runs: NDArray[np.bool_] | None, constants: Floats) -> dict[str, Floats]:
         """RAM, flash and both, [P]; `constants` are their bytes in the target's format."""
         own = self.target.footprint
-        activations = self._parts.peak_activations(values, runs)
+        activations = self._parts.live.peak(values, runs)
         busy = self._parts.kind != "free"
         kernels = (np.ones((len(values), 1)) * busy if runs is None else runs * busy).sum(axis=1)
         runtime = own.ram_bytes + kernels * own.kernel_ram_bytes

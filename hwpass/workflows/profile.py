@@ -89,7 +89,7 @@ def _kernels(cost: Cost) -> tuple[list[KernelCost], np.ndarray]:
     work = cost.work(cost.dense)
     seconds, joules = cost.model.latency(work), cost.model.energy(work)
     traffic = (work.read + work.written + work.weights)[0]
-    held = cost.kernels.held(cost.kernels.values(cost.dense[None, :]))[0]
+    held = cost.kernels.live.held(cost.kernels.values(cost.dense[None, :]))[0]
     bound, share = bounds(cost.model.model, work, seconds), peak_share(cost.model.model, work, seconds)
     total = float(seconds.sum())
     found = [

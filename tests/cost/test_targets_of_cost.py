@@ -106,7 +106,7 @@ def chain() -> Coupling:
 def test_an_output_may_take_the_place_of_an_input_that_dies() -> None:
     apart = Cost(chain(), load_target("server-cpu"))
     over = Cost(chain(), changed('[footprint]\nin_place = ["conv"]'))
-    held = [cost.kernels.held(cost.kernels.values(cost.kernels.dense[None, :]))[0] / 64 for cost in (apart, over)]
+    held = [cost.kernels.live.held(cost.kernels.values(cost.kernels.dense[None, :]))[0] / 64 for cost in (apart, over)]
     # In channels of 64 bytes. Of two that meet in a convolution the larger stays, unless the input has another reader.
     assert held[0].tolist() == [3 + 6, 6 + 20, 6 + 20 + 6, 6 + 6 + 12, 12 + 2]
     assert held[1].tolist() == [6, 6 + 20, 6 + 20, 6 + 6 + 12, 12]
