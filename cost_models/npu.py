@@ -2,7 +2,9 @@
 
 A step of the unit takes a block of output positions x output channels x input channels; what is left over at an edge is
 computed as a whole block. Two orders of a convolution are known: depth first pads the input channels to `block_depth`
-for every tap, part kernel pads them to `part_depth` and the taps to `part_taps`; the compiler takes the cheaper one.
+for every tap, part kernel pads them to `part_depth` and the taps to `part_taps`. The compiler takes the order that pads
+less, part kernel when they are equal; then it reads the depth in blocks of `part_block`, so that more channels can be
+faster.
 
     seconds = overhead + max(compute + exposed x memory, memory)
 
@@ -28,6 +30,7 @@ class NpuLayout(Figures):
     block_out: int = Field(gt=0)  #: output channels of a step
     block_depth: int = Field(gt=0)  #: input channels of a step, depth first
     part_depth: int = Field(gt=0)  #: input channels of a step, part kernel
+    part_block: int = Field(gt=0)  #: input channels that are read at a time in that order
     part_taps: int = Field(ge=0)  #: taps of a step, part kernel; 0: there is no such order
     depthwise_out: int = Field(gt=0)  #: channels of a step of a depthwise convolution
     depthwise_taps: int = Field(gt=0)  #: taps of it
@@ -43,6 +46,7 @@ class NpuConstants(Figures):
     activations: float = Field(gt=0, le=1)  #: the same for products of two activations
     recurrent: float = Field(gt=0, le=1)  #: the same for the steps of a recurrent kernel
     output_ns: float = Field(ge=0)  #: least time of one output byte of a product
+    edge: float = Field(ge=0, le=1)  #: share of the shorter of products and outputs that is not hidden at the ends
     exposed: float = Field(ge=0, le=1)  #: share of memory time that arithmetic does not hide
     constant_gbs: float = Field(gt=0)  #: bandwidth at which constants come, 1e9 bytes per second
     tensor_us: float = Field(ge=0)  #: fixed cost of handing one input or output over, microseconds
@@ -62,7 +66,7 @@ class BlockNpu(Accelerator):
         """Seconds per kernel, [P, K]."""
         c = self._constants
         stored = self.stored_bytes(work)
-        compute = np.maximum(self.product_seconds(work), self.output_seconds(work)) + self.vector_seconds(work)
+        compute = self.unit_seconds(work) + self.vector_seconds(work)
         constants = self.spilled(work, self._layout.parameter_kib * 1024.0) * 1e-9 / c.constant_gbs
         memory = self.memory_seconds(stored, stored) + constants
         inside = np.where(work.kind == "free", 0.0, np.maximum(compute + c.exposed * memory, memory))
@@ -75,6 +79,11 @@ class BlockNpu(Accelerator):
         out = round_up(work.out_channels, brick) / np.maximum(work.out_channels, 1.0)
         product = work.macs > 0
         return np.asarray(work.read * np.where(product, into, 1.0) + work.written * np.where(product, out, 1.0))
+
+    def unit_seconds(self, work: Work) -> Floats:
+        """Seconds of products and their outputs, [P, K]: side by side but for the first and the last block."""
+        products, outputs = self.product_seconds(work), self.output_seconds(work)
+        return np.asarray(np.maximum(products, outputs) + self._constants.edge * np.minimum(products, outputs))
 
     def output_seconds(self, work: Work) -> Floats:
         """Least seconds to finish the outputs of a product, [P, K]."""
@@ -94,11 +103,14 @@ class BlockNpu(Accelerator):
         return np.asarray(np.where(work.macs > 0, seconds, 0.0))
 
     def padded_macs(self, work: Work) -> Floats:
-        """Multiply-accumulates of whole blocks, [P, K], in the cheaper of the two orders."""
+        """Multiply-accumulates of whole blocks, [P, K], in the order that the compiler takes."""
         lay = self._layout
         depth = round_up(work.k, lay.block_depth) * work.taps
         if lay.part_taps:
-            depth = np.minimum(depth, round_up(work.k, lay.part_depth) * round_up(work.taps, lay.part_taps))
+            taps = round_up(work.taps, lay.part_taps)
+            small = round_up(work.k, lay.part_depth)
+            read = np.where(work.k > lay.part_depth, round_up(work.k, lay.part_block), small)
+            depth = np.where(small * taps <= depth, read * taps, depth)
         return np.asarray(work.groups * round_up(work.m, lay.block_positions) * round_up(work.n, lay.block_out) * depth)
 
     def depthwise_macs(self, work: Work) -> Floats:

@@ -5,7 +5,7 @@ weights stationary, an array holds R of the depth and C output channels, and the
 outputs stationary it holds R positions and C output channels, and the depth streams:
 
     weights stationary   ceil(d/R) ceil(n/C) folds of R + (m + R + C - 2) cycles: fill, stream, drain
-    outputs stationary   ceil(m/R) ceil(n/C) folds of R + (d + R + C - 2) cycles
+    outputs stationary   ceil(m/R) ceil(n/C) folds of d + R + C - 2 cycles
 
 (A. Samajdar et al., SCALE-Sim, arXiv:1811.02883, whose simulator a benchmark compares with.) Arrays that load the next
 weights while the present ones work (`overlapped`) take max(m, R) cycles for a fold, and fill and drain once.
@@ -86,7 +86,7 @@ class SystolicArray(Accelerator):
         depth = work.k * work.taps
         held, streamed = (work.m, depth) if lay.output_stationary else (depth, work.m)
         folds = np.ceil(np.ceil(held / lay.rows) * np.ceil(work.n / lay.columns) / lay.arrays)
-        edge = 2 * lay.rows + lay.columns - 2
+        edge = lay.rows + lay.columns - 2 + (0 if lay.output_stationary else lay.rows)
         if lay.overlapped:
             return np.asarray(folds * np.maximum(streamed, lay.rows) + edge * (folds > 0))
         return np.asarray(folds * (streamed + edge))
