@@ -80,7 +80,7 @@ SINGLE: list[tuple[str, Callable[[int], tuple[int, int, int, bool]]]] = [
 ETHOS = {
     "ethos-u": ("ethos-u55-128", "Ethos_U55_High_End_Embedded", "Shared_Sram"),
     "ethos-u55-256": ("ethos-u55-256", "Ethos_U55_High_End_Embedded", "Shared_Sram"),
-    "ethos-u65": ("ethos-u65-256", "Ethos_U65_High_End", "Dedicated_Sram"),
+    "ethos-u65": ("ethos-u65-256", "Ethos_U65_Embedded", "Shared_Sram"),
 }
 
 

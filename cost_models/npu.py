@@ -3,8 +3,7 @@
 A step of the unit takes a block of output positions x output channels x input channels; what is left over at an edge is
 computed as a whole block. Two orders of a convolution are known: depth first pads the input channels to `block_depth`
 for every tap, part kernel pads them to `part_depth` and the taps to `part_taps`. The compiler takes the order that pads
-less, part kernel when they are equal; then it reads the depth in blocks of `part_block`, so that more channels can be
-faster.
+less; part kernel then reads the depth in blocks of `part_block`, so that more channels can be faster.
 
     seconds = overhead + max(compute + exposed x memory, memory)
 
@@ -107,10 +106,12 @@ class BlockNpu(Accelerator):
         lay = self._layout
         depth = round_up(work.k, lay.block_depth) * work.taps
         if lay.part_taps:
-            taps = round_up(work.taps, lay.part_taps)
-            small = round_up(work.k, lay.part_depth)
+            taps, small = round_up(work.taps, lay.part_taps), round_up(work.k, lay.part_depth)
+            # Shares of useful work, as the compiler compares them: rounding decides between equal ones.
+            whole = np.maximum(round_up(work.k, lay.block_depth), 1.0)
+            better = (work.k / np.maximum(small, 1.0)) * (work.taps / taps) >= work.k / whole
             read = np.where(work.k > lay.part_depth, round_up(work.k, lay.part_block), small)
-            depth = np.where(small * taps <= depth, read * taps, depth)
+            depth = np.where(better | (work.k <= lay.part_depth), read * taps, depth)
         return np.asarray(work.groups * round_up(work.m, lay.block_positions) * round_up(work.n, lay.block_out) * depth)
 
     def depthwise_macs(self, work: Work) -> Floats:

@@ -102,6 +102,8 @@ def test_ethos_takes_the_order_that_pads_less(make_work: MakeWork) -> None:
     assert depth(9, 9) == 16 * 12
     assert depth(17, 9) == 32 * 12  # 24 x 12 equals 32 x 9: part kernel, which then reads blocks of 16
     assert depth(25, 9) == 32 * 9  # depth first
+    assert depth(67, 9) == 80 * 12
+    assert depth(68, 9) == 96 * 9  # equal again, and rounded the other way
     assert depth(33, 9) == 64 * 9
     assert depth(33, 1) == 64
 
