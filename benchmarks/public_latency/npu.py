@@ -69,8 +69,8 @@ def edgetpu(data: Path, usb: bool) -> Cases:
         yield Case(row["platform"], row["model"], (3, side, side), _number(row["latency_ms"]) / 1e3, "int8")
 
 
-#: Inputs that the file states otherwise than the model was exported with, recalled, not verified: the stated size would
-#: need 20 times the rate that every other network of the file reaches.
+#: Inputs that the file states otherwise than the model was exported with, recalled, not verified. At the stated size it
+#: would run at a twentieth of the rate of its like; it was noticed as an outlier.
 EXPORTED = {"unet_segmentation": (3, 640, 1280)}
 #: Names that mean another network in this file, by its parameters.
 HUB_NAMES = {"yolov3": "an unknown YOLOv3 of 11.5 million parameters"}
