@@ -70,8 +70,9 @@ class CostModel(ABC):
         return np.asarray(found * (work.kind != "free"))
 
     def idle(self, work: Work) -> NDArray[np.bool_]:
-        """Kernels that cost nothing at any width and change no other's cost, [K]: they need not be priced."""
-        return np.asarray(work.kind == "free")
+        """Kernels that cost nothing at any width, [K], and without which the others cost the same, if what they hand on
+        comes from outside: they need not be priced. None unless a kind of hardware knows better."""
+        return np.zeros(len(work.kind), bool)
 
     def traffic_energy(self, work: Work) -> Floats:
         """Joules to move each kernel's activations and constants once, [P, K]."""
@@ -113,8 +114,9 @@ class CostModel(ABC):
     def resident_set(self, work: Work) -> Floats:
         """Bytes that one inference touches again in the next: all constants and the largest kernel's
         activations, [P, 1]."""
-        largest = ((work.read + work.written) * (work.kind != "free")).max(axis=1, keepdims=True, initial=0.0)
-        return np.asarray(work.weights.sum(axis=1, keepdims=True) + largest)
+        busy = work.kind != "free"
+        largest = ((work.read + work.written) * busy).max(axis=1, keepdims=True, initial=0.0)
+        return np.asarray((work.weights * busy).sum(axis=1, keepdims=True) + largest)
 
     def memory_seconds(self, traffic: Floats, working_set: Floats) -> Floats:
         """Seconds to move `traffic` bytes whose working set is `working_set` bytes, any one shape."""

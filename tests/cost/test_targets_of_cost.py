@@ -10,7 +10,7 @@ from sketch import Sketch
 
 import hwpass
 from hwpass.cost.prediction import Cost
-from hwpass.cost_models import Target, load_target, parse_target
+from hwpass.cost_models import Target, load_target, parse_target, target_names
 from hwpass.coupling.groups import Coupling, couple
 from hwpass.errors import BudgetError, InputError, UsageError
 from hwpass.model.model import Model
@@ -157,6 +157,21 @@ def test_costs_are_those_of_the_largest_size() -> None:
     for wrong in ("N", "N=0", "N=3..2", "N=x"):
         with pytest.raises(UsageError):
             profile_model(Model.load(model), "server-cpu", dim=wrong)
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_a_model_costs_what_its_kernels_cost(name: str) -> None:
+    """With views, branches and an input that several kernels read, at some widths too."""
+    coupling = couple(Model.load(CNN.parent / "vit.onnx"))
+    cost = Cost(coupling, load_target(name))
+    plans = np.stack([cost.dense, np.maximum(cost.dense - 3, 1)])
+    found = cost(plans, ("latency", "energy"))
+    for place, plan in enumerate(plans):
+        work = cost.work(plan)
+        assert found["latency"][place] == pytest.approx(float(cost.model.latency(work).sum()), rel=1e-9)
+        assert found["energy"][place] == pytest.approx(float(cost.model.energy(work).sum()), rel=1e-9)
+    low, high = cost.interval(cost.dense) or (0.0, np.inf)
+    assert low <= cost.base["latency"] <= high
 
 
 def test_an_interval_holds_the_prediction_and_grows_with_doubt() -> None:
