@@ -21,6 +21,7 @@ ROOMS = {
     "ops": "everything about every operator: one rule each",
     "coupling": "which channels go together, and why",
     "data": "what models are fed when nobody gives inputs, and what flows inside them",
+    "runners": "what runs a model and says how long it took",
     "cost": "what widths cost on a target, predicted and measured",
     "surgery": "edits of a model: constants folded, norms fused or turned, channels cut out, the rest refitted",
     "torch": "the graph of a model as a differentiable function of its weights",

@@ -26,6 +26,7 @@ RENDERERS = "hwpass.renderers"
 CALIBRATION = "hwpass.calibration"
 COST_MODELS = "hwpass.cost_models"
 TARGETS = "hwpass.targets"
+RUNNERS = "hwpass.runners"
 
 K = TypeVar("K")
 V = TypeVar("V")

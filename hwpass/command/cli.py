@@ -45,6 +45,23 @@ ALLOW = option(
     is_flag=True,
     help="Read the model's external data wherever it lies, not only in its folder.",
 )
+RUNNER = option(
+    "--runner",
+    default="onnxruntime",
+    show_default=True,
+    metavar="NAME[:ARGUMENT]",
+    help="What runs the model: onnxruntime[:PROVIDER], openvino[:DEVICE], ncnn, or command:TEMPLATE, a program of your"
+    " own that is given {model} and prints milliseconds.",
+)
+TIMEOUT = option(
+    "--timeout",
+    group="Advanced",
+    type=ranges.TIMEOUT,
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="What one session may take.",
+)
 OUTPUT = option(
     "-o", "--output", group="Outputs", metavar="OUT", help="Where to write the model; - is standard output."
 )
@@ -150,7 +167,9 @@ def sweep(model: str, target: str, points: str, json_path: str | None, csv_path:
 ))  # fmt: skip
 @MODEL
 @TARGET
-@option("--measure", is_flag=True, help="Also measure the whole model in ONNX Runtime on this machine.")
+@option("--measure", is_flag=True, help="Also measure the whole model through the runner.")
+@RUNNER
+@TIMEOUT
 @DTYPE
 @DIM
 @THREADS
@@ -158,15 +177,13 @@ def sweep(model: str, target: str, points: str, json_path: str | None, csv_path:
 @option(
     "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the table as JSON; - is standard output."
 )
-def profile(model: str, target: str, measure: bool, dtype: str | None, dim: tuple[str, ...], threads: int,
-            allow_external: bool, json_path: str | None) -> None:  # fmt: skip
+def profile(model: str, target: str, json_path: str | None, **options: Any) -> None:
     """Predicted latency, energy and memory of MODEL on a target, kernel by kernel."""
     from hwpass.workflows.profile import profile_model, render_profile
 
     with outputs({"MODEL": model, "target": target}, json=json_path) as out:
         with status_line() as progress:
-            found = profile_model(source(model)[0], target, measure=measure, threads=threads, dtype=dtype, dim=dim,
-                                  allow_external=allow_external, progress=progress)  # fmt: skip
+            found = profile_model(source(model)[0], target, progress=progress, **options)
         out.write(json=lambda: found.model_dump_json(indent=2) + "\n")
         with out.printed() as console:
             render_profile(found, console)
@@ -332,6 +349,7 @@ def verify(original: str, pruned: str, plan_path: str | None, **options: Any) ->
 
 @main.command(context_settings=CONTEXT, examples=(
         "hwpass bench model.onnx small.onnx",
+        "hwpass bench model.onnx small.onnx --runner 'command:./on_my_phone.sh {model}'",
 ))  # fmt: skip
 @click.argument("models", nargs=-1, required=True)
 @option("--sessions", type=ranges.SESSIONS, default=5, show_default=True, help="Fresh sessions per model.")
@@ -339,13 +357,15 @@ def verify(original: str, pruned: str, plan_path: str | None, **options: Any) ->
 @option("--seed", group="Advanced", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
 @THREADS
 @ALLOW
+@RUNNER
+@TIMEOUT
 @option("--cpu-time", is_flag=True, help="Count processor time of the one thread: steadier on a busy machine.")
+@option("--energy", is_flag=True, help="Also measure joules, where the machine has a meter (RAPL, NVML).")
 @option(
     "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the timings as JSON; - is standard output."
 )
-def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads: int, cpu_time: bool,
-          allow_external: bool, json_path: str | None) -> None:  # fmt: skip
-    """Time MODELS in ONNX Runtime: fresh sessions, interleaved, denormals flushed, spread shown."""
+def bench(models: tuple[str, ...], json_path: str | None, **options: Any) -> None:
+    """Time MODELS through a runner: fresh sessions, interleaved, denormals flushed, spread shown."""
     import json
     from dataclasses import asdict
 
@@ -354,8 +374,7 @@ def bench(models: tuple[str, ...], sessions: int, runs: int, seed: int, threads:
 
     with outputs({"MODEL": models}, json=json_path) as out:
         with status_line() as progress:
-            timings = measure([Path(m) for m in models], sessions=sessions, runs=runs, threads=threads, seed=seed,
-                              cpu_time=cpu_time, allow_external=allow_external,
+            timings = measure([Path(m) for m in models], **options,
                               progress=lambda done, total: progress(f"session {done} of {total}"))  # fmt: skip
         out.write(json=lambda: json.dumps([asdict(t) for t in timings], indent=2) + "\n")
         with out.printed() as console:

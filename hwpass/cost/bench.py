@@ -1,4 +1,4 @@
-"""Latency on this machine's CPU with ONNX Runtime, measured so that the figures can be compared.
+"""Latency measured through a runner (ONNX Runtime on this machine's CPU by default) so that figures can be compared.
 
 Single sessions are bimodal by up to 2x, so each round times every model in a fresh process, in alternating
 order, and speed is compared within rounds. Denormals are flushed: random weights run into them.
@@ -6,11 +6,8 @@ order, and speed is compared within rounds. Denormals are flushed: random weight
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,12 +20,12 @@ import onnx
 from hwpass.errors import InputError, UsageError, option
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.proto.external import TrustedPath
+from hwpass.runners.in_process import check_meter
+from hwpass.runners.runner import TIMEOUT, Job, Outcome, Runner, checked, runner_for
 from hwpass.runtime.dimensions import typical_dimensions
 from hwpass.runtime.inputs import InputSpec, input_specs, make_inputs
 from hwpass.runtime.sessions import StoredModel, one_line
 from hwpass.runtime.threads import check_threads
-
-WORKER = Path(__file__).with_name("bench_worker.py")
 
 Progress = Callable[[int, int], None]
 """Called with the sessions done and the sessions in all."""
@@ -41,7 +38,8 @@ class Timing:
     `median_ms` is the median of the sessions' medians, `low_ms` and `high_ms` the extreme sessions. `ratio`
     is this model's latency over the first model's: the median over rounds, `ratio_low` and `ratio_high` the
     extreme rounds. `quick_ms` is what a tenth of all runs do not exceed: the latency on a core that nothing disturbs,
-    also where a shared machine leaves it undisturbed for a small part of the time only.
+    also where a shared machine leaves it undisturbed for a small part of the time only. `energy_mj` is millijoules per
+    run, the median of the sessions, where they were asked for.
     """
 
     name: str
@@ -52,6 +50,7 @@ class Timing:
     ratio_low: float = 1.0
     ratio_high: float = 1.0
     quick_ms: float = 0.0
+    energy_mj: float | None = None
 
 
 def bench(
@@ -65,8 +64,14 @@ def bench(
     cpu_time: bool = False,
     allow_external: bool = False,
     progress: Progress | None = None,
+    runner: str | Runner = "onnxruntime",
+    timeout: float = TIMEOUT,
+    energy: bool = False,
 ) -> list[Timing]:
     """Time models against the first one, `sessions` fresh processes each with `runs` warm runs.
+
+    `runner` is where they run, see `hwpass.runners.runner`; one session may take `timeout` seconds there. `energy` also
+    measures joules where the machine has a meter.
 
     All get inputs of the same sizes: `dims` where given, else batch 1 and the sizes of `typical_dimensions`
     of the first model that has an axis of that name. `cpu_time` counts the processor time of the one thread instead of
@@ -75,14 +80,7 @@ def bench(
     """
     if not models:
         raise UsageError("bench: no models; name at least one")
-    if sessions < 1 or runs < 1:
-        name, count = ("sessions", sessions) if sessions < 1 else ("runs", runs)
-        raise UsageError(f"bench: {option(name, count)}: at least one is needed")
-    check_threads(threads)
-    if cpu_time and threads != 1:
-        raise UsageError(
-            f"bench: processor time is that of one thread; leave out {option('threads')} or {option('cpu_time')}"
-        )
+    where = _checked_runner(runner, sessions, runs, threads, cpu_time, energy)
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryFolder())
         names = _names(models)
@@ -91,18 +89,41 @@ def bench(
         for index, (model, name) in enumerate(zip(models, names, strict=True)):
             if allow_external and not isinstance(model, onnx.ModelProto):
                 model = _gathered(Path(model), folder, f"{index}.onnx")
-            path, specs = _prepare(model, name, sizes, threads, seed, stack)
+            path, specs = prepare(model, name, sizes, threads, seed, stack)
             feed = folder / f"{index}.npz"
-            _save_feed(feed, make_inputs(specs, sizes, seed))
-            jobs.append((name, path, feed))
-        times: list[list[list[float]]] = [[] for _ in jobs]
+            save_feed(feed, make_inputs(specs, sizes, seed))
+            jobs.append(Job(name, path, feed, runs, threads, cpu_time, energy, timeout))
+        found: list[list[Outcome]] = [[] for _ in jobs]
         for session in range(sessions):
             order = range(len(jobs)) if session % 2 == 0 else reversed(range(len(jobs)))  # a drift cancels out
             for done, index in enumerate(order):
-                times[index].append(_session(*jobs[index], runs, threads, cpu_time))
+                found[index].append(_session(where, jobs[index]))
                 if progress is not None:
                     progress(session * len(jobs) + done + 1, sessions * len(jobs))
-    return [_timing(name, own, times[0]) for name, own in zip(names, times, strict=True)]
+    first = [outcome.seconds for outcome in found[0]]
+    return [
+        _timing(name, [outcome.seconds for outcome in own], first, [outcome.joules for outcome in own])
+        for name, own in zip(names, found, strict=True)
+    ]
+
+
+def _checked_runner(
+    runner: str | Runner, sessions: int, runs: int, threads: int, cpu_time: bool, energy: bool
+) -> Runner:
+    if sessions < 1 or runs < 1:
+        name, count = ("sessions", sessions) if sessions < 1 else ("runs", runs)
+        raise UsageError(f"bench: {option(name, count)}: at least one is needed")
+    check_threads(threads)
+    if cpu_time and threads != 1:
+        raise UsageError(
+            f"bench: processor time is that of one thread; leave out {option('threads')} or {option('cpu_time')}"
+        )
+    found = runner_for(runner)
+    if cpu_time and not found.counts_cpu_time:
+        raise UsageError(f"bench: runner {found} counts no processor time; leave out {option('cpu_time')}")
+    if energy:
+        check_meter(found)
+    return found
 
 
 def _gathered(path: Path, folder: Path, name: str) -> Path:
@@ -113,7 +134,7 @@ def _gathered(path: Path, folder: Path, name: str) -> Path:
     return model.store(folder, name) if isinstance(model.source, TrustedPath) else path
 
 
-def _prepare(
+def prepare(
     model: str | os.PathLike[str] | onnx.ModelProto,
     name: str,
     sizes: dict[str, int],
@@ -146,7 +167,8 @@ def _typical(path: Path, proto: onnx.ModelProto, threads: int, seed: int) -> dic
     return typical_dimensions(proto, seed=seed, threads=threads, session=open_session(path, threads=threads))
 
 
-def _save_feed(path: Path, feed: Mapping[str, np.ndarray]) -> None:
+def save_feed(path: Path, feed: Mapping[str, np.ndarray]) -> None:
+    """Write inputs as a `Job` has them. Raises InputError for a format that NumPy does not have."""
     arrays: list[np.ndarray] = []  # names and values in turn: an input may be called like an argument of savez
     for name, value in feed.items():
         if value.dtype.kind == "V":
@@ -156,32 +178,24 @@ def _save_feed(path: Path, feed: Mapping[str, np.ndarray]) -> None:
         np.savez(stream, *arrays)
 
 
-def _session(name: str, model: Path, feed: Path, runs: int, threads: int, cpu_time: bool) -> list[float]:
-    """Run times in a fresh process, in milliseconds."""
-    command = [sys.executable, "-P", str(WORKER), str(model), str(feed), str(runs), str(threads)]
-    command += ["cpu" if cpu_time else "wall", "watch"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    # The worker ends when its standard input does: nothing that ends us, a kill included, leaves it running. It is in
-    # a session of its own, so that an interrupt from the keyboard comes to us alone.
-    reading, writing = os.pipe()
-    try:
-        with os.fdopen(reading) as stdin:
-            result = subprocess.run(command, stdin=stdin, capture_output=True, text=True, errors="replace",
-                                    env=environment, check=False, start_new_session=True)  # fmt: skip
-    finally:
-        os.close(writing)
-    if result.returncode:
-        said = result.stderr.strip().splitlines()
-        reason = one_line(said[-1]) if said else f"the process ended with status {result.returncode}"
-        raise InputError(f"{name}: cannot be timed: {reason}")
-    times: list[float] = json.loads(result.stdout.strip().splitlines()[-1])
-    return times
+def _session(runner: Runner, job: Job) -> Outcome:
+    """One fresh session of a model. Raises InputError, with the runner's reason, where it fails."""
+    outcome = checked(next(iter(runner.measure([job])), Outcome(failure="the runner gave nothing")), job)
+    if outcome.failure:
+        raise InputError(f"{job.name}: cannot be timed: {one_line(outcome.failure)}")
+    return outcome
 
 
-def _timing(name: str, own: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) -> Timing:
-    """From the times of the runs, session by session, of this model and of the first."""
-    medians = [statistics.median(session) for session in own]
-    ratios = [mine / statistics.median(base) for mine, base in zip(medians, first, strict=True)]
+def _timing(
+    name: str,
+    own: Sequence[Sequence[float]],
+    first: Sequence[Sequence[float]],
+    joules: Sequence[float | None] = (),
+) -> Timing:
+    """From the seconds of the runs, session by session, of this model and of the first; and joules by session."""
+    medians = [statistics.median(session) * 1e3 for session in own]
+    ratios = [mine / (statistics.median(base) * 1e3) for mine, base in zip(medians, first, strict=True)]
+    drawn = [each * 1e3 for each in joules if each is not None]
     return Timing(
         name,
         median_ms=statistics.median(medians),
@@ -190,7 +204,8 @@ def _timing(name: str, own: Sequence[Sequence[float]], first: Sequence[Sequence[
         ratio=statistics.median(ratios),
         ratio_low=min(ratios),
         ratio_high=max(ratios),
-        quick_ms=float(np.quantile(np.concatenate(own), 0.1)),
+        quick_ms=float(np.quantile(np.concatenate(own), 0.1)) * 1e3,
+        energy_mj=statistics.median(drawn) if drawn else None,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from rich.console import Console
 
 from hwpass.errors import in_words
-from hwpass.figures import human_seconds
+from hwpass.figures import human_energy, human_seconds
 from hwpass.reporting.tables import print_line, print_table
 
 if TYPE_CHECKING:
@@ -196,8 +196,12 @@ def render_timings(timings: Sequence[Timing], console: Console) -> None:
                 f"{timing.ratio:.3f}x",
                 spread,
                 f"{1 / timing.ratio:.2f}",
+                *([] if timing.energy_mj is None else [human_energy(timing.energy_mj)]),
             )
         )
-    headings = ("model", "median", "sessions", "fastest 10%", "ratio", "rounds", "speed-up")
-    print_table(console, headings, rows, "lrrrrrl")
+    headings = ["model", "median", "sessions", "fastest 10%", "ratio", "rounds", "speed-up"]
+    metered = any(timing.energy_mj is not None for timing in timings)
+    print_table(console, (*headings, "energy") if metered else headings, rows, "lrrrrrlr"[: 8 if metered else 7])
     print_line(console, "ratio: latency over the first model's, within rounds of fresh sessions", "dim")
+    if metered:
+        print_line(console, "energy: of one run, all that the meter counts meanwhile, idle draw included", "dim")

@@ -18,6 +18,7 @@ from hwpass.model.model import Model
 from hwpass.model.sources import Source
 from hwpass.proto.external import TrustedPath
 from hwpass.reporting.profile import KernelCost, Measured, Profile, Stair, render_profile
+from hwpass.runners.runner import TIMEOUT, Runner, runner_for
 from hwpass.runtime.dim_ranges import dim_ranges
 from hwpass.runtime.threads import check_threads
 from hwpass.workflows.inspect import coupled
@@ -33,16 +34,19 @@ def profile_model(
     threads: int = 1,
     dtype: str | None = None,
     dim: str | Iterable[str] = (),
+    runner: str | Runner = "onnxruntime",
+    timeout: float = TIMEOUT,
     allow_external: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Profile:
     """Predict the cost of each kernel after constant folding and batch-norm fusion, at batch 1.
 
     `dtype` is the number format to price the model in, `dim` the sizes of dynamic axes (`N=8`, `N=1..8`): figures are
-    those of the largest. With `measure` the model as given is also timed in ONNX Runtime. Raises UsageError or
-    InputError.
+    those of the largest. With `measure` the model as given is also timed by a runner, see `hwpass.cost.bench`. Raises
+    UsageError or InputError.
     """
     check_threads(threads)
+    where = runner_for(runner) if measure else None
     chosen = load_target(target).variant(dtype, threads if threads > 1 else None)
     model = source if isinstance(source, Model) else Model.load(source, allow_external=allow_external)
     sizes = dim_ranges(dim, dynamic_dimensions(model.graph))
@@ -80,7 +84,7 @@ def profile_model(
             Stair(group=group.name, width=group.width, faster_at=at)
             for group, at in zip(cost.kernels.coupling.groups, next_stairs(cost), strict=True)
         ],
-        measured=_measured(model, threads, progress) if measure else None,
+        measured=None if where is None else _measured(model, threads, where, timeout, progress),
     )
 
 
@@ -112,7 +116,7 @@ def _kernels(cost: Cost) -> tuple[list[KernelCost], np.ndarray]:
     return found, held
 
 
-def _measured(model: Model, threads: int, progress: Callable[[str], None]) -> Measured:
+def _measured(model: Model, threads: int, runner: Runner, timeout: float, progress: Callable[[str], None]) -> Measured:
     from hwpass.cost.bench import bench
 
     with TemporaryFolder() as folder:
@@ -121,6 +125,16 @@ def _measured(model: Model, threads: int, progress: Callable[[str], None]) -> Me
             path = folder / "model.onnx"
             model.save(path)
         timing = bench(
-            [path], threads=threads, progress=lambda done, of: progress(f"measuring, session {done} of {of}")
+            [path],
+            threads=threads,
+            runner=runner,
+            timeout=timeout,
+            progress=lambda done, of: progress(f"measuring, session {done} of {of}"),
         )[0]
-    return Measured(median_ms=timing.median_ms, low_ms=timing.low_ms, high_ms=timing.high_ms, threads=threads)
+    return Measured(
+        median_ms=timing.median_ms,
+        low_ms=timing.low_ms,
+        high_ms=timing.high_ms,
+        threads=threads,
+        runner=str(runner),
+    )

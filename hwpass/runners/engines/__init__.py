@@ -1,0 +1,1 @@
+"""Engines: files that the timing process loads by path. They import nothing of the package."""
