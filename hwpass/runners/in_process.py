@@ -22,7 +22,7 @@ class ProcessRunner(Runner):
     """Times jobs by an engine file: see `worker`. `engine` is its path."""
 
     counts_cpu_time = True
-    meter = "processor"
+    meter: str | None = "processor"
     engine: ClassVar[Path]
 
     def more(self, job: Job) -> Mapping[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hwpass.errors import one_line
+from hwpass.errors import InputError, one_line
 from hwpass.files.temporary import TemporaryFolder
 from hwpass.runners.in_process import ENGINES, ProcessRunner
 from hwpass.runners.runner import Job, need, register
@@ -32,6 +32,7 @@ class Ncnn(ProcessRunner):
         super().__init__(argument)
         for module in ("ncnn", "pnnx"):
             need(module, "ncnn", f"runner {self.name}")
+        self._program = _converter()
         self._folder = TemporaryFolder()
         self._made: dict[str, dict[str, Any]] = {}
 
@@ -54,12 +55,10 @@ class Ncnn(ProcessRunner):
         shapes = ",".join(
             f"[{','.join(map(str, value.shape))}]{_TYPES.get(value.dtype.name, 'f32')}" for value in values
         )
-        command = [sys.executable, "-c", "import pnnx, sys; sys.exit(pnnx.main())"]
-        binary = _binary()
-        command = [str(binary)] if binary is not None else command
+        command = [str(self._program), model.name, f"inputshape={shapes}", "fp16=0"]
         try:
-            done = subprocess.run([*command, model.name, f"inputshape={shapes}", "fp16=0"], cwd=folder, check=False,
-                                  stdin=subprocess.DEVNULL, capture_output=True, timeout=job.timeout)  # fmt: skip
+            done = subprocess.run(command, cwd=folder, check=False, stdin=subprocess.DEVNULL, capture_output=True,
+                                  timeout=job.timeout)  # fmt: skip
         except subprocess.TimeoutExpired:
             return {"failure": f"pnnx did not convert it within {job.timeout:g} s"}
         param = folder / "m.ncnn.param"
@@ -79,11 +78,12 @@ _TYPES = {"float32": "f32", "float64": "f64", "float16": "f16", "int64": "i64", 
           "uint8": "u8"}  # fmt: skip
 
 
-def _binary() -> Path | None:
-    """The converter that the package brings, which starts faster than the module that wraps it."""
-    import importlib.util
-
+def _converter() -> Path:
+    """The program of the package pnnx, whose own command starts slower. Raises InputError where it has none."""
     spec = importlib.util.find_spec("pnnx")
     places = [] if spec is None else list(spec.submodule_search_locations or ())
-    found = [path for place in places for path in (Path(place) / "bin" / "pnnx",) if path.is_file()]
-    return found[0] if found else None
+    found = [path for place in places for path in Path(place).glob("pnnx*") if path.suffix in ("", ".exe")]
+    programs = [path for path in found if path.is_file()]
+    if not programs:
+        raise InputError("runner ncnn: the package pnnx has no program; install another version of it")
+    return programs[0]

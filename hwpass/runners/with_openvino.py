@@ -22,8 +22,7 @@ class OpenVino(ProcessRunner):
         super().__init__(argument)
         need("openvino", "openvino", f"runner {self.name}")
         self.device = argument or "CPU"
-        if self.device != "CPU":
-            self.meter = None
+        self.meter = "processor" if self.device == "CPU" else None
 
     def more(self, job: Job) -> Mapping[str, Any]:
         """The device."""

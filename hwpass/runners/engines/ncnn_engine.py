@@ -1,4 +1,4 @@
-"""ncnn: one network that pnnx made of the model, fp32, on the processor."""
+"""ncnn: one network that pnnx made of the model, fp32, on the processor. It flushes denormals unless told otherwise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ def opened(job: dict[str, Any]) -> Callable[[], object]:
     net.opt.num_threads = job["threads"]
     net.opt.use_vulkan_compute = False
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.opt.flush_denormals = 3
     if net.load_param(job["param"]) or net.load_model(job["bin"]):
         raise RuntimeError("ncnn cannot load what pnnx made of the model")
     feed = [ncnn.Mat(np.ascontiguousarray(_inner(value, job["batched"]))).clone() for value in values]

@@ -27,4 +27,4 @@ def opened(job: dict[str, Any]) -> Callable[[], object]:
     request = core.compile_model(model, job["device"], config).create_infer_request()
     for name, value in feed.items():
         request.set_tensor(name, ov.Tensor(np.ascontiguousarray(value)))
-    return request.infer
+    return lambda: request.infer()
