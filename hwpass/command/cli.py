@@ -8,17 +8,16 @@ from typing import Any
 
 import click
 
-from hwpass.command import ranges
 from hwpass.command.derived_options import REPORT
 from hwpass.command.from_options import asked_of, config, one_home, single
 from hwpass.command.grouped import option
+from hwpass.command.measuring import bench, calibrate
 from hwpass.command.outputs import outputs
+from hwpass.command.shared_options import ALLOW, CONTEXT, RUNNER, THREADS, TIMEOUT
 from hwpass.command.shell import ShellGroup, fail, printed, source, status_line
 from hwpass.errors import BudgetError, UsageError
 from hwpass.files.whole_files import together
 from hwpass.version import __version__
-
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 @click.group(cls=ShellGroup, context_settings=CONTEXT)
@@ -34,34 +33,8 @@ def main() -> None:
 
 MODEL = click.argument("model")
 TARGET = option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
-THREADS = option(
-    "--threads", group="Advanced", type=ranges.THREADS, default=1, show_default=True, help="Threads to compute with."
-)
 DTYPE = option("--dtype", type=click.Choice(["fp32", "fp16", "int8"]), help="The number format to price the model in.")
 DIM = option("--dim", multiple=True, metavar="N=8|N=1..8", help="The size of a dynamic axis, or a range. Repeatable.")
-ALLOW = option(
-    "--allow-external",
-    group="Advanced",
-    is_flag=True,
-    help="Read the model's external data wherever it lies, not only in its folder.",
-)
-RUNNER = option(
-    "--runner",
-    default="onnxruntime",
-    show_default=True,
-    metavar="NAME[:ARGUMENT]",
-    help="What runs the model: onnxruntime[:PROVIDER], openvino[:DEVICE], ncnn, or command:TEMPLATE, a program of your"
-    " own that is given {model} and prints milliseconds.",
-)
-TIMEOUT = option(
-    "--timeout",
-    group="Advanced",
-    type=ranges.TIMEOUT,
-    default=600,
-    show_default=True,
-    metavar="SECONDS",
-    help="What one session may take.",
-)
 OUTPUT = option(
     "-o", "--output", group="Outputs", metavar="OUT", help="Where to write the model; - is standard output."
 )
@@ -347,38 +320,8 @@ def verify(original: str, pruned: str, plan_path: str | None, **options: Any) ->
         render_verdicts(outcome, console)
 
 
-@main.command(context_settings=CONTEXT, examples=(
-        "hwpass bench model.onnx small.onnx",
-        "hwpass bench model.onnx small.onnx --runner 'command:./on_my_phone.sh {model}'",
-))  # fmt: skip
-@click.argument("models", nargs=-1, required=True)
-@option("--sessions", type=ranges.SESSIONS, default=5, show_default=True, help="Fresh sessions per model.")
-@option("--runs", type=ranges.RUNS, default=20, show_default=True, help="Timed runs per session.")
-@option("--seed", group="Advanced", type=ranges.SEED, default=0, show_default=True, help="Seed of random inputs.")
-@THREADS
-@ALLOW
-@RUNNER
-@TIMEOUT
-@option("--cpu-time", is_flag=True, help="Count processor time of the one thread: steadier on a busy machine.")
-@option("--energy", is_flag=True, help="Also measure joules, where the machine has a meter (RAPL, NVML).")
-@option(
-    "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the timings as JSON; - is standard output."
-)
-def bench(models: tuple[str, ...], json_path: str | None, **options: Any) -> None:
-    """Time MODELS through a runner: fresh sessions, interleaved, denormals flushed, spread shown."""
-    import json
-    from dataclasses import asdict
-
-    from hwpass.cost.bench import bench as measure
-    from hwpass.reporting.listing import render_timings
-
-    with outputs({"MODEL": models}, json=json_path) as out:
-        with status_line() as progress:
-            timings = measure([Path(m) for m in models], **options,
-                              progress=lambda done, total: progress(f"session {done} of {total}"))  # fmt: skip
-        out.write(json=lambda: json.dumps([asdict(t) for t in timings], indent=2) + "\n")
-        with out.printed() as console:
-            render_timings(timings, console)
+main.add_command(bench)
+main.add_command(calibrate)
 
 
 @main.command("passes", context_settings=CONTEXT, examples=(

@@ -179,7 +179,8 @@ def _sources(inputs: Mapping[str, str | Sequence[str] | None]) -> Iterator[Place
                 if Path(path).suffix == ".toml":
                     yield Place.of(label, path)
             else:
-                files = {"calib": files_of_data, "metric": files_of_metric, "plan": iter_one, "PLAN": iter_one}
+                files = {"calib": files_of_data, "metric": files_of_metric}
+                files |= dict.fromkeys(("plan", "PLAN", "from", "resume"), iter_one)
                 for file in files.get(name, files_of_model)(path):
                     yield Place.of(label, file)
 

@@ -44,7 +44,8 @@ class ProcessRunner(Runner):
         """The outcome of a job, and whether the process has ended."""
         told = {
             "model": str(job.model), "feed": str(job.feed), "runs": job.runs, "threads": job.threads,
-            "cpu_time": job.cpu_time, "meter": self.meter if job.energy else None, **self.more(job),
+            "cpu_time": job.cpu_time, "warm_up": job.warm_up, "meter": self.meter if job.energy else None,
+            **self.more(job),
         }  # fmt: skip
         process.tell(json.dumps(told))
         try:

@@ -40,6 +40,7 @@ class Job:
     cpu_time: bool = False
     energy: bool = False
     timeout: float = TIMEOUT
+    warm_up: float = 0.1  #: seconds of runs that are not counted
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ class Runner(ABC):
     """Runs models somewhere. Made once from the argument after the colon, then given any number of jobs.
 
     `summary` is one line for people. `counts_cpu_time`: whether it can count processor time. `meter` names what can
-    measure energy where it runs (a key of `hwpass.runners.meters.METERS`), None where nothing can.
+    measure energy where it runs (a key of `hwpass.runners.meters.METERS`), None where nothing can. `bases` are names
+    of targets with its rules of fusion and layout: a calibration starts at the one that is nearest.
     """
 
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     counts_cpu_time: ClassVar[bool] = False
+    bases: ClassVar[tuple[str, ...]] = ()
     meter: str | None = None
 
     def __init__(self, argument: str = "") -> None:

@@ -27,6 +27,7 @@ class Ncnn(ProcessRunner):
     name = "ncnn"
     summary = "ncnn on this machine's processor, models converted by pnnx (extra ncnn)"
     engine = ENGINES / "ncnn_engine.py"
+    bases = ("mobile-cpu", "server-cpu")
 
     def __init__(self, argument: str = "") -> None:
         super().__init__(argument)

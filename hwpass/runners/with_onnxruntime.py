@@ -22,6 +22,7 @@ class OnnxRuntime(ProcessRunner):
     name = "onnxruntime"
     summary = "ONNX Runtime on this machine; after the colon the execution provider, the processor's by default"
     engine = ENGINES / "onnxruntime_engine.py"
+    bases = ("server-cpu", "server-cpu-avx2")
 
     def __init__(self, argument: str = "") -> None:
         super().__init__(argument)

@@ -17,6 +17,7 @@ class OpenVino(ProcessRunner):
     name = "openvino"
     summary = "OpenVINO on this machine; after the colon its device, CPU by default (extra openvino)"
     engine = ENGINES / "openvino_engine.py"
+    bases = ("server-cpu", "server-cpu-avx2")
 
     def __init__(self, argument: str = "") -> None:
         super().__init__(argument)

@@ -22,7 +22,6 @@ from typing import Any
 
 MARK = "hwpass-timing "
 WARM_UP_RUNS = 3
-WARM_UP_SECONDS = 0.1
 #: Runs are repeated for as long as this, at least, where energy is measured: meters count in steps of milliseconds.
 METERED_SECONDS = 0.5
 
@@ -61,17 +60,21 @@ def answered(engine: ModuleType, job: dict[str, Any]) -> dict[str, Any]:
     if job.get("meter"):
         meters = loaded(Path(__file__).with_name("meters.py"))
         meter = meters.METERS[job["meter"]]()
-    seconds, joules = measure(run, job["runs"], clock, meter)
+    seconds, joules = measure(run, job["runs"], clock, meter, job["warm_up"])
     return {"seconds": seconds, "joules": joules}
 
 
 def measure(
-    run: Callable[[], object], runs: int, clock: Callable[[], float] = time.perf_counter, meter: Any = None
+    run: Callable[[], object],
+    runs: int,
+    clock: Callable[[], float] = time.perf_counter,
+    meter: Any = None,
+    warm_up: float = 0.0,
 ) -> tuple[list[float], float | None]:
     """Seconds of `runs` warm runs, and with a meter joules per run."""
     begin = time.perf_counter()
     done = 0
-    while done < WARM_UP_RUNS or (done < 50 and time.perf_counter() - begin < WARM_UP_SECONDS):
+    while done < WARM_UP_RUNS or (done < 50 and time.perf_counter() - begin < warm_up):
         run()
         done += 1
     seconds = []
