@@ -29,6 +29,8 @@ CNN = ROOT / "fixtures" / "cnn.onnx"
 #: Files whose texts only the shell sees, or that are not in words, each with the reason.
 APART = {
     "hwpass/command/cli.py": "declares the options, and speaks to the shell alone",
+    "hwpass/command/measuring.py": "declares the options of commands that measure, and speaks to the shell alone",
+    "hwpass/command/shared_options.py": "declares options of several commands",
     "hwpass/command/derived_options.py": "declares options as well",
     "hwpass/command/from_options.py": "declares options, and speaks to the shell alone",
     "hwpass/options.py": "holds the help of the command line",

@@ -137,7 +137,7 @@ def test_a_calibration_writes_a_target_and_goes_on_from_its_measurements(
 ) -> None:
     log = tmp_path / "log.jsonl"
     runner = Made(3.0, "overhead-conv", works)
-    found = calibrate(runner, minutes=0.001, log=log, base=BASE, micros=some(), name="mine")
+    found = calibrate(runner, minutes=0.0, log=log, base=BASE, micros=some(), name="mine")
     assert runner.jobs == 2 * len(CHOSEN) - 1
     target = parse_target(found.text)
     assert target == found.target
@@ -148,7 +148,7 @@ def test_a_calibration_writes_a_target_and_goes_on_from_its_measurements(
     assert any("overhead-conv: no such layer" in line for line in found.lines)
     assert target.uncertainty["network"] > 0
     again = Made(3.0, "overhead-conv", works)
-    second = calibrate(again, minutes=0.001, log=log, resume=True, base=BASE, micros=some(), name="mine")
+    second = calibrate(again, minutes=0.0, log=log, resume=True, base=BASE, micros=some(), name="mine")
     assert again.jobs == 0
     assert second.text == found.text
     with pytest.raises(UsageError, match="measured with threads 1, not 2"):
@@ -180,7 +180,7 @@ def test_what_is_cut_short_goes_on(tmp_path: Path) -> None:
 
 def test_a_runner_that_runs_nothing_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"0 of 6 models ran with made; .*: no such layer"):
-        calibrate(Made(fails=""), minutes=0.001, micros=some()[:6])
+        calibrate(Made(fails=""), minutes=0.0, micros=some()[:6])
 
 
 @pytest.mark.parametrize(
