@@ -1,4 +1,4 @@
-"""MobileNets and EfficientNet-Lite on phones and boards under TFLite, XNNPACK and Paddle-Lite: rows, and width pairs."""
+"""MobileNets and EfficientNet-Lite on phones and boards under TFLite, XNNPACK and Paddle-Lite, and their widths."""
 
 from __future__ import annotations
 
