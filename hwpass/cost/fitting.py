@@ -71,12 +71,12 @@ def fit_target(base: Target, works: Sequence[Work], seconds: Sequence[float], le
         raise InputError(f"fit: {len(works)} networks and {measured.size} latencies; give at least one of each")
     if not (np.isfinite(measured) & (measured > 0)).all():
         raise InputError("fit: a latency is no positive number of seconds")
-    everything = np.arange(measured.size)
+    everything = list(range(measured.size))
     found, spread = _solve(base, works, measured, everything)
     errors = _predicted(scaled(base, found), works) / measured - 1
     left_out = np.zeros(0)
     if leave_out and measured.size > 1:
-        others = [np.delete(everything, number) for number in everything]
+        others = [[other for other in everything if other != number] for number in everything]
         left_out = np.array([
             _predicted(scaled(base, _solve(base, works, measured, rest)[0]), [works[number]])[0] / measured[number] - 1
             for number, rest in zip(everything, others, strict=True)
@@ -120,9 +120,11 @@ def _predicted(target: Target, works: Sequence[Work]) -> Floats:
     return np.array([model.latency(work).sum() for work in works])
 
 
-def _solve(base: Target, works: Sequence[Work], measured: Floats, chosen: Floats) -> tuple[dict[str, float], Floats]:
+def _solve(
+    base: Target, works: Sequence[Work], measured: Floats, chosen: Sequence[int]
+) -> tuple[dict[str, float], Floats]:
     """Factors by maximum a posteriori, and the posterior standard deviation of each logarithm."""
-    own, seconds = [works[int(number)] for number in chosen], measured[chosen]
+    own, seconds = [works[number] for number in chosen], measured[list(chosen)]
     priors = np.array(list(PRIORS.values()))
     # The scale alone, first: with it the problem is nearly linear.
     start = np.zeros(len(priors))

@@ -1,0 +1,46 @@
+"""What several threads change: arithmetic is divided, memory shared, and every kernel has to be handed out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwpass.cost_models.work import Floats, Work
+
+
+@dataclass(frozen=True)
+class Threads:
+    """`count` threads on `fast` equal cores, then on slower ones of relative speed `slow`.
+
+    Work is dealt out in equal parts, so that a slow core, or a second thread on a fast one, is waited for.
+    """
+
+    count: int
+    fast: int
+    slow: float
+    share: float  #: of a kernel's arithmetic that is divided (Amdahl)
+    bandwidth: float  #: of all cores over that of one
+    start_us: float
+
+    @property
+    def speed(self) -> float:
+        """Speed of all threads over that of one fast core."""
+        if self.count <= self.fast:
+            return float(self.count)
+        return max(float(self.fast), self.count * self.slow)
+
+    def compute(self, work: Work) -> Floats:
+        """Time of a kernel's arithmetic over that of one thread, [K]; what is scanned in order is not divided."""
+        divided = (1 - self.share) + self.share / self.speed
+        return np.where(work.kind == "other", 1.0, divided)
+
+    @property
+    def memory(self) -> float:
+        """Time of memory over that of one thread."""
+        return 1 / min(self.speed, self.bandwidth)
+
+    @property
+    def start(self) -> float:
+        """Seconds to hand one kernel to the threads and to wait for the last, in steps that double their number."""
+        return 1e-6 * self.start_us * float(np.log2(self.count))
