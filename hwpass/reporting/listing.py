@@ -35,7 +35,7 @@ def render_targets(console: Console, names: Sequence[str] | None = None) -> None
         target = load_target(name)
         rows.append((name, target.model, " ".join(target.peak), str(target.align), target.description))
     headings = ("target", "cost model", "formats", "align", "what it is")
-    print_table(console, headings, rows, "lllrl", "the folder of targets")
+    print_table(console, headings, rows, "lllrl", most=len(rows))
     print_line(console, "hwpass targets NAME shows the figures and their sources", "dim")
 
 

@@ -42,15 +42,15 @@ def print_table(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
     right: str = "",
-    more: str = "",
+    most: int = ROWS,
 ) -> None:
-    """Print the first ROWS rows, and how many more there are. Names are neither markup nor wrapped."""
-    heading, *lines = table_lines(headings, rows[:ROWS], console.width, right)
+    """Print the first `most` rows, and how many more there are. Names are neither markup nor wrapped."""
+    heading, *lines = table_lines(headings, rows[:most], console.width, right)
     print_line(console, heading, "bold")
     for line in lines:
         print_line(console, line)
-    if len(rows) > ROWS:
-        print_line(console, f"and {len(rows) - ROWS} more (see {more or in_words('--json', 'its JSON')})", "dim")
+    if len(rows) > most:
+        print_line(console, f"and {len(rows) - most} more (see {in_words('--json', 'its JSON')})", "dim")
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:
