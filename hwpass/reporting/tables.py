@@ -42,6 +42,7 @@ def print_table(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
     right: str = "",
+    more: str = "",
     most: int = ROWS,
 ) -> None:
     """Print the first `most` rows, and how many more there are. Names are neither markup nor wrapped."""
@@ -50,7 +51,7 @@ def print_table(
     for line in lines:
         print_line(console, line)
     if len(rows) > most:
-        print_line(console, f"and {len(rows) - most} more (see {in_words('--json', 'its JSON')})", "dim")
+        print_line(console, f"and {len(rows) - most} more (see {more or in_words('--json', 'its JSON')})", "dim")
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:
