@@ -32,7 +32,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("inputs", "writing_passes", "writing_operators", "writing_targets", "stability", "debugging")
 BLOCK = re.compile(r"^(?:<!-- needs (\w+) -->\n)?```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ENTRY_POINTS = {
-    plugins.PASSES, plugins.RULES, plugins.SCORES, plugins.RENDERERS, plugins.CALIBRATION, plugins.COST_MODELS
+    plugins.PASSES, plugins.RULES, plugins.SCORES, plugins.RENDERERS, plugins.CALIBRATION, plugins.COST_MODELS,
+    plugins.TARGETS, plugins.RUNNERS,
 }  # fmt: skip
 TORCH = importlib.util.find_spec("torch") is not None
 

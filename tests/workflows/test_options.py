@@ -179,10 +179,10 @@ def test_effort_is_told_to_every_pass_that_takes_time(monkeypatch: pytest.Monkey
     monkeypatch.setattr("hwpass.passes.distill.installed", lambda: True)
     assert set(WORK) == set(EFFORTS)
     texts = {effort: str(PassManager(usual(RunOptions(macs=0.5, calib="x", effort=effort)))) for effort in EFFORTS}
-    assert "prune-channels{macs=0.5x},compensate,distill,lower-norms" in texts["normal"]
+    assert "prune-channels{macs=0.5x},compensate,distill{most=240.0},lower-norms" in texts["normal"]
     assert "rounds=1" in texts["quick"]
     assert "distill" not in texts["quick"]
-    assert "distill{seconds=300.0}" in texts["thorough"]
+    assert "distill{seconds=300.0,most=1200.0}" in texts["thorough"]
     assert all(PassManager.parse(text).steps == PassManager.parse(text).steps for text in texts.values())
     # What is asked for by name goes first.
     asked = str(PassManager(usual(RunOptions(macs=0.5, calib="x", effort="quick", distill="9s"))))
