@@ -19,7 +19,8 @@ class Threads:
     count: int
     fast: int
     slow: float
-    share: float  #: of a kernel's arithmetic that is divided (Amdahl)
+    share: float  #: of the arithmetic of a matrix product that is divided (Amdahl)
+    light_share: float  #: the same for all other kernels
     bandwidth: float  #: of all cores over that of one
     start_us: float
 
@@ -32,8 +33,9 @@ class Threads:
 
     def compute(self, work: Work) -> Floats:
         """Time of a kernel's arithmetic over that of one thread, [K]; what is scanned in order is not divided."""
-        divided = (1 - self.share) + self.share / self.speed
-        return np.where(work.kind == "other", 1.0, divided)
+        product = np.isin(work.kind, ("conv", "grouped", "matmul"))
+        share = np.where(product, self.share, np.where(work.kind == "other", 0.0, self.light_share))
+        return np.asarray((1 - share) + share / self.speed)
 
     @property
     def memory(self) -> float:

@@ -16,9 +16,9 @@ from hwpass.errors import InputError
 
 #: Standard deviation of the logarithm of each factor before anything is measured. The first three are figures that
 #: every kind of target has; `products` is the peak beside everything else that is computed.
-PRIORS = {"rate": 1.0, "bandwidth": 0.4, "overhead": 0.5, "products": 0.2}
+PRIORS = {"rate": 1.0, "bandwidth": 0.7, "overhead": 0.9, "products": 0.2}
 #: Standard deviation of the logarithm of a measured latency around the prediction of a model that is true.
-NOISE = 0.06
+NOISE = 0.08
 #: A factor is determined if measurements leave less than this share of its prior standard deviation.
 DETERMINED = 0.7
 #: Half of the width of a central interval that holds 90 % of a normal distribution, standard deviations.
@@ -134,7 +134,8 @@ def _solve(
         predicted = _predicted(scaled(base, _factors(logs)), own)
         return np.concatenate([np.log(predicted / seconds) / NOISE, logs / priors])
 
-    solved = least_squares(residuals, start, method="lm", diff_step=1e-4)
+    # One network that was measured badly counts by its error, not by the square of it.
+    solved = least_squares(residuals, start, loss="soft_l1", diff_step=1e-4)
     covariance = np.linalg.inv(solved.jac.T @ solved.jac)
     return _factors(solved.x), np.sqrt(np.diag(covariance))
 
