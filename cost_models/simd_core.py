@@ -197,7 +197,9 @@ class SimdCore(CostModel):
         half = _widened(work, 2)
         into = self._vectors(tiles * side * side * work.k, half) * c.winograd * side
         back = self._vectors(tiles * side * side * work.n, half) * c.winograd * side
-        product = self._multiply(_widened(work, 4), tiles * side * side * work.k * self._whole(work.n)) * self._halved(work.n, work)
+        product = self._multiply(_widened(work, 4), tiles * side * side * work.k * self._whole(work.n)) * self._halved(
+            work.n, work
+        )
         # Both transformed sets are written and read again.
         scratch = 2 * tiles * side * side * (work.k + work.n) * half.itemsize
         return np.asarray(into + back + product + self._exposed * self.memory_seconds(scratch, scratch / 2))
