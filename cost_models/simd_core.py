@@ -108,7 +108,8 @@ class SimdCore(CostModel):
     def latency(self, work: Work) -> Floats:
         """Seconds per kernel, [P, K]."""
         work = _rounded(work)
-        compute = self.compute_seconds(work) * self._threads.compute(work)
+        block = None if self._layout.pack == 1 else 2 * self._layout.pack
+        compute = self.compute_seconds(work) * self._threads.compute(work, block)
         memory = self._memory(work)
         compute = compute + self._converted(work)
         seconds = np.maximum(compute + self._exposed * memory, memory)
@@ -185,7 +186,9 @@ class SimdCore(CostModel):
         return np.asarray(np.where(able, np.minimum(direct, best + store), direct))
 
     def _winograd(self, work: Work, tile: int) -> Floats:
-        """F(tile x tile, 3x3), of integers in 16 bits with sums in 32: transform the input tiles, multiply position by position, transform back.
+        """F(tile x tile, 3x3): transform the input tiles, multiply position by position, transform back.
+
+        Integers are transformed in 16 bits and summed in 32.
 
         A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, 2015. (tile + 2)^2 products per
         tile and pair of channels; a transform makes two passes of about `side` operations over each position.

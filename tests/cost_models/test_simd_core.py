@@ -111,7 +111,7 @@ def test_packs_of_eight_make_a_stair_in_fp16(make_work: MakeWork) -> None:
 def test_equal_parts_wait_for_the_slowest_core(make_work: MakeWork) -> None:
     base = bare()
     layout = {**base.layout, "fast_cores": 4, "slow_percent": 30}
-    work = single(make_work, kind="conv", m=100, n=32, k=32)
+    work = single(make_work, kind="conv", m=100, n=128, k=32)  # 16 blocks of two packs
 
     def with_threads(count: int) -> float:
         return us(base.model_copy(update={"layout": layout, "threads": count}), work)
@@ -119,6 +119,15 @@ def test_equal_parts_wait_for_the_slowest_core(make_work: MakeWork) -> None:
     assert with_threads(4) == pytest.approx(with_threads(1) / 4)
     assert with_threads(8) == pytest.approx(with_threads(4))  # eight slow shares of 0.3 are no more than four whole
     assert with_threads(16) == pytest.approx(with_threads(1) / 4.8)
+
+
+def test_the_last_round_leaves_threads_idle(make_work: MakeWork) -> None:
+    base = bare()
+    four = base.model_copy(update={"threads": 4})
+    plain = four.model_copy(update={"layout": {**base.layout, "pack": 1}})
+    work = single(make_work, kind="conv", m=100, n=40, k=32)  # five blocks of 8 channels: two rounds of four
+    assert us(four, work) == pytest.approx(us(base, work) * 2 / 5)
+    assert us(plain, work) == pytest.approx(us(base, work) / 4)
 
 
 def test_every_group_is_handed_to_the_threads(make_work: MakeWork) -> None:
