@@ -61,7 +61,8 @@ def fit_target(base: Target, works: Sequence[Work], seconds: Sequence[float], le
     `works`: one plan each, [1, K], in the number format that was measured; `seconds`: the latency of each, [N]. Every
     kind of cost model can be fitted: `rate` multiplies the peak, the clock and bandwidths and divides times; beside
     it `bandwidth` multiplies that of every memory level, `overhead` the time to start a kernel and `products` the
-    peak. The logarithm of each has a Gaussian prior around 0, so that one network is enough and ten are used. `leave_out`: also
+    peak. The logarithm of each has a Gaussian prior around 0, so that one network is enough and ten are used.
+    `leave_out`: also
     fit without each network in turn, and say how wrong the prediction for it is.
 
     Raises InputError when there is nothing to fit to, or a latency is no positive number.
