@@ -19,7 +19,8 @@ class Threads:
     count: int
     fast: int
     slow: float
-    share: float  #: of a kernel's arithmetic that is divided (Amdahl)
+    share: float  #: of the arithmetic of a matrix product that is divided (Amdahl)
+    light_share: float  #: the same for all other kernels
     bandwidth: float  #: of all cores over that of one
     start_us: float
 
@@ -30,10 +31,20 @@ class Threads:
             return float(self.count)
         return max(float(self.fast), self.count * self.slow)
 
-    def compute(self, work: Work) -> Floats:
-        """Time of a kernel's arithmetic over that of one thread, [K]; what is scanned in order is not divided."""
-        divided = (1 - self.share) + self.share / self.speed
-        return np.where(work.kind == "other", 1.0, divided)
+    def compute(self, work: Work, block: int | None) -> Floats:
+        """Time of a kernel's arithmetic over that of one thread, [P, K]; what is scanned in order is not divided.
+
+        Products are dealt out in blocks of output channels, so that the last round may leave threads idle; None: in
+        tiles of both sides, which are many.
+        """
+        product = np.isin(work.kind, ("conv", "grouped", "matmul"))
+        share = np.where(product, self.share, np.where(work.kind == "other", 0.0, self.light_share))
+        uneven = np.ones_like(work.m)
+        if block is not None and self.count > 1:
+            blocks = np.maximum(np.ceil(work.n / block), 1.0)
+            rounds = np.ceil(blocks / self.count) * self.count / blocks
+            uneven = np.where(product & (blocks > 1), np.minimum(rounds, self.speed), 1.0)
+        return np.asarray((1 - share) + share * uneven / self.speed)
 
     @property
     def memory(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -82,6 +83,7 @@ def _memory(spec: dict[str, Any], clock: float, width: int, dram_gbs: float | No
     return {**levels, "DRAM": {"bandwidth_gbs": last, "byte_pj": 162.0}}
 
 
+@cache
 def _classes() -> dict[str, dict[str, Any]]:
     text = (resources.files(__package__) / "cores.toml").read_text(encoding="utf-8")
     found: dict[str, dict[str, Any]] = tomllib.loads(text)["core"]

@@ -36,7 +36,7 @@ class CoreLayout(Figures):
     issue: int = Field(gt=0)  #: instructions that start in a cycle
     load_bytes: int = Field(gt=0)  #: loaded in a cycle from the first cache
     in_order: int = Field(ge=0, le=1)
-    pack: int = Field(gt=0)  #: channels are stored in packs of as many if their count allows it
+    pack: int = Field(gt=0)  #: channels are stored in packs of as many if their count allows it; 1: side by side (NHWC)
     product_bytes: int = Field(ge=1, le=4)  #: narrowest element in which the runtime multiplies matrices (not windows)
     fast_cores: int = Field(gt=0)  #: cores like the one described
     slow_percent: int = Field(gt=0, le=100)  #: speed of the cores beyond these, percent of a fast one
@@ -67,7 +67,8 @@ class CoreConstants(Figures):
     start: float = Field(ge=0)  #: start a kernel, beside `overhead_us`
     exposed: float = Field(ge=0, le=1)  #: share of memory time that arithmetic does not hide, core out of order
     exposed_in_order: float = Field(ge=0, le=1)
-    thread_share: float = Field(gt=0, le=1)  #: share of a kernel's arithmetic that threads divide
+    thread_share: float = Field(gt=0, le=1)  #: share of a matrix product's arithmetic that threads divide
+    thread_share_light: float = Field(gt=0, le=1)  #: the same for all other kernels
     thread_start_us: float = Field(ge=0)  #: hand a kernel to twice as many threads, microseconds
     shared_bandwidth: float = Field(ge=1)  #: bandwidth of all cores over that of one, last level
 
@@ -99,6 +100,7 @@ class SimdCore(CostModel):
             lay.fast_cores,
             lay.slow_percent / 100,
             c.thread_share,
+            c.thread_share_light,
             c.shared_bandwidth,
             c.thread_start_us,
         )
@@ -106,8 +108,10 @@ class SimdCore(CostModel):
     def latency(self, work: Work) -> Floats:
         """Seconds per kernel, [P, K]."""
         work = _rounded(work)
-        compute = self.compute_seconds(work) * self._threads.compute(work)
+        block = None if self._layout.pack == 1 else 2 * self._layout.pack
+        compute = self.compute_seconds(work) * self._threads.compute(work, block)
         memory = self._memory(work)
+        compute = compute + self._converted(work)
         seconds = np.maximum(compute + self._exposed * memory, memory)
         # Each group of a convolution is a kernel of its own for the threads.
         grouped = np.isin(work.kind, ("grouped", "conv_transpose")) & (np.maximum(work.k, work.n) > 1)
@@ -135,6 +139,17 @@ class SimdCore(CostModel):
         fused = self._fused(work) * work.written / work.itemsize / self._lanes(work)
         return np.asarray(result + np.where(work.macs > 0, fused * c.function * self._operation, 0.0))
 
+    def _converted(self, work: Work) -> Floats:
+        """Seconds to convert what another kernel left in a wider or narrower format, [P, K]."""
+        result = np.zeros_like(work.m)
+        for edge in np.flatnonzero(work.source >= 0):
+            source, sink = int(work.source[edge]), int(work.sink[edge])
+            if work.itemsize[source] != work.itemsize[sink]:
+                width = min(max(float(work.itemsize[source]), float(work.itemsize[sink])), self._layout.vector_bytes)
+                count = work.bytes[:, edge] / work.itemsize[sink]
+                result[:, sink] += count * width / self._layout.vector_bytes * self._constants.element * self._operation
+        return result
+
     def _lanes(self, work: Work) -> Floats:
         """Elements of a vector, [K]."""
         return np.asarray(np.maximum(self._layout.vector_bytes / work.itemsize, 1.0))
@@ -161,17 +176,19 @@ class SimdCore(CostModel):
         lanes = np.where(packed, self._lanes(work) / self._narrow(work.in_channels, work), 1.0)
         lanes = np.where(window, lanes, self._lanes(work))
         gather = work.groups * work.m * work.k * work.taps * each / lanes * self._operation
-        store = self._vectors(work.groups * work.m * work.n, work) * c.store
+        store = self._vectors(work.groups * work.m * work.n, _widened(work, 4)) * c.store
         narrow = self._halved(work.n, work)
         product = self._multiply(work, work.groups * work.m * self._whole(work.n) * work.k * work.taps) * narrow
         direct = gather + store + product + work.groups * c.group * self._operation
-        able = (work.taps == 9) & (work.stride == 1) & (work.groups == 1) & (work.itemsize > 1)
-        able = able & (work.k >= 8) & (work.n >= 8)
-        best = np.minimum.reduce([self._winograd(work, tile) for tile in (2, 4, 6)])
+        able = (work.taps == 9) & (work.stride == 1) & (work.groups == 1) & (work.k >= 8) & (work.n >= 8)
+        small = np.minimum(self._winograd(work, 2), self._winograd(work, 4))
+        best = np.where(work.itemsize > 1, np.minimum(small, self._winograd(work, 6)), small)
         return np.asarray(np.where(able, np.minimum(direct, best + store), direct))
 
     def _winograd(self, work: Work, tile: int) -> Floats:
         """F(tile x tile, 3x3): transform the input tiles, multiply position by position, transform back.
+
+        Integers are transformed in 16 bits and summed in 32.
 
         A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, 2015. (tile + 2)^2 products per
         tile and pair of channels; a transform makes two passes of about `side` operations over each position.
@@ -180,15 +197,18 @@ class SimdCore(CostModel):
         side = tile + 2
         rows = np.sqrt(np.maximum(work.m, 1.0))
         tiles = np.ceil(rows / tile) ** 2
-        into = self._vectors(tiles * side * side * work.k, work) * c.winograd * side
-        back = self._vectors(tiles * side * side * work.n, work) * c.winograd * side
-        product = self._multiply(work, tiles * side * side * work.k * self._whole(work.n)) * self._halved(work.n, work)
+        half = _widened(work, 2)
+        into = self._vectors(tiles * side * side * work.k, half) * c.winograd * side
+        back = self._vectors(tiles * side * side * work.n, half) * c.winograd * side
+        product = self._multiply(_widened(work, 4), tiles * side * side * work.k * self._whole(work.n)) * self._halved(
+            work.n, work
+        )
         # Both transformed sets are written and read again.
-        scratch = 2 * tiles * side * side * (work.k + work.n) * work.itemsize
+        scratch = 2 * tiles * side * side * (work.k + work.n) * half.itemsize
         return np.asarray(into + back + product + self._exposed * self.memory_seconds(scratch, scratch / 2))
 
     def _depthwise(self, work: Work) -> Floats:
-        c = self._constants
+        c, work = self._constants, _widened(work, 4)
         each = c.depthwise_out + c.depthwise_tap * work.taps
         plain = np.where(self._packed(work.groups), self._narrow(work.groups, work), c.depthwise_plain)
         return self._vectors(self._whole(work.groups) * work.m * work.n, work) * each * plain
@@ -235,6 +255,8 @@ class SimdCore(CostModel):
         """Elements of a vector over those of a pack: the largest of 4, 8, ... that divides the channels, [P, K]."""
         lanes = np.broadcast_to(self._lanes(work), channels.shape)
         share = np.ones(channels.shape)
+        if self._layout.pack == 1:
+            return share
         for pack in (8, 16, 32, 64):
             share = np.where((lanes >= pack) & (channels % pack != 0), share * 2, share)
         return share
@@ -246,6 +268,11 @@ class SimdCore(CostModel):
     def _whole(self, channels: Floats) -> Floats:
         """Channels rounded up to the register tile of four; few are handled one by one."""
         return np.asarray(np.where(channels > 1, np.ceil(channels / 4) * 4, channels))
+
+
+def _widened(work: Work, integer: float) -> Work:
+    """The same work with single-byte elements held in `integer` bytes, as products and sums of them are."""
+    return replace(work, itemsize=np.where(work.itemsize < 2, integer, work.itemsize))
 
 
 def _rounded(work: Work) -> Work:

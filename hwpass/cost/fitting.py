@@ -14,11 +14,11 @@ from hwpass.cost_models.target import Target
 from hwpass.cost_models.work import Floats, Work
 from hwpass.errors import InputError
 
-#: Standard deviation of the logarithm of each factor before anything is measured. The first three are figures that
-#: every kind of target has; `products` is the peak beside everything else that is computed.
-PRIORS = {"rate": 1.0, "bandwidth": 0.4, "overhead": 0.5, "products": 0.2}
+#: Standard deviation of the logarithm of each factor before anything is measured. `rate` is the speed of the whole
+#: device; `bandwidth`, `overhead` and `products` say how memory, the start of kernels and the peak differ from it.
+PRIORS = {"rate": 1.0, "bandwidth": 0.7, "overhead": 0.9, "products": 0.2}
 #: Standard deviation of the logarithm of a measured latency around the prediction of a model that is true.
-NOISE = 0.06
+NOISE = 0.08
 #: A factor is determined if measurements leave less than this share of its prior standard deviation.
 DETERMINED = 0.7
 #: Half of the width of a central interval that holds 90 % of a normal distribution, standard deviations.
@@ -59,9 +59,10 @@ def fit_target(base: Target, works: Sequence[Work], seconds: Sequence[float], le
     """The target `base` with factors on its figures, so that it predicts the measured latency of whole networks.
 
     `works`: one plan each, [1, K], in the number format that was measured; `seconds`: the latency of each, [N]. Every
-    kind of cost model can be fitted: `rate` multiplies the peak and the clock and divides times per element,
-    `bandwidth` that of every memory level, `overhead` the time to start a kernel, `products` the peak alone. The
-    logarithm of each has a Gaussian prior around 0, so that one network is enough and ten are used. `leave_out`: also
+    kind of cost model can be fitted: `rate` multiplies the peak, the clock and bandwidths and divides times; beside
+    it `bandwidth` multiplies that of every memory level, `overhead` the time to start a kernel and `products` the
+    peak. The logarithm of each has a Gaussian prior around 0, so that one network is enough and ten are used.
+    `leave_out`: also
     fit without each network in turn, and say how wrong the prediction for it is.
 
     Raises InputError when there is nothing to fit to, or a latency is no positive number.
@@ -92,7 +93,7 @@ def fit_target(base: Target, works: Sequence[Work], seconds: Sequence[float], le
 def scaled(base: Target, factors: Mapping[str, float]) -> Target:
     """`base` with `factors` of PRIORS (1 where absent) on its figures; its sources are left as they are."""
     rate, products = factors.get("rate", 1.0), factors.get("products", 1.0)
-    bandwidth, overhead = factors.get("bandwidth", 1.0), factors.get("overhead", 1.0)
+    bandwidth, overhead = rate * factors.get("bandwidth", 1.0), factors.get("overhead", 1.0) / rate
 
     def timed(table: Mapping[str, float]) -> dict[str, float]:
         each = {"_ns": 1 / rate, "_us": overhead}
@@ -134,7 +135,8 @@ def _solve(
         predicted = _predicted(scaled(base, _factors(logs)), own)
         return np.concatenate([np.log(predicted / seconds) / NOISE, logs / priors])
 
-    solved = least_squares(residuals, start, method="lm", diff_step=1e-4)
+    # One network that was measured badly counts by its error, not by the square of it.
+    solved = least_squares(residuals, start, loss="soft_l1", diff_step=1e-4)
     covariance = np.linalg.inv(solved.jac.T @ solved.jac)
     return _factors(solved.x), np.sqrt(np.diag(covariance))
 
@@ -151,8 +153,8 @@ def _described(target: Target, base: Target, factors: Mapping[str, float], error
     shares = {
         "peak": factors["rate"] * factors["products"],
         "clock_ghz": factors["rate"],
-        "memory": factors["bandwidth"],
-        "overhead_us": factors["overhead"],
+        "memory": factors["rate"] * factors["bandwidth"],
+        "overhead_us": factors["overhead"] / factors["rate"],
         "op_ns": 1 / factors["rate"],
         "fused_ns": 1 / factors["rate"],
     }
@@ -161,7 +163,8 @@ def _described(target: Target, base: Target, factors: Mapping[str, float], error
         if key in sources:
             sources[key] = f"{how}{share:.3g} times the figure of {base.name}; {quality}"
     if "constants" in sources and any(key.endswith(("_ns", "_us")) for key in base.constants):
-        text = f"of {base.name}; times {how}_ns by {1 / factors['rate']:.3g}, _us by {factors['overhead']:.3g}"
+        slower = 1 / factors["rate"]
+        text = f"of {base.name}; times {how}_ns by {slower:.3g}, _us by {slower * factors['overhead']:.3g}"
         sources["constants"] = text
     changes: dict[str, Any] = {"sources": sources, "validation": {"networks": how + quality}}
     if left_out.size > 2:  # fewer say nothing of a spread
