@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class Net:
         self.kernels: list[Kernel] = []
         self.at, self.side, self.channels = -1, side, channels
 
-    def _add(self, kind: str, op: str, out: int, side: int, **extent: float) -> None:
+    def _add(self, kind: str, op: str, out: int, side: int, **extent: Any) -> None:
         size = self.channels * self.side**2 * FP32
         made = out * side**2 * FP32
         inputs = [(self.at, float(self.channels), size)]

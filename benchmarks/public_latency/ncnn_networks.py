@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from hwpass.cost_models.work import Work
 from public_latency.layers import FP32, Kernel, work_of_kernels
@@ -115,7 +116,7 @@ def _kernel(
     whole = kind == "Pooling" and not row["kh"].isdigit()  # the window is the image
     taps = prod(into[1:]) if whole else _number(row["kh"], 1.0) * _number(row["kw"], row["kh"] or 1.0)
     stride = _number(row["stride_h"], 1.0) * _number(row["stride_w"], row["stride_h"] or 1.0)
-    common = {"read": read, "written": written, "weights": weights * FP32, "inputs": edges}
+    common: dict[str, Any] = {"read": read, "written": written, "weights": weights * FP32, "inputs": edges}
     activation = {"1": "+Relu", "2": "+LeakyRelu", "3": "+Clip", "4": "+Sigmoid"}.get(row["activation"], "")
     elements = prod(out) if activation else 0.0
     if kind in ("InnerProduct", "Gemm"):
