@@ -177,5 +177,8 @@ def find(name: str) -> Build | None:
     for pattern, make in _families():
         match = re.fullmatch(pattern, name)
         if match:
-            return make(match)
+            try:
+                return make(match)
+            except KeyError:  # a size that is not known of a family that is
+                return None
     return None

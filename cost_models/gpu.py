@@ -1,0 +1,161 @@
+"""GPUs, discrete and mobile: products as tiles over cores, everything else as bytes and elements.
+
+Seconds of one kernel:
+
+    overhead + max(arithmetic of the tiles, latency of the longest chain of steps, memory)
+
+A product of m x n outputs, k x taps deep, is cut into tiles of a x b outputs. A core works on one tile at a time, so
+ceil(tiles / cores) waves of tiles are waited for, however empty the last one is. Of the tile shapes that a library
+holds, it is taken to run the fastest. The same view of a GPU: S. Lee et al., "NeuSight", ASPLOS 2025 (the utilisation
+of tiles, bounded by a roofline); NVIDIA, "Matrix Multiplication Background" (tile and wave quantisation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from pydantic import Field
+
+from hwpass.cost_models.base import CostModel, Figures, register
+from hwpass.cost_models.work import Floats, Work
+
+
+class GpuLayout(Figures):
+    """Counts of cores, and extents of tiles in elements."""
+
+    cores: int = Field(gt=0)  #: streaming multiprocessors or shader cores that take tiles of their own
+    tile: int = Field(gt=0)  #: longest side of a tile of outputs
+    tile_floor: int = Field(gt=0)  #: shortest side; the sides between are halves of the longest
+    depth: int = Field(gt=0)  #: how many of the k x taps products a step takes; a last step is never shorter
+    splits: int = Field(gt=0)  #: among how many tiles the depth of one output may be split
+    winograd: int = Field(ge=0)  #: side of the output tile of Winograd's 3x3 convolution (0: not used)
+    granule: int = Field(gt=0)  #: bytes of which a row of channels is a multiple, else it is padded and `ragged`
+
+
+class GpuConstants(Figures):
+    """Fitted shares of what the device could do, the same for every device under one runtime."""
+
+    achieved: float = Field(gt=0, le=1)  #: share of the peak that a large tile reaches
+    reuse: float = Field(ge=0)  #: side of a square tile that loads its operands as long as it multiplies them
+    step_cycles: float = Field(ge=0)  #: cycles from one step of a tile to the next, when nothing hides them
+    resident: float = Field(ge=1)  #: tiles on one core that hide each other's latency
+    ragged: float = Field(ge=1)  #: time of a product whose channels fill no granule over one that fills it
+    grouped: float = Field(gt=0, le=1)  #: rate of the tiles of a grouped convolution over those of a dense one
+    matmul: float = Field(gt=0, le=1)  #: the same of a matrix product of several rows
+    depthwise: float = Field(gt=0, le=1)  #: share of the fp32 peak that a depthwise convolution reaches
+    streamed: float = Field(gt=0, le=1)  #: share of the bandwidth that kernels reach
+    weights: float = Field(gt=0, le=1)  #: the same for constants, which are read in order
+    gathered: float = Field(gt=0, le=1)  #: the same where elements change order, or pass several times
+    operation_cycles: float = Field(ge=0)  #: cycles of a lane for one scalar operation, fp32
+
+
+@register
+class TiledGpu(CostModel):
+    """Cores that work on tiles of outputs, behind one shared cache and one memory."""
+
+    Layout = GpuLayout
+    Constants = GpuConstants
+    _layout: GpuLayout
+    _constants: GpuConstants
+
+    def latency(self, work: Work) -> Floats:
+        """Seconds per kernel, [P, K]."""
+        busy = np.maximum(self.compute_seconds(work), self.transfer_seconds(work))
+        seconds = busy + self.target.overhead_us * 1e-6
+        return np.asarray(np.where(work.kind == "free", 0.0, seconds))
+
+    def compute_seconds(self, work: Work) -> Floats:
+        """Seconds of arithmetic, [P, K]: of the product, and of the scalar operations fused behind it or alone."""
+        kind, rate = work.kind, self._lane_rate()
+        vector = work.macs / (rate * self._constants.depthwise)
+        product = np.where(kind == "depthwise", vector, 0.0)
+        tiled = work.places("conv", "grouped", "conv_transpose", "matmul", "recurrent")
+        if len(tiled):
+            product[:, tiled] = self._tiled(work.columns(tiled))
+        return np.asarray(product + work.elements * self._constants.operation_cycles / rate)
+
+    def _lane_rate(self) -> float:
+        """Multiply-accumulates per second of the plain lanes: of fp32, which no matrix unit speeds up."""
+        peak = self.target.peak
+        return peak.get("fp32", min(peak.values())) * 1e9
+
+    def _tiled(self, work: Work) -> Floats:
+        """The fastest of the tile shapes, [P, K]; of few channels a group, the plain lanes if those are faster."""
+        ragged = self._ragged(work)
+        best = self._fastest(work) * ragged
+        lanes = work.macs / (self._lane_rate() * self._constants.depthwise)
+        best = np.where((work.kind == "grouped") | (work.kind == "conv_transpose"), np.minimum(best, lanes), best)
+        fits = (work.kind == "conv") & (work.taps == 9) & (work.stride == 1)
+        if self._layout.winograd and fits.any():
+            best = np.where(fits, np.minimum(best, self._winograd(work) * ragged), best)
+        return np.asarray(best)
+
+    def _winograd(self, work: Work) -> Floats:
+        """Seconds of a 3x3 convolution in Winograd's form, [P, K], its transforms included.
+
+        Of s x s outputs, (s + 2)^2 products are left of 9 s^2: as many independent matrix products, one row for each
+        square of outputs. The transforms before and behind are kernels that write and read those many elements
+        (A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
+        """
+        side = self._layout.winograd
+        products, outputs = (side + 2.0) ** 2, side**2
+        form = replace(work, groups=work.groups * products, m=np.ceil(work.m / outputs), taps=np.ones_like(work.taps))
+        moved = self._moved(work.read + work.written) * 2 * products / outputs / self._constants.streamed
+        return self._fastest(form) + moved + 2e-6 * self.target.overhead_us
+
+    def _ragged(self, work: Work) -> Floats:
+        """What channels that fill no granule cost, [P, K], as a factor of time."""
+        step = np.maximum(1.0, self._layout.granule / work.itemsize)
+        off = (work.n % step > 0) | ((work.k % step > 0) & (work.k >= step))
+        return np.where(off, self._constants.ragged, 1.0)
+
+    def _fastest(self, work: Work) -> Floats:
+        """Seconds of the fastest tile shape, [P, K]."""
+        lay = self._layout
+        step = np.maximum(1.0, lay.granule / work.itemsize)
+        n = np.ceil(work.n / step) * step
+        deep = np.ceil(np.ceil(work.k / step) * step * work.taps / lay.depth) * lay.depth
+        best = np.full(work.m.shape, np.inf)
+        for rows, columns in self._shapes():
+            best = np.minimum(best, self._tiles(work, n, deep, rows, columns))
+        return best
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        """Rows and columns of the tiles that a library holds; single rows for a product of a vector."""
+        sides = [self._layout.tile]
+        while sides[-1] // 2 >= self._layout.tile_floor:
+            sides.append(sides[-1] // 2)
+        near = [(rows, columns) for rows in sides for columns in sides if max(rows, columns) <= 4 * min(rows, columns)]
+        return [*near, (1, self._layout.tile)]
+
+    def _tiles(self, work: Work, n: Floats, deep: Floats, rows: int, columns: int) -> Floats:
+        """Seconds of a product cut into tiles of rows x columns, [P, K]."""
+        lay, c = self._layout, self._constants
+        tiles = work.groups * np.ceil(work.m / rows) * np.ceil(n / columns)
+        most = lay.tile if rows == 1 else lay.splits  # the lanes of a single row share its depth
+        split = np.clip(np.floor(lay.cores / np.maximum(tiles, 1.0)), 1.0, np.minimum(most, deep / lay.depth))
+        split = np.maximum(split, 1.0)
+        own = np.ceil(deep / (split * lay.depth))  # steps of one tile
+        waves = np.ceil(tiles * split / lay.cores)
+        several = (work.kind == "matmul") & (work.m > 1)
+        share = np.where(work.kind == "grouped", c.grouped, np.where(several, c.matmul, 1.0)) * c.achieved
+        rate = self.peak(work) / lay.cores * share
+        loads = 1.0 + c.reuse * (rows + columns) / (2.0 * rows * columns)
+        arithmetic = waves * own * lay.depth * rows * columns * loads / rate
+        chain = np.ceil(tiles * split / (lay.cores * c.resident)) * own * c.step_cycles / self._clock()
+        return np.asarray(np.maximum(arithmetic, chain))
+
+    def _clock(self) -> float:
+        return (self.target.clock_ghz or 1.0) * 1e9
+
+    def transfer_seconds(self, work: Work) -> Floats:
+        """Seconds to move activations and constants through the level that holds them, [P, K]."""
+        c = self._constants
+        ordered = np.isin(work.kind, ("movement", "normalization", "softmax", "reduce"))
+        share = np.where(ordered, c.gathered, c.streamed)
+        constants = self.memory_seconds(work.weights, self.resident_set(work)) / c.weights
+        return np.asarray(self._moved(work.read + work.written) / share + constants)
+
+    def _moved(self, traffic: Floats) -> Floats:
+        return self.memory_seconds(traffic, traffic)

@@ -1,0 +1,118 @@
+"""GPUs: tiles, waves, granules, and what a batch saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwpass.cost_models import cost_model, load_target
+from hwpass.cost_models.work import Work
+
+MakeWork = Callable[..., Work]
+GPUS = ["mobile-gpu", "nvidia-gpu", "rtx-3090", "a100", "t4", "jetson-orin-nano", "jetson-agx-xavier", "jetson-nano"]
+
+
+def product(m: float, n: float, k: float, kind: str = "conv", itemsize: float = 2.0, **more: Any) -> Work:
+    """One kernel of m x k by k x n, its operands read once."""
+    row = {
+        name: np.array([[float(value)]])
+        for name, value in (("groups", more.get("groups", 1)), ("m", m), ("n", n), ("k", k))
+    }
+    none = np.zeros((1, 0))
+    return Work(
+        kind=np.array([kind]), itemsize=np.array([itemsize]), taps=np.array([float(more.get("taps", 1))]),
+        stride=np.ones(1), **row,
+        read=np.array([[m * k * itemsize]]), written=np.array([[m * n * itemsize]]),
+        weights=np.array([[n * k * itemsize]]), elements=np.zeros((1, 1)),
+        source=np.zeros(0, np.int64), sink=np.zeros(0, np.int64), channels=none, bytes=none,
+    )  # fmt: skip
+
+
+def seconds(name: str, work: Work, **changes: Any) -> float:
+    target = load_target(name)
+    constants = {**target.constants, **changes.pop("constants", {})}
+    layout = {**target.layout, **changes.pop("layout", {})}
+    return float(
+        cost_model(target.model_copy(update={"constants": constants, "layout": layout, **changes})).latency(work)[0, 0]
+    )
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_targets_load_and_price(name: str) -> None:
+    target = load_target(name)
+    work = product(3136, 64, 64)
+    assert target.model == "TiledGpu"
+    assert 0 < seconds(name, work) < 1
+    assert cost_model(target).energy(work)[0, 0] > 0
+
+
+@given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 64), st.sampled_from(["mobile-gpu", "nvidia-gpu"]))
+def test_more_of_whole_granules_never_costs_less(m: int, n: int, k: int, name: str) -> None:
+    one = seconds(name, product(m, 16 * n, 16 * k))
+    for wider in (product(2 * m, 16 * n, 16 * k), product(m, 32 * n, 16 * k), product(m, 16 * n, 32 * k)):
+        assert seconds(name, wider) >= one * (1 - 1e-9)
+
+
+def test_the_last_wave_is_waited_for() -> None:
+    """Tiles of one size on 4 cores: 5 tiles take as long as 8, and 9 longer."""
+
+    def of(tiles: int) -> float:
+        layout = {"cores": 4, "tile": 16, "tile_floor": 16, "splits": 1}
+        work = replace(product(16 * tiles, 16, 4096), read=np.zeros((1, 1)), weights=np.zeros((1, 1)))
+        return seconds("nvidia-gpu", work, layout=layout, constants={"step_cycles": 0.0}, overhead_us=0.0)
+
+    four, five, eight, nine = map(of, (4, 5, 8, 9))
+    assert five == pytest.approx(2 * four, rel=0.05)
+    assert five == pytest.approx(eight, rel=0.05)
+    assert nine > 1.3 * eight
+
+
+def test_channels_that_fill_no_granule_cost_more_than_the_next_that_do() -> None:
+    """Eight elements of fp16 are a granule of tensor cores."""
+    ragged, whole = (seconds("nvidia-gpu", product(20000, n, 512)) for n in (505, 512))
+    assert ragged > 1.1 * whole
+    assert seconds("nvidia-gpu", product(20000, 509, 512)) == pytest.approx(ragged)
+
+
+def test_a_batch_is_cheaper_than_its_samples() -> None:
+    assert seconds("a100", product(16 * 49, 512, 512)) < 8 * seconds("a100", product(49, 512, 512))
+
+
+def test_half_precision_is_faster_than_single() -> None:
+    half, single = product(50000, 512, 512), product(50000, 512, 512, itemsize=4.0)
+    assert seconds("t4", half) < 0.7 * seconds("t4", single)
+
+
+def test_depthwise_runs_on_the_plain_lanes() -> None:
+    target = load_target("nvidia-gpu")
+    work = product(1e6, 1, 1, kind="depthwise", taps=9, groups=64)
+    work = replace(work, read=np.zeros((1, 1)), written=np.zeros((1, 1)))
+    rate = target.peak["fp32"] * 1e9 * target.constants["depthwise"]
+    assert seconds("nvidia-gpu", work, overhead_us=0.0) == pytest.approx(float(work.macs[0, 0]) / rate, rel=1e-6)
+    fast = target.model_copy(update={"peak": {**target.peak, "fp16": 10 * target.peak["fp16"]}, "overhead_us": 0.0})
+    assert cost_model(fast).latency(work)[0, 0] == pytest.approx(seconds("nvidia-gpu", work, overhead_us=0.0))
+
+
+def test_plans_together_are_plans_one_by_one(make_work: MakeWork) -> None:
+    rows = [product(196, n, 96) for n in (32, 40, 64)]
+    both = replace(rows[0], **{
+        name: np.concatenate([getattr(row, name) for row in rows])
+        for name in ("groups", "m", "n", "k", "read", "written", "weights", "elements", "channels", "bytes")
+    })  # fmt: skip
+    model = cost_model(load_target("mobile-gpu"))
+    alone = [float(model.latency(row)[0, 0]) for row in rows]
+    assert model.latency(both)[:, 0] == pytest.approx(alone)
+
+
+def test_memory_bounds_what_has_no_product() -> None:
+    target = load_target("mobile-gpu")
+    size = 64e6
+    work = replace(product(0, 0, 0, kind="movement"), read=np.array([[size]]), written=np.array([[size]]))
+    least = 2 * size / (target.memory["DRAM"].bandwidth_gbs * 1e9)
+    assert seconds("mobile-gpu", work) > least
