@@ -101,10 +101,9 @@ def test_depthwise_runs_on_the_plain_lanes() -> None:
 
 def test_plans_together_are_plans_one_by_one(make_work: MakeWork) -> None:
     rows = [product(196, n, 96) for n in (32, 40, 64)]
-    both = replace(rows[0], **{
-        name: np.concatenate([getattr(row, name) for row in rows])
-        for name in ("groups", "m", "n", "k", "read", "written", "weights", "elements", "channels", "bytes")
-    })  # fmt: skip
+    varying = ("groups", "m", "n", "k", "read", "written", "weights", "elements", "channels", "bytes")
+    joined: dict[str, Any] = {name: np.concatenate([getattr(row, name) for row in rows]) for name in varying}
+    both = replace(rows[0], **joined)
     model = cost_model(load_target("mobile-gpu"))
     alone = [float(model.latency(row)[0, 0]) for row in rows]
     assert model.latency(both)[:, 0] == pytest.approx(alone)
