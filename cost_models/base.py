@@ -34,6 +34,8 @@ class CostModel(ABC):
     classes; they are validated when the model is made, so that a wrong key is an InputError that names it.
     """
 
+    #: Whether `threads` of the target change what it predicts.
+    threaded: ClassVar[bool] = False
     Layout: ClassVar[type[Figures]] = Figures
     Constants: ClassVar[type[Figures]] = Figures
 

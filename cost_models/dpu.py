@@ -51,6 +51,7 @@ class FpgaDpu(CostModel):
     `peak` is the rate of one core when each step is full, so that a step takes pixels x inputs x outputs / peak.
     """
 
+    threaded = True
     Layout = DpuLayout
     Constants = DpuConstants
     _layout: DpuLayout

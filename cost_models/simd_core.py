@@ -80,6 +80,7 @@ _FUNCTIONS = frozenset({"Sigmoid", "Tanh", "Gelu", "Erf", "Exp", "Softplus", "Mi
 class SimdCore(CostModel):
     """One core or several of a kind, by their specification, under a runtime that packs channels."""
 
+    threaded = True
     Layout = CoreLayout
     Constants = CoreConstants
     _layout: CoreLayout

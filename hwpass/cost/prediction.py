@@ -117,6 +117,8 @@ class Cost:
             found.append(
                 f"{self.target.name} has no figures for the model's numbers: it is priced in {name}, as if quantised"
             )
+        if self.target.threads > 1 and not self.model.model.threaded:
+            found.append(f"{self.target.name} is priced as with one thread: {self.target.model} knows of no more")
         away = [kernel for kernel, there in zip(self.kernels.kernels, self.model.away, strict=True) if there]
         if away:
             ops = ", ".join(sorted({kernel.nodes[0].op for kernel in away}))

@@ -69,6 +69,14 @@ def test_a_host_that_hands_on_is_refused(tmp_path: Path) -> None:
         Cost(coupling(), target)
 
 
+def test_threads_that_change_nothing_are_said() -> None:
+    for name, threaded in (("server-cpu", False), ("mobile-cpu", True)):
+        one, four = (Cost(coupling(), load_target(name).variant(threads=n)) for n in (1, 4))
+        assert (four.base["latency"] != one.base["latency"]) == threaded
+        assert any("one thread" in note for note in four.notes()) != threaded
+        assert not any("thread" in note for note in one.notes())
+
+
 def test_bytes_follow_the_format() -> None:
     own, half = (Cost(coupling(), load_target("mobile-cpu").variant(d)) for d in (None, "fp16"))
     a, b = own.work(own.dense), half.work(half.dense)
