@@ -285,7 +285,11 @@ def test_a_batch_of_nothing_prunes_by_every_budget(batch: int, tmp_path: Path) -
     nodes.append(helper.make_node("Conv", ["r", "w1"], ["y"]))
     model = build(nodes, {"x": (T.FLOAT, [batch, 3, 9, 9])}, ["y"], weights)
     data = rng.standard_normal((6, 3, 9, 9)).astype(np.float32)
-    for options in ({"macs": 0.7, "score": "l2"}, {"latency": 0.95}, {"size": 0.7, "calib": {"x": data}}):
+    for options in (
+        {"macs": 0.7, "score": "l2"},
+        {"latency": 0.95, "force": True},
+        {"size": 0.7, "calib": {"x": data}},
+    ):
         result = hwpass.run(model, target="server-cpu", align=1, **options)
         assert result.report.verdicts.exactness is not None
         assert result.report.verdicts.exactness.passed
