@@ -47,6 +47,7 @@ class GpuConstants(Figures):
     streamed: float = Field(gt=0, le=1)  #: share of the bandwidth that kernels reach
     weights: float = Field(gt=0, le=1)  #: the same for constants, which are read in order
     gathered: float = Field(gt=0, le=1)  #: the same where elements change order, or pass several times
+    launch_cycles: float = Field(ge=0)  #: cycles of the GPU before a kernel starts, beside the target's overhead
     operation_cycles: float = Field(ge=0)  #: cycles of a lane for one scalar operation, fp32
 
 
@@ -62,7 +63,7 @@ class TiledGpu(CostModel):
     def latency(self, work: Work) -> Floats:
         """Seconds per kernel, [P, K]."""
         busy = np.maximum(self.compute_seconds(work), self.transfer_seconds(work))
-        seconds = busy + self.target.overhead_us * 1e-6
+        seconds = busy + self._start()
         return np.asarray(np.where(work.kind == "free", 0.0, seconds))
 
     def compute_seconds(self, work: Work) -> Floats:
@@ -74,6 +75,10 @@ class TiledGpu(CostModel):
         if len(tiled):
             product[:, tiled] = self._tiled(work.columns(tiled))
         return np.asarray(product + work.elements * self._constants.operation_cycles / rate)
+
+    def _start(self) -> float:
+        """Seconds before a kernel does anything: the driver's, and those of the GPU's own clock."""
+        return self.target.overhead_us * 1e-6 + self._constants.launch_cycles / self._clock()
 
     def _lane_rate(self) -> float:
         """Multiply-accumulates per second of the plain lanes: of fp32, which no matrix unit speeds up."""
@@ -102,7 +107,7 @@ class TiledGpu(CostModel):
         products, outputs = (side + 2.0) ** 2, side**2
         form = replace(work, groups=work.groups * products, m=np.ceil(work.m / outputs), taps=np.ones_like(work.taps))
         moved = self._moved(work.read + work.written) * 2 * products / outputs / self._constants.streamed
-        return self._fastest(form) + moved + 2e-6 * self.target.overhead_us
+        return self._fastest(form) + moved + 2 * self._start()
 
     def _ragged(self, work: Work) -> Floats:
         """What channels that fill no granule cost, [P, K], as a factor of time."""
