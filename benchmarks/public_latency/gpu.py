@@ -220,7 +220,7 @@ def batched(work: Work, batch: float) -> Work:
 
 def _tophub(data: Path) -> Table:
     """Layers tuned by search, without the start of a kernel; a tag with one backend and format is a device."""
-    base = load_target("nvidia-gpu").model_copy(update={"overhead_us": 0.0})
+    base = load_target(Path(__file__).with_name("tuned-gpu.toml"))
     rows: list[Row] = []
     left: Counter[str] = Counter()
     for line in _lines(data / "tophub.csv"):
