@@ -12,13 +12,18 @@ of tiles, bounded by a roofline); NVIDIA, "Matrix Multiplication Background" (ti
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from hwpass.cost_models.base import CostModel, Figures, register
 from hwpass.cost_models.work import Floats, Work
+
+Ids = NDArray[np.int64]
 
 
 class GpuLayout(Figures):
@@ -30,6 +35,7 @@ class GpuLayout(Figures):
     depth: int = Field(gt=0)  #: how many of the k x taps products a step takes; a last step is never shorter
     splits: int = Field(gt=0)  #: among how many tiles the depth of one output may be split
     winograd: int = Field(ge=0)  #: side of the output tile of Winograd's 3x3 convolution (0: not used)
+    attention: int = Field(ge=0, le=1)  #: 1: the scores of attention never leave a core, so that they move no bytes
     granule: int = Field(gt=0)  #: bytes of which a row of channels is a multiple, else it is padded and `ragged`
 
 
@@ -62,6 +68,8 @@ class TiledGpu(CostModel):
 
     def latency(self, work: Work) -> Floats:
         """Seconds per kernel, [P, K]."""
+        if self._layout.attention:
+            work = without_scores(work)
         busy = np.maximum(self.compute_seconds(work), self.transfer_seconds(work))
         seconds = busy + self._start()
         return np.asarray(np.where(work.kind == "free", 0.0, seconds))
@@ -164,3 +172,68 @@ class TiledGpu(CostModel):
 
     def _moved(self, traffic: Floats) -> Floats:
         return self.memory_seconds(traffic, traffic)
+
+
+def without_scores(work: Work) -> Work:
+    """The work of a runtime that has one kernel for attention: a product, its softmax, and a product with that.
+
+    The scores between the products are neither written nor read, and what is done to them (scale, mask, softmax) is
+    no kernel of its own (T. Dao et al., "FlashAttention", 2022). The two products stay two, each with its arithmetic.
+    """
+    kinds, first, last, edges, memo = work.kept("attention", lambda: _attention(work))
+    if not len(first):
+        return work
+    read, written = work.read.copy(), work.written.copy()
+    written[:, first] = 0.0
+    read[:, last] -= work.bytes[:, edges]
+    return replace(work, kind=kinds, read=read, written=written).of_same_kernels(memo)
+
+
+def _attention(work: Work) -> tuple[NDArray[np.str_], Ids, Ids, Ids, dict[Any, Any]]:
+    """Kinds with all between the products of attention free; those products, and the edges into the second ones."""
+    readers: dict[int, list[int]] = {}
+    inputs: dict[int, list[int]] = {}
+    for edge, (source, sink) in enumerate(zip(work.source, work.sink, strict=True)):
+        readers.setdefault(int(source), []).append(edge)
+        inputs.setdefault(int(sink), []).append(edge)
+
+    def product(kernel: int) -> bool:
+        """Whether both factors are activations."""
+        return kernel >= 0 and str(work.op[kernel]) in ("MatMul", "Einsum") and len(inputs.get(kernel, ())) > 1
+
+    def passes(kernel: int) -> bool:
+        return kernel >= 0 and work.kind[kernel] in ("elementwise", "free") and len(readers.get(kernel, ())) == 1
+
+    kinds = work.kind.copy()
+    first, last, edges = [], [], []
+    for softmax in work.places("softmax") if work.op.size else ():
+        between, above = [int(softmax)], _maker(int(softmax), work, inputs, product, passes)
+        below = readers.get(int(softmax), [])
+        while len(below) == 1 and passes(int(work.sink[below[0]])):
+            between.append(int(work.sink[below[0]]))
+            below = readers[between[-1]]
+        if above and len(below) == 1 and product(int(work.sink[below[0]])) and len(readers[above[-1]]) == 1:
+            kinds[between + above[:-1]] = "free"
+            first.append(above[-1])
+            last.append(int(work.sink[below[0]]))
+            edges.append(below[0])
+    return kinds, np.array(first, np.int64), np.array(last, np.int64), np.array(edges, np.int64), {}
+
+
+def _maker(
+    kernel: int,
+    work: Work,
+    inputs: Mapping[int, list[int]],
+    product: Callable[[int], bool],
+    passes: Callable[[int], bool],
+) -> list[int]:
+    """The kernels from a softmax up to the product that makes its scores, that product last; else none."""
+    for edge in inputs.get(kernel, ()):
+        source = int(work.source[edge])
+        if product(source):
+            return [source]
+        if passes(source):
+            above = _maker(source, work, inputs, product, passes)
+            if above:
+                return [source, *above]
+    return []
