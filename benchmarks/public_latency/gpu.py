@@ -10,24 +10,21 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import numpy as np
 
 from hwpass.cost.fitting import fit_target
 from hwpass.cost_models import Target, load_target
 from hwpass.cost_models.base import cost_model
 from hwpass.cost_models.target import MemoryLevel
 from hwpass.cost_models.work import Work
-from public_latency.catalogue import find
+from public_latency import timm_batches
 from public_latency.cpu_layers import layer
 from public_latency.graphs import Zoo
 from public_latency.layers import in_format
 from public_latency.mobilenets import mobilenet_v1, mobilenet_v2
 from public_latency.ncnn_networks import networks
-from public_latency.net import Net
 from public_latency.scores import Pair, Row, Table
 
 #: Networks that a device is fitted to where three are given, as for CPUs: the first of these that were measured.
@@ -36,16 +33,6 @@ GIVEN = ("squeezenet", "mobilenet_v2", "resnet18", "mobilenet", "shufflenet_v2",
 _SUSPECT = ("failed_gpu", "implausibly", "unusually")
 #: Fewer layers of a tag than this are left out.
 FEWEST_LAYERS = 50
-#: Names of timm's models, and what the catalogue calls them.
-_TIMM = (
-    (r"mobilenetv2_(\d)(\d\d)", r"mobilenet_v2_\1.\2"),
-    (r"mobilenetv3_(small|large)_100", r"mobilenet_v3_\1"),
-    (r"swin_(tiny|small|base)_patch4_window7_224", r"swin_\1"),
-    (r"vit_(tiny|small|base)_patch16_224", r"vit_\1"),
-    (r"convnext_(tiny|small|base)", r"convnext_\1"),
-    (r"tf_(.*)", r"\1"),
-    (r"(vgg\d\d)_bn", r"\1"),
-)
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ def device(name: str, base: Target, matrix: bool = True) -> Target:
 
 def tables(data: Path, zoo: Zoo | None) -> list[Table]:
     """All tables of GPUs."""
-    return [*_ncnn(data), *_timm(data), _tophub(data), *_pairs(data)]
+    return [*_ncnn(data), *_timm(data, zoo), _tophub(data), *_pairs(data)]
 
 
 @dataclass(frozen=True)
@@ -161,61 +148,25 @@ def _ncnn(data: Path) -> Iterator[Table]:
             left.clear()
 
 
-def _timm(data: Path) -> Iterator[Table]:
+def _timm(data: Path, zoo: Zoo | None) -> Iterator[Table]:
     """Batches of images in half precision; a card with one compiler and layout is a device."""
     base = load_target("nvidia-gpu")
-    rows: list[Row] = []
-    left: Counter[str] = Counter()
-    works: dict[tuple[str, int], Work | None] = {}
-    for line in _lines(data / "timm_infer.csv"):
-        if line["target_class"] != "nvidia-gpu":
-            continue
-        side = int(_number(line["img_size"]) or 224)
-        key = (line["model"], side)
-        if key not in works:
-            works[key] = _rebuilt(*key, _number(line["gmacs"]))
-        work = works[key]
-        if work is None or not _number(line["step_ms"]):
-            left["rows of networks that are not rebuilt"] += 1
-            continue
-        name = f"{line['hardware']} {line['precision']} {line['layout']} compiled {line['torch_compile']}"
-        own = batched(in_format(work, "fp16"), _number(line["batch_size"]))
-        target = device(line["hardware"], base)
-        rows.append(_row(name, f"{line['model']} {side}", _number(line["step_ms"]) * 1e-3, target, own))
-    yield Table("timm, batches on NVIDIA GPUs", rows, note="from specifications", left_out=dict(left))
-
-
-def _rebuilt(model: str, side: int, gmacs: float) -> Work | None:
-    """The work of one image in fp32; None where the catalogue has no network of that name and of those MACs."""
-    names = [model.partition(".")[0]]
-    names += [re.sub(pattern, name, names[0]) for pattern, name in _TIMM if re.fullmatch(pattern, names[0])]
-    for name in names:
-        build = find(name)
-        if build is None:
-            continue
-        net = Net(3, side, side)
-        build(net)
-        work = net.work()
-        fp32 = replace(work, itemsize=work.itemsize * 4, read=work.read * 4, written=work.written * 4,
-                       weights=work.weights * 4, bytes=work.bytes * 4)  # fmt: skip
-        if gmacs and abs(float(work.macs.sum()) / (gmacs * 1e9) - 1) > 0.1:
-            return None
-        return fp32
-    return None
-
-
-def batched(work: Work, batch: float) -> Work:
-    """The work of several images at once: more positions, more elements, the same constants."""
-    inner = (work.weights == 0) & (work.kind == "matmul")  # products of activations: more of them, none larger
-    return replace(
-        work,
-        m=work.m * np.where(inner, 1.0, batch),
-        groups=work.groups * np.where(inner, batch, 1.0),
-        read=work.read * batch,
-        written=work.written * batch,
-        elements=work.elements * batch,
-        bytes=work.bytes * batch,
-    )
+    sources = [("rebuilt networks", None)] if zoo is None else [("rebuilt networks", None), ("graphs of the zoo", zoo)]
+    for kind, graphs in sources:
+        found: dict[str, list[Row]] = {"compiled": [], "not compiled": []}
+        left: Counter[str] = Counter()
+        for line, work in timm_batches.rows(_lines(data / "timm_infer.csv"), timm_batches.Networks(graphs)):
+            if work is None:
+                left[f"rows that are no {kind}"] += 1
+                continue
+            how = "compiled" if line["torch_compile"] == "1" else "not compiled"
+            name = f"{line['hardware']} {line['precision']} {line['layout']} {line['pytorch']}"
+            network = f"{line['model']} {line['img_size']}"
+            target = device(line["hardware"], base)
+            found[how].append(_row(name, network, _number(line["step_ms"]) * 1e-3, target, work))
+        for how, own in found.items():
+            yield Table(f"timm batches, {how}, {kind}", own, note="from specifications", left_out=dict(left))
+            left.clear()
 
 
 def _tophub(data: Path) -> Table:
