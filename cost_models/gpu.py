@@ -68,11 +68,19 @@ class TiledGpu(CostModel):
 
     def latency(self, work: Work) -> Floats:
         """Seconds per kernel, [P, K]."""
-        if self._layout.attention:
-            work = without_scores(work)
+        work = self._run(work)
         busy = np.maximum(self.compute_seconds(work), self.transfer_seconds(work))
         seconds = busy + self._start()
         return np.asarray(np.where(work.kind == "free", 0.0, seconds))
+
+    def traffic_energy(self, work: Work) -> Floats:
+        """Joules to move each kernel's activations and constants once, [P, K]."""
+        work = self._run(work)
+        return np.asarray(super().traffic_energy(work) * (work.kind != "free"))
+
+    def _run(self, work: Work) -> Work:
+        """The work as the runtime's kernels do it."""
+        return without_scores(work) if self._layout.attention else work
 
     def compute_seconds(self, work: Work) -> Floats:
         """Seconds of arithmetic, [P, K]: of the product, and of the scalar operations fused behind it or alone."""

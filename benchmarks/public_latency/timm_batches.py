@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,9 @@ def _rebuilt(model: str, side: int) -> Work | None:
         net = Net(3, side, side)
         build(net)
         work = net.work()
-        moved = {name: getattr(work, name) * 4 for name in ("itemsize", "read", "written", "weights", "bytes")}
+        moved: dict[str, Any] = {
+            name: getattr(work, name) * 4 for name in ("itemsize", "read", "written", "weights", "bytes")
+        }
         return replace(work, **moved)
     return None
 
@@ -87,7 +90,7 @@ def separate(work: Work) -> Work:
     none = np.zeros((len(work.m), len(late)))
     kept = work.elements.copy()
     kept[:, late] = 0.0
-    more = {
+    more: dict[str, Any] = {
         "groups": none + 1, "m": none, "n": none, "k": none, "weights": none,
         "read": work.written[:, late], "written": work.written[:, late], "elements": work.elements[:, late],
         "kind": np.full(len(late), "elementwise"), "op": np.array([op.partition("+")[2] for op in work.op[late]]),
@@ -95,7 +98,8 @@ def separate(work: Work) -> Work:
         "axes": work.axes[late] if work.axes.size else work.axes,
     }  # fmt: skip
     own = {**{name: getattr(work, name) for name in more}, "elements": kept}
-    return replace(work, **{name: np.concatenate([own[name], more[name]], axis=-1) for name in more})
+    both: dict[str, Any] = {name: np.concatenate([own[name], more[name]], axis=-1) for name in more}
+    return replace(work, **both)
 
 
 def batched(work: Work, batch: float) -> Work:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwpass.cost_models import cost_model, load_target
+from hwpass.cost_models.gpu import without_scores
 from hwpass.cost_models.work import Work
 
 MakeWork = Callable[..., Work]
@@ -115,3 +116,60 @@ def test_memory_bounds_what_has_no_product() -> None:
     work = replace(product(0, 0, 0, kind="movement"), read=np.array([[size]]), written=np.array([[size]]))
     least = 2 * size / (target.memory["DRAM"].bandwidth_gbs * 1e9)
     assert seconds("mobile-gpu", work) > least
+
+
+def attention(rows: int) -> Work:
+    """Scores of one head, scaled, their softmax, and the product with the values."""
+    size = 2.0 * rows * rows
+    deep = 2.0 * rows * 64
+    row = {
+        "groups": [1, 1, 1, 1], "m": [rows, 0, 0, rows], "n": [rows, 0, 0, 64], "k": [64, 0, 0, rows],
+        "read": [2 * deep, size, size, size + deep], "written": [size, size, size, deep], "weights": [0, 0, 0, 0],
+        "elements": [0, size / 2, size / 2, 0],
+    }  # fmt: skip
+    return Work(
+        kind=np.array(["matmul", "elementwise", "softmax", "matmul"]),
+        op=np.array(["MatMul", "Mul", "Softmax", "MatMul"]),
+        itemsize=np.full(4, 2.0), taps=np.ones(4), stride=np.ones(4),
+        **{name: np.array([values], float) for name, values in row.items()},
+        source=np.array([-1, -1, 0, 1, 2, -1]), sink=np.array([0, 0, 1, 2, 3, 3]), channels=np.ones((1, 6)),
+        bytes=np.array([[deep, deep, size, size, size, deep]]),
+    )  # fmt: skip
+
+
+def test_scores_of_attention_move_no_bytes() -> None:
+    work = attention(512)
+    fused = without_scores(work)
+    assert list(fused.kind) == ["matmul", "free", "free", "matmul"]
+    assert fused.read.tolist() == [[131072.0, 524288.0, 524288.0, 65536.0]]
+    assert fused.written.tolist() == [[0.0, 524288.0, 524288.0, 65536.0]]
+    assert fused.macs.tolist() == work.macs.tolist()
+
+
+def test_scores_that_someone_else_reads_are_written() -> None:
+    work = attention(512)
+    watched = replace(
+        work, source=np.append(work.source, 2), sink=np.append(work.sink, 1), channels=np.ones((1, 7)),
+        bytes=np.append(work.bytes, [[1.0]], axis=1),
+    )  # fmt: skip
+    assert without_scores(watched) is watched
+    weights = replace(
+        work, source=work.source[1:], sink=work.sink[1:], bytes=work.bytes[:, 1:], channels=np.ones((1, 5))
+    )
+    assert without_scores(weights) is weights  # one factor of the first product is a constant
+
+
+def test_attention_costs_less_where_the_runtime_has_a_kernel_for_it() -> None:
+    times = []
+    for fused in (0, 1):
+        target = load_target("nvidia-gpu")
+        model = cost_model(target.model_copy(update={"layout": {**target.layout, "attention": fused}}))
+        times.append(float(model.latency(attention(2048)).sum()))
+    assert times[1] < 0.6 * times[0]
+
+
+def test_a_start_follows_the_clock() -> None:
+    small = product(8, 8, 8)
+    one = seconds("mobile-gpu", small, constants={"launch_cycles": 0.0})
+    slow = seconds("mobile-gpu", small, constants={"launch_cycles": 1e6})
+    assert slow - one == pytest.approx(1e6 / 0.67e9)
