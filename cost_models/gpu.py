@@ -133,13 +133,21 @@ class TiledGpu(CostModel):
 
     def _fastest(self, work: Work) -> Floats:
         """Seconds of the fastest tile shape, [P, K]."""
-        lay = self._layout
-        step = np.maximum(1.0, lay.granule / work.itemsize)
-        n = np.ceil(work.n / step) * step
-        deep = np.ceil(np.ceil(work.k / step) * step * work.taps / lay.depth) * lay.depth
+        lay, c = self._layout, self._constants
+        granule = np.maximum(1.0, lay.granule / work.itemsize)
+        n = np.ceil(work.n / granule) * granule
+        steps = np.ceil(np.ceil(work.k / granule) * granule * work.taps / lay.depth)  # of the whole depth
+        several = (work.kind == "matmul") & (work.m > 1)
+        share = np.where(work.kind == "grouped", c.grouped, np.where(several, c.matmul, 1.0)) * c.achieved
+        step = lay.depth * lay.cores / (self.peak(work) * share)  # seconds of one step of one output on one core
+        shapes = self._shapes()
+        down = {rows: work.groups * np.ceil(work.m / rows) for rows in {rows for rows, _ in shapes}}
+        across = {columns: np.ceil(n / columns) for columns in {columns for _, columns in shapes}}
         best = np.full(work.m.shape, np.inf)
-        for rows, columns in self._shapes():
-            best = np.minimum(best, self._tiles(work, n, deep, rows, columns))
+        for rows, columns in shapes:
+            most = lay.tile if rows == 1 else lay.splits  # the lanes of a single row share its depth
+            outputs = rows * columns + c.reuse * (rows + columns) / 2.0  # those of a tile, and what its operands take
+            best = np.minimum(best, self._tiles(down[rows] * across[columns], steps, most, outputs * step))
         return best
 
     def _shapes(self) -> list[tuple[int, int]]:
@@ -150,22 +158,19 @@ class TiledGpu(CostModel):
         near = [(rows, columns) for rows in sides for columns in sides if max(rows, columns) <= 4 * min(rows, columns)]
         return [*near, (1, self._layout.tile)]
 
-    def _tiles(self, work: Work, n: Floats, deep: Floats, rows: int, columns: int) -> Floats:
-        """Seconds of a product cut into tiles of rows x columns, [P, K]."""
-        lay, c = self._layout, self._constants
-        tiles = work.groups * np.ceil(work.m / rows) * np.ceil(n / columns)
-        most = lay.tile if rows == 1 else lay.splits  # the lanes of a single row share its depth
-        split = np.clip(np.floor(lay.cores / np.maximum(tiles, 1.0)), 1.0, np.minimum(most, deep / lay.depth))
-        split = np.maximum(split, 1.0)
-        own = np.ceil(deep / (split * lay.depth))  # steps of one tile
-        waves = np.ceil(tiles * split / lay.cores)
-        several = (work.kind == "matmul") & (work.m > 1)
-        share = np.where(work.kind == "grouped", c.grouped, np.where(several, c.matmul, 1.0)) * c.achieved
-        rate = self.peak(work) / lay.cores * share
-        loads = 1.0 + c.reuse * (rows + columns) / (2.0 * rows * columns)
-        arithmetic = waves * own * lay.depth * rows * columns * loads / rate
-        chain = np.ceil(tiles * split / (lay.cores * c.resident)) * own * c.step_cycles / self._clock()
-        return np.asarray(np.maximum(arithmetic, chain))
+    def _tiles(self, tiles: Floats, steps: Floats, splits: int, step: Floats) -> Floats:
+        """Seconds of some tiles, [P, K], whose depth takes `steps` steps of `step` seconds, or is split among cores.
+
+        Where few cores have a tile, others take a part of its depth. The last wave is waited for as long as a full
+        one, and a step never takes less than its latency over the tiles that hide each other's.
+        """
+        cores, c = self._layout.cores, self._constants
+        if splits > 1:
+            parts = np.clip(np.floor(cores / np.maximum(tiles, 1.0)), 1.0, np.clip(steps, 1.0, splits))
+            tiles, steps = tiles * parts, np.ceil(steps / parts)
+        waves = tiles / cores
+        latency = np.ceil(waves / c.resident) * (c.step_cycles / self._clock())
+        return np.asarray(np.maximum(np.ceil(waves) * step, latency) * steps)
 
     def _clock(self) -> float:
         return (self.target.clock_ghz or 1.0) * 1e9
