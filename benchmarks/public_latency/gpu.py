@@ -7,25 +7,23 @@ targets of its class; a device that is not there gets the target as it is, and r
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from hwpass.cost.fitting import fit_target
 from hwpass.cost_models import Target, load_target
 from hwpass.cost_models.base import cost_model
-from hwpass.cost_models.target import MemoryLevel
 from hwpass.cost_models.work import Work
 from public_latency import timm_batches
 from public_latency.cpu_layers import layer
+from public_latency.gpu_devices import device
+from public_latency.gpu_phones import phone_tables
 from public_latency.graphs import Zoo
 from public_latency.layers import in_format
-from public_latency.mobilenets import mobilenet_v1, mobilenet_v2
 from public_latency.ncnn_networks import networks
-from public_latency.scores import Pair, Row, Table
+from public_latency.scores import Row, Table, with_intervals
 
 #: Networks that a device is fitted to where three are given, as for CPUs: the first of these that were measured.
 GIVEN = ("squeezenet", "mobilenet_v2", "resnet18", "mobilenet", "shufflenet_v2", "efficientnet_b0", "vgg16")
@@ -35,63 +33,9 @@ _SUSPECT = ("failed_gpu", "implausibly", "unusually")
 FEWEST_LAYERS = 50
 
 
-@dataclass(frozen=True)
-class Device:
-    """What is known of a GPU."""
-
-    cores: int
-    clock_ghz: float
-    gflops: float
-    half_gflops: float
-    tensor_gflops: float
-    bandwidth_gbs: float
-    l2_kib: float
-
-    def target(self, base: Target, matrix: bool) -> Target:
-        """A target with this device's figures; rates are halves of the GFLOP/s, one MAC is two of these.
-
-        `matrix`: the runtime uses matrix units. What is slower in fp16 computes in fp32.
-        """
-        half = max(self.gflops, self.half_gflops, self.tensor_gflops if matrix else 0.0)
-        ratio = base.memory["L2"].bandwidth_gbs / base.memory["DRAM"].bandwidth_gbs
-        return base.model_copy(
-            update={
-                "peak": {"fp32": self.gflops / 2, "fp16": half / 2, "int8": half},
-                "clock_ghz": self.clock_ghz,
-                "layout": {**base.layout, "cores": self.cores},
-                "memory": {
-                    "L2": MemoryLevel(bandwidth_gbs=ratio * self.bandwidth_gbs, capacity_kib=self.l2_kib),
-                    "DRAM": MemoryLevel(bandwidth_gbs=self.bandwidth_gbs),
-                },
-            }
-        )
-
-
-@cache
-def _specs() -> list[tuple[re.Pattern[str], Device]]:
-    found = []
-    with (Path(__file__).with_name("gpu_specs.csv")).open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            value = {key: float(row[key] or 0) for key in row if key not in ("pattern", "class", "source")}
-            device = Device(
-                int(value["cores"]), value["clock_ghz"], value["fp32_gflops"], value["fp16_gflops"],
-                value["tensor_gflops"], value["bandwidth_gbs"], value["l2_kib"],
-            )  # fmt: skip
-            found.append((re.compile(row["pattern"]), device))
-    return found
-
-
-def device(name: str, base: Target, matrix: bool = True) -> Target:
-    """The target of a GPU by its name, with the runtime of `base`; that itself where nothing is known of the GPU."""
-    for pattern, found in _specs():
-        if pattern.search(name):
-            return found.target(base, matrix)
-    return base
-
-
 def tables(data: Path, zoo: Zoo | None) -> list[Table]:
     """All tables of GPUs."""
-    return [*_ncnn(data), *_timm(data, zoo), _tophub(data), *_pairs(data)]
+    return [*_ncnn(data), *_timm(data, zoo), _tophub(data), *phone_tables(data)]
 
 
 @dataclass(frozen=True)
@@ -143,6 +87,7 @@ def _ncnn(data: Path) -> Iterator[Table]:
         for fitted in (False, True):
             how = "three given" if fitted else "specifications"
             rows = [row for run in own.values() for row in run.rows(fitted)]
+            rows = rows if fitted else with_intervals(rows, base.uncertainty.get("network"), absolute=True)
             note = "fitted to three networks of each device" if fitted else "from specifications"
             yield Table(f"ncnn under Vulkan, {kind}, {how}", rows, note=note, left_out=dict(left))
             left.clear()
@@ -165,7 +110,10 @@ def _timm(data: Path, zoo: Zoo | None) -> Iterator[Table]:
             target = device(line["hardware"], base)
             found[how].append(_row(name, network, _number(line["step_ms"]) * 1e-3, target, work))
         for how, own in found.items():
-            yield Table(f"timm batches, {how}, {kind}", own, note="from specifications", left_out=dict(left))
+            # The target's runtime is the compiler; its interval says nothing of the other.
+            width = base.uncertainty.get("network") if how == "compiled" else None
+            held = with_intervals(own, width, absolute=True)
+            yield Table(f"timm batches, {how}, {kind}", held, note="from specifications", left_out=dict(left))
             left.clear()
 
 
@@ -190,37 +138,6 @@ def _tophub(data: Path) -> Table:
     kept = [row for row in rows if sizes[row.device] > FEWEST_LAYERS]
     left["rows of tags with few layers"] += len(rows) - len(kept)
     return Table("TopHub layers, GPU", kept, note="from specifications; a layer is a row", left_out=dict(left))
-
-
-def _pairs(data: Path) -> Iterator[Table]:
-    """Widths of MobileNets on a phone's GPU; what is known by its operations alone is left out."""
-    lines = [line for line in _lines(data / "pruned_variants.csv") if line["target_class"].endswith("gpu")]
-    found: dict[str, list[Pair]] = {}
-    left: Counter[str] = Counter()
-    for line in lines:
-        if line["variant_kind"] == "baseline":
-            continue
-        whole = next((b for b in lines if _same(b, line) and b["variant_kind"] == "baseline"), None)
-        family = re.fullmatch(r"mobilenet_v([12])_(\d+)", line["family"])
-        width = re.search(r"\d*\.\d+", line["variant"])
-        if whole is None or family is None or width is None:
-            left["variants whose widths are not known"] += 1
-            continue
-        make = mobilenet_v1 if family[1] == "1" else mobilenet_v2
-        dense, narrow = (in_format(make(w, int(family[2])), "fp16") for w in (1.0, float(width[0])))
-        model = cost_model(device(line["device"], load_target("mobile-gpu"), matrix=False))
-        times = [float(model.latency(work).sum()) for work in (dense, narrow)]
-        found.setdefault(line["source_id"], []).append(Pair(
-            line["device"], line["family"], line["variant"], float(line["value"]) / float(whole["value"]),
-            times[1] / times[0], float(narrow.macs.sum() / dense.macs.sum()),
-        ))  # fmt: skip
-    for source, own in found.items():
-        yield Table(f"pairs, {source}, GPU", pairs=own, note="widths rebuilt exactly", left_out=dict(left))
-
-
-def _same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    keys = ("source_id", "device", "backend", "threads", "batch", "precision", "family", "metric")
-    return all(one[key] == other[key] for key in keys)
 
 
 def _row(name: str, network: str, measured: float, target: Target, work: Work) -> Row:

@@ -11,10 +11,8 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from hwpass.cost_models import cost_model, load_target
 from hwpass.cost_models.target import DTYPE_BYTES, Target
@@ -22,7 +20,7 @@ from hwpass.cost_models.work import Work
 from public_latency.catalogue import ZOO, find
 from public_latency.graphs import Zoo
 from public_latency.net import Net, in_format
-from public_latency.scores import Row, Table
+from public_latency.scores import Row, Table, with_intervals
 
 
 @dataclass(frozen=True)
@@ -182,26 +180,7 @@ def judged(name: str, target: Target, cases: Cases, networks: Networks, note: st
             continue
         macs = case.coarse[1] * 5e8 if coarse and case.coarse is not None else float(work.macs.sum())
         rows.append(Row(case.device, case.network, case.seconds, float(model.latency(work).sum()), macs))
-    return Table(name, _with_intervals(rows, target), note=note, left_out=dict(left))
-
-
-def _with_intervals(rows: list[Row], target: Target) -> list[Row]:
-    """Rows with the ends of the target's interval, about the prediction after the one scale of each device."""
-    width = target.uncertainty.get("network")
-    if width is None:
-        return rows
-    scales = {
-        device: float(np.median([row.measured / row.predicted for row in rows if row.device == device]))
-        for device in {row.device for row in rows}
-    }
-    return [
-        replace(
-            row,
-            low=row.predicted * scales[row.device] * np.exp(-width),
-            high=row.predicted * scales[row.device] * np.exp(width),
-        )
-        for row in rows
-    ]
+    return Table(name, with_intervals(rows, target.uncertainty.get("network")), note=note, left_out=dict(left))
 
 
 def tables(data: Path, zoo: Zoo | None) -> list[Table]:

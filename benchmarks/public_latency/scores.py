@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -108,6 +108,22 @@ def _one_scale(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     ratio = predicted / np.maximum(measured, 1e-300)
     middle = float(np.median(ratio))
     return np.asarray(ratio / middle) if middle > 0 else np.zeros_like(ratio)
+
+
+def with_intervals(rows: Sequence[Row], width: float | None, absolute: bool = False) -> list[Row]:
+    """Rows with the ends of an interval whose half-width is `width` in logarithms (None: rows as they are).
+
+    It lies about the prediction if `absolute`, else about that after the one scale of each device.
+    """
+    if width is None:
+        return list(rows)
+    scales = {
+        device: 1.0 if absolute else float(np.median([r.measured / r.predicted for r in rows if r.device == device]))
+        for device in {row.device for row in rows}
+    }
+    middles = [row.predicted * scales[row.device] for row in rows]
+    factor = float(np.exp(width))
+    return [replace(row, low=m / factor, high=m * factor) for row, m in zip(rows, middles, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,17 @@ from hwpass.cost_models.gpu import without_scores
 from hwpass.cost_models.work import Work
 
 MakeWork = Callable[..., Work]
-GPUS = ["mobile-gpu", "nvidia-gpu", "rtx-3090", "a100", "t4", "jetson-orin-nano", "jetson-agx-xavier", "jetson-nano"]
+GPUS = [
+    "mobile-gpu",
+    "mobile-gpu-tflite",
+    "nvidia-gpu",
+    "rtx-3090",
+    "a100",
+    "t4",
+    "jetson-orin-nano",
+    "jetson-agx-xavier",
+    "jetson-nano",
+]
 
 
 def product(m: float, n: float, k: float, kind: str = "conv", itemsize: float = 2.0, **more: Any) -> Work:
