@@ -53,7 +53,8 @@ class _Run:
         given: list[int] = []
         target = self.target
         if fitted:
-            given = [self.networks.index(name) for name in GIVEN if name in self.networks][:3]
+            names = [name for name in GIVEN if name in self.networks] or self.networks
+            given = [self.networks.index(name) for name in names[:3]]
             given_works, given_seconds = [self.works[i] for i in given], [self.seconds[i] for i in given]
             target = fit_target(target, given_works, given_seconds, leave_out=False).target
         model = cost_model(target)
