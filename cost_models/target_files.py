@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -276,9 +276,3 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
             table = table.setdefault(part, {})
         table[last] = value
     return found
-
-
-def each_target() -> Iterator[Target]:
-    """Every target that there is by name, sorted."""
-    for name in target_names():
-        yield load_target(name)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from common import zoo_module
 
 import hwpass
@@ -55,8 +54,3 @@ def work_of(coupling: Coupling, fusion: Sequence[Sequence[str]], width: float = 
     """The work of a coupled model with a share of the channels of every group."""
     kernels = Kernels(coupling, fusion)
     return kernels.work(np.maximum(np.rint(kernels.dense * width), 1)[None, :])
-
-
-def work_of_model(model: onnx.ModelProto, fusion: Sequence[Sequence[str]], width: float = 1.0) -> Work:
-    """The work of an ONNX model, prepared as a run would prepare it."""
-    return work_of(coupled(model), fusion, width)

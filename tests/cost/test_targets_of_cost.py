@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,21 @@ def test_a_model_costs_what_its_kernels_cost(name: str) -> None:
         assert found["energy"][place] == pytest.approx(float(cost.model.energy(work).sum()), rel=1e-9)
     low, high = cost.interval(cost.dense) or (0.0, np.inf)
     assert low <= cost.base["latency"] <= high
+
+
+def test_a_run_is_priced_in_the_format_and_at_the_sizes_that_are_asked_for() -> None:
+    s = Sketch()
+    s.output(s.conv(s.op("Relu", s.conv(s.input(["N", 3, 8, 8]), 64, 3, 3)), 4, 64))
+    model = s.model()
+
+    def before(**more: Any) -> Any:
+        asked = {"macs": 0.8, "score": "l2", "compensate": "off", "force": True, **more}
+        return hwpass.run(model, "mobile-cpu", **asked).report.before
+
+    plain, half, many = before(), before(dtype="fp16"), before(dim="N=1..8")
+    assert half.peak_memory_bytes == plain.peak_memory_bytes / 2
+    assert half.latency_ms < plain.latency_ms
+    assert many.macs == 8 * plain.macs
 
 
 def test_an_interval_holds_the_prediction_and_grows_with_doubt() -> None:
