@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 class PassResult:
     """What a pass did: the model (the same object when it was edited in place) and whether it changed.
 
-    A pass that removes channels says which in `pruned`.
+    A pass that removes channels says which in `pruned`. A preparation pass that decides by more than the model says in
+    `again` how a plan repeats what it did; None is its own text.
     """
 
     model: Model
     modified: bool
     pruned: Pruned | None = None
+    again: str | None = None
 
     def __repr__(self) -> str:
         return brief(self, repr(self.model), "modified" if self.modified else "as it was")
@@ -242,8 +244,9 @@ class PassManager:
             elif result.pruned is not None:
                 findings.whole = result.pruned
             findings.prepared |= step.effect not in ("none", "exact")
-            if step.preparation and not findings.prepared:
-                findings.preparation.append(str(step))
+            again = str(step) if result.again is None else result.again
+            if step.preparation and not findings.prepared and again:
+                findings.preparation.append(again)
             self.records.append(PassRecord(str(step), time.perf_counter() - start, result.modified))
             release_memory()
         return model

@@ -80,7 +80,7 @@ class PruneChannels(Pass):
         options = StudyOptions(self.score, self.keep, self.min_channels, self.align, self.samples)
         study = context.shared.study
         if study is None or not study.holds(model, context, options):
-            study = context.shared.study = Study.of(model, context.target, context, options)
+            study = context.shared.study = Study.of(model, context.target, context, options, context.findings.given)
         for note in study.cost.notes():
             context.warn(note)
         if study.synthetic is not None:

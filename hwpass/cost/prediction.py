@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,9 +43,12 @@ class _Priced:
 class Cost:
     """The cost of a coupled model on a target, for many width vectors at once."""
 
-    def __init__(self, coupling: Coupling, target: Target) -> None:
-        """Raises InputError where the target is not what its cost model wants."""
-        self.target = target
+    def __init__(self, coupling: Coupling, target: Target, given: Mapping[str, float] | None = None) -> None:
+        """`given` is what the model costs that was prepared to this one, where its kernels were others.
+
+        Raises InputError where the target is not what its cost model wants.
+        """
+        self.target, self.given = target, dict(given or {})
         self.remainders = Remainders(coupling, target.fusion)
         self.formats = formats = Formats(target)
         #: Those of the model as it is, with every branch; made now, as the graph may be rewritten later.
@@ -168,9 +172,9 @@ class Cost:
 
     @cached_property
     def base(self) -> dict[str, float]:
-        """The dense model's costs."""
+        """The dense model's costs, as it was given."""
         found = self(self.dense[None, :], (*METRICS, *LIMITED))
-        return {key: float(value[0]) for key, value in found.items()}
+        return {key: float(value[0]) for key, value in found.items()} | self.given
 
     def work(self, widths: Floats) -> Work:
         """The work of one plan that keeps every branch, [1, K]."""

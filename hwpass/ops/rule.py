@@ -26,6 +26,7 @@ from hwpass.ops.node import (
     Tensor,
     WrongExtents,
 )
+from hwpass.ops.planar import Planar, entrywise
 from hwpass.ops.signs import by_traits
 from hwpass.ops.traits import Form, Pick, Shape, Traits
 
@@ -167,6 +168,13 @@ class Rule:
         """Of what has a `form`: the axis of the weight that holds the outputs."""
         form = self.traits_of(node.op).form
         return 0 if form is not None and form.kind == "conv" else 1
+
+    def planar(self, node: gs.Node, ranks: Sequence[int | None]) -> Planar | None:
+        """What changes in a node when inputs [N, C, L] are [N, C, 1, L]; None where it has to stay as it is.
+
+        `ranks` are those of the inputs, None where they are not known; that of the data is 3.
+        """
+        return entrywise(node, ranks) if self.traits_of(node.op).pointwise else None
 
     def picks(self, node: gs.Node, shape: Callable[[int], Shape | None]) -> list[Pick]:
         """The inputs that pick rows of a table; `shape` tells the extents of an input, None where nobody knows."""

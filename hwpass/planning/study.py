@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,8 +63,18 @@ class Study:
         return brief(self, self.target.name, f"score {self.options.score}", repr(self.coupling))
 
     @classmethod
-    def of(cls, model: Model, target: Target, context: Settings, options: StudyOptions) -> Study:
-        """Study a model: couple, gather statistics, score. Raises UsageError for options that do not fit."""
+    def of(
+        cls,
+        model: Model,
+        target: Target,
+        context: Settings,
+        options: StudyOptions,
+        given: Mapping[str, float] | None = None,
+    ) -> Study:
+        """Study a model: couple, gather statistics, score. Raises UsageError for options that do not fit.
+
+        `given` is what `Cost` takes: costs of the model as it was before kernels became others.
+        """
         context.progress("coupling channels")
         coupling = couple(model, sample_dims(model, context))
         fixed = _fixed(coupling, options.keep)
@@ -86,7 +97,7 @@ class Study:
             stated=dict(context.stated),
             seed=context.seed,
             coupling=coupling,
-            cost=Cost(coupling, target),
+            cost=Cost(coupling, target, given),
             curves=curves,
             importance=importance,
             fixed=fixed,

@@ -91,8 +91,10 @@ def _costs(params: int, size: int, result: Model, context: Context, legs: list[P
 def _cost(leg: Pruned, pruned: bool) -> dict[str, float]:
     """The predicted cost of the model that a removal began with, or that it left."""
     assert leg.cost is not None
+    if not pruned:
+        return leg.cost.base
     widths = leg.plan.widths()
-    chosen = [widths[g.name] for g in leg.coupling.groups] if pruned else leg.cost.dense
+    chosen = [widths[g.name] for g in leg.coupling.groups]
     found = leg.cost(np.asarray([chosen], np.float64))
     return {metric: float(values[0]) for metric, values in found.items()}
 

@@ -38,11 +38,13 @@ def known_shapes(model: Model) -> dict[str, Dims]:
         return {}
     proto = model.written()
     del proto.graph.value_info[:]
-    ends = {tensor.name for tensor in model.graph.outputs}
+    for output in proto.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
     found = inferred(proto, values=_bounded(model))
     return {} if found is None else {
-        value.name: _dims(value) for value in (*found.graph.input, *found.graph.value_info)
-        if value.name not in ends and value.type.tensor_type.HasField("shape")
+        value.name: _dims(value) for value in (*found.graph.input, *found.graph.value_info, *found.graph.output)
+        if value.type.tensor_type.HasField("shape")
     }  # fmt: skip
 
 

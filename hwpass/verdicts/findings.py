@@ -48,6 +48,7 @@ class Findings:
 
     preparation: list[str] = field(default_factory=list)  # the passes before channels are coupled, as text
     prepared: bool = False  # whether channels have been coupled, so that what runs now prepares nothing
+    given: dict[str, float] = field(default_factory=dict)  # what the model costs that a preparation pass priced
     centred_norms: dict[str, bool] = field(default_factory=dict)  # of rotate-streams: outputs, and whether centred
     stages: list[Stage] = field(default_factory=list)
     whole: Pruned | None = None  # of a plan that removes nothing

@@ -13,6 +13,7 @@ from hwpass.figures import shown
 from hwpass.manager import Pass
 from hwpass.options import EFFORTS, RunOptions
 from hwpass.passes.compensate import Compensate
+from hwpass.passes.conv1d_to_2d import Conv1dTo2d
 from hwpass.passes.distill import Distill, installed
 from hwpass.passes.fold import Fold
 from hwpass.passes.fold_redundant import FoldRedundant
@@ -28,7 +29,9 @@ from hwpass.planning.score import makes_inputs
 from hwpass.verdicts.task_metric import no_metric
 
 #: What runs before channels are coupled, and so what group names in a plan refer to.
-PREPARE: tuple[Pass, ...] = (Fold(), FuseBatchNorm(), RotateStreams(), RotateHeads(), FoldRedundant())
+PREPARE: tuple[Pass, ...] = (
+    Fold(), FuseBatchNorm(), Conv1dTo2d(), RotateStreams(), RotateHeads(), FoldRedundant(),
+)  # fmt: skip
 
 
 #: Distillation that is left open takes so many times as long where much is to be learned.

@@ -23,9 +23,9 @@ def test_samples_that_judge_are_not_those_that_were_learned_from(monkeypatch: py
     seen: dict[str, list[bytes]] = {"learned": [], "judged": []}
     of, compare = Study.of.__func__, judged.fidelity  # type: ignore[attr-defined]
 
-    def studied(cls: Any, model: Any, target: Any, context: Any, options: Any) -> Any:
+    def studied(cls: Any, model: Any, target: Any, context: Any, *more: Any) -> Any:
         seen["learned"] = [row.tobytes() for feed in context.calibration.batches() for row in feed["image"]]
-        return of(cls, model, target, context, options)
+        return of(cls, model, target, context, *more)
 
     def compared(original: Any, pruned: Any, feeds: Any, *more: Any, **named: Any) -> Any:
         seen["judged"] = [row.tobytes() for feed in feeds() for row in feed["image"]]

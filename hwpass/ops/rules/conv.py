@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import ClassVar
+
+import onnx_graphsurgeon as gs
 
 from hwpass.ops.axes import Axis, Factor, Mismatch, axis_size, with_zero
 from hwpass.ops.functions import windows
 from hwpass.ops.functions.common import Function
+from hwpass.ops.planar import Planar, windowed
 from hwpass.ops.rule import Extent, Form, Freeze, Node, Product, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import contract, is_zero
 from hwpass.ops.rules.window import extents
@@ -91,6 +95,12 @@ class Conv(Rule):
     def shrink(self, node: Node, shrink: Shrink) -> None:
         if "group" in node.memo:
             node.gs.attrs["group"] = shrink.size(node.memo["group"])
+
+    def planar(self, node: gs.Node, ranks: Sequence[int | None]) -> Planar | None:
+        weight = node.inputs[1]
+        if not isinstance(weight, gs.Constant) or weight.values.ndim != 3:
+            return None
+        return Planar(windowed(node), {1: weight.values[:, :, None, :]})
 
 
 @register

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import ClassVar
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from hwpass.ops import constants
 from hwpass.ops.axes import Axis, Mismatch, axis_size, opaque
 from hwpass.ops.functions import layout as functions
 from hwpass.ops.functions.common import Function
+from hwpass.ops.planar import POSITIONS, Planar, moved
 from hwpass.ops.rule import (
     Array,
     Freeze,
@@ -94,6 +96,13 @@ class Reshape(Regroups):
         target = [inputs[0].shape[i] if v == 0 else int(v) for i, v in enumerate(inputs[1])]
         return inputs[0].reshape(target)
 
+    def planar(self, node: gs.Node, ranks: Sequence[int | None]) -> Planar | None:
+        target = node.inputs[1] if len(node.inputs) > 1 else None
+        shape = list(target.values) if isinstance(target, gs.Constant) else list(node.attrs.get("shape", []))
+        # A zero copies the extent at its own place, which is the row's at the third.
+        copied = [] if node.attrs.get("allowzero", 0) else shape[POSITIONS:]
+        return Planar(follows=False) if shape and 0 not in copied else None
+
 
 @register
 class Flatten(Regroups):
@@ -108,6 +117,10 @@ class Flatten(Regroups):
         axis = int(node.attr("axis", 1))
         axis += len(shape) if axis < 0 else 0
         return [regrouped(node, build, [int(np.prod(part, dtype=np.int64)) for part in (shape[:axis], shape[axis:])])]
+
+    def planar(self, node: gs.Node, ranks: Sequence[int | None]) -> Planar | None:
+        axis = int(node.attrs.get("axis", 1))
+        return Planar({"axis": moved(axis) if axis < 3 else 4}, follows=False)
 
 
 @register

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from hwpass.ops.axes import Axis, Factor, Mismatch, axis_size, opaque, with_zero
 from hwpass.ops.constants import padded
 from hwpass.ops.functions import normalization as functions
 from hwpass.ops.functions import windows
 from hwpass.ops.functions.common import Function
+from hwpass.ops.planar import POSITIONS, Planar, moved, windowed
 from hwpass.ops.rule import Array, Form, Freeze, Known, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.matmul import is_zero
 
@@ -295,6 +297,21 @@ class Reduce(Rule):
         lost = 0 if node.attr("keepdims", 1) else sum(a < known.place for a in reduced)
         return Known(known.place - lost, known.mask, known.values)
 
+    def planar(self, node: gs.Node, ranks: Sequence[int | None]) -> Planar | None:
+        given = node.inputs[1] if len(node.inputs) > 1 else None
+        if node.op.startswith("Arg") or (given is not None and not isinstance(given, gs.Constant)):
+            return None
+        axes = given.values.reshape(-1) if given is not None else node.attrs.get("axes", [])
+        places = {int(axis) % 3 for axis in axes}
+        keeps = bool(node.attrs.get("keepdims", 1))
+        if not places or not (keeps or POSITIONS in places):
+            return None
+        # Without the axes, the row goes with the positions.
+        now = [*sorted(moved(place) for place in places), *([] if keeps else [2])]
+        if given is None:
+            return Planar({"axes": now}, follows=keeps)
+        return Planar(constants={1: np.asarray(now, np.int64)}, follows=keeps)
+
     def folds(self, node: Node) -> bool:
         return node.op == "ReduceMean" and bool(node.attr("keepdims", 1))
 
@@ -337,6 +354,9 @@ class Pool(Rule):
         "LpPool": windows.lp_pool,
         **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), windows.global_pool),
     }
+
+    def planar(self, node: gs.Node, ranks: Sequence[int | None]) -> Planar | None:
+        return Planar(windowed(node)) if len(node.outputs) == 1 else None
 
     def constants(self, node: Node, given: Mapping[int, Known]) -> Known | None:
         """Extrema and means over the image: a constant is its own, but for zeros that an average counts beside it."""

@@ -13,10 +13,10 @@ from hwpass.ops.functions.common import Function
 from hwpass.ops.rule import Freeze, Node, Relate, Rule, Shrink, Tensor, Traits, register
 from hwpass.ops.rules.conv import convolve
 from hwpass.ops.rules.elementwise import broadcast
+from hwpass.ops.rules.joining import Concat
 from hwpass.ops.rules.matmul import gemm, is_zero, multiply
 from hwpass.ops.rules.quantized import dequantised, not_zero, parameters, quantised, real_axes
 from hwpass.ops.rules.recurrent import Recurrent
-from hwpass.ops.rules.selection import Concat
 from hwpass.ops.rules.window import extents
 
 INT32, FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)

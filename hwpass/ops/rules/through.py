@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from hwpass.ops.axes import with_zero
 from hwpass.ops.functions import elementwise
 from hwpass.ops.functions.common import Function
+from hwpass.ops.planar import Planar, entrywise
 from hwpass.ops.rule import Array, Freeze, Node, Relate, Rule, Tensor, Traits, register
 from hwpass.ops.rules.elementwise import ENTRYWISE
 
@@ -43,6 +46,9 @@ class Cast(Rule):
             return None
         dtype = np.dtype(target) if not isinstance(target, int) else np.dtype(helper.tensor_dtype_to_np_dtype(target))
         return inputs[0].astype(dtype)
+
+    def planar(self, node: gs.Node, ranks: Sequence[int | None]) -> Planar | None:
+        return entrywise(node, ranks)
 
 
 @register
