@@ -37,6 +37,10 @@ LEAST_TOLD = 0.1
 CLEARLY = 1.25
 
 
+#: Deviations from zero below which a model counts as balanced: activations are crossed then.
+BALANCED = 1.0
+
+
 @dataclass(frozen=True)
 class Scale:
     """Images [N, C, H, W] in [0, 1] become images * factor + shift, one number or one for each channel."""
@@ -98,8 +102,12 @@ def assumed_scale(
         return Assumed((SCALES[found],), "as its batch normalisations remember", True)
     scales = [SCALES[n] for n in (TRIED if channels == 1 else TRIED[:-1])]
     told = _told(model, feeds, scales, threads, macs)
+    balance = partial(_balance, model, feeds, threads=threads)
     if told:
-        return _best(told)
+        return _best(told, balance)
+    best = _balanced_best(scales, balance)
+    if best:
+        return Assumed(best, "on which it is balanced best", False)
     usual = "[0, 1]" if channels == 1 else "standardised"
     return Assumed((SCALES[usual],), "which is usual", False)
 
@@ -123,14 +131,61 @@ def assumed_map(
     return _best(told) if max(told.values()) >= CLEARLY * plain else None
 
 
-def _best(told: Mapping[Scale, float]) -> Assumed:
-    """The scale that tells most, or the best two where that is not clear."""
+def _best(told: Mapping[Scale, float], balance: Callable[[Sequence[Scale]], list[float]] | None = None) -> Assumed:
+    """The scale that tells most. Where that is not clear, the two of those it leaves open on which a convolutional
+    model is balanced best, or which tell most."""
     best, *others = sorted(told, key=lambda scale: -told[scale])
     if not others:
         return Assumed((best,), "as stated", True)
-    if told[best] >= CLEARLY * told[others[0]]:
+    open_ones = [best, *(scale for scale in others if told[best] < CLEARLY * told[scale])]
+    if len(open_ones) == 1:
         return Assumed((best,), "on which it tells classes apart best", True)
-    return Assumed((best, others[0]), "between which what it tells of classes does not decide", False)
+    chosen = _balanced_best(open_ones, balance) or tuple(open_ones[:2])
+    return Assumed(chosen, "between which what it tells of classes does not decide", False)
+
+
+def _balanced_best(
+    scales: Sequence[Scale], balance: Callable[[Sequence[Scale]], list[float]] | None
+) -> tuple[Scale, ...]:
+    """The two scales on which a model is balanced best; none where it is on no scale."""
+    found = [] if balance is None else balance(scales)
+    if not found or not min(found) < BALANCED:
+        return ()
+    return tuple(scales[place] for place in np.argsort(found, kind="stable")[:2])
+
+
+def _balance(model: Model, feeds: Feeds, scales: Sequence[Scale], threads: int) -> list[float]:
+    """How far what enters the activations behind convolutions is from zero, in deviations: the median over channels of
+    |mean| / deviation, averaged over tensors, by scale. Empty where no activation follows a convolution.
+
+    Batch normalisation holds it near zero in training, and it stays there once the normalisation is folded. Tensors of
+    one position, as in squeeze-and-excitation, are not normalised.
+    """
+    tapped = model.copy()
+    ends = [n for n in tapped.graph.nodes if traits_of(n).fuses == "activation" and n.inputs and n.inputs[0].inputs]
+    tensors = {n.inputs[0].name: n.inputs[0] for n in ends if _convolves(n.inputs[0].inputs[0])}
+    if not tensors:
+        return []
+    tapped.graph.outputs = list(tensors.values())
+    session = open_session(tapped.proto(), threads=threads)
+    found = []
+    for scale in scales:
+        outputs = [run_session(session, feeds(scale, i)) for i in range(TRIALS)]
+        away = []
+        for name in tensors:
+            channels = [np.moveaxis(np.asarray(o[name], np.float64), 1, -1) for o in outputs]
+            if all(np.prod(value.shape[1:-1]) > 1 for value in channels):
+                rows = np.concatenate([value.reshape(-1, value.shape[-1]) for value in channels])
+                away.append(float(np.median(np.abs(rows.mean(axis=0)) / (rows.std(axis=0) + 1e-12))))
+        if not away:
+            return []
+        found.append(float(np.mean(away)))
+    return found
+
+
+def _convolves(node: gs.Node) -> bool:
+    form = traits_of(node).form
+    return form is not None and form.kind == "conv"
 
 
 def class_scores(outputs: Sequence[Feed]) -> NDArray[np.float64] | None:

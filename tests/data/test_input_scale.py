@@ -13,10 +13,12 @@ from sketch import Sketch
 
 import hwpass
 from hwpass.data.dead_leaves import dead_leaves
+from hwpass.data.dead_leaves import dead_leaves
 from hwpass.data.input_scale import LEAST_TOLD, SCALES, class_scores, information
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
 from hwpass.model.model import Model
 from hwpass.runtime.inputs import StatedInput
+from hwpass.runtime.sessions import open_session, run_session
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -130,6 +132,29 @@ def test_a_network_that_wants_another_scale(true: str) -> None:
     said = made(Model.load(proto)).what
     assert true in said
     assert "images in [0, 1]" not in said
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("true", ["[0, 1]", "[-1, 1]", "standardised"])
+def test_folded_normalisations_tell_the_scale_of_a_model_without_classes(true: str, channels: int) -> None:
+    """What was normalised on images of a scale is balanced there: among the two that are tried is the right one."""
+    images = np.stack([dead_leaves(np.random.default_rng([7, i]), channels, 16, 16) for i in range(32)])
+    s = Sketch(seed=11)
+    x = name = s.input(["N", channels, 16, 16], name="x")
+    for width, before in ((16, channels), (16, 16)):
+        weight = s.rng.standard_normal((width, before, 3, 3)).astype(np.float32)
+        y = s.op("Conv", x, s.const(weight), pads=[1] * 4)
+        s.output(y)
+        found = run_session(open_session(s.model()), {name: SCALES[true].of(images)})[y]
+        s.outputs.clear()
+        deviation = found.std(axis=(0, 2, 3))
+        bias = -found.mean(axis=(0, 2, 3)) / deviation
+        x = s.op("Relu", s.op("Conv", x, s.const(weight / deviation[:, None, None, None]), s.const(bias), pads=[1] * 4))
+    s.output(s.conv(x, 2, 16))
+    s.drop_unread()
+    said = made(Model.load(s.model())).what
+    assert true in said
+    assert "on which it is balanced best" in said
 
 
 def test_where_nothing_tells_the_usual_is_a_guess_and_said_so() -> None:
