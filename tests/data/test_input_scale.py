@@ -13,7 +13,6 @@ from sketch import Sketch
 
 import hwpass
 from hwpass.data.dead_leaves import dead_leaves
-from hwpass.data.dead_leaves import dead_leaves
 from hwpass.data.input_scale import LEAST_TOLD, SCALES, class_scores, information
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
 from hwpass.model.model import Model
