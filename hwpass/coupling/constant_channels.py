@@ -47,11 +47,15 @@ class Weight:
 
     def table(self) -> NDArray[np.bool_]:
         """Whether anything but a negligible weight stands between an output and an input, over the taps: [out, in]."""
-        taps = tuple(a for a in range(self.values.ndim) if a not in (self.out, self.into))
-        high, low = (f(axis=taps) if taps else self.values for f in (self.values.max, self.values.min))
         with np.errstate(invalid="ignore"):  # NaN is refused where scores are asked for
-            least = NEGLIGIBLE * max(high.max(initial=0.0), -low.min(initial=0.0))
-            found = np.asarray((high > least) | (low < -least))
+            least = NEGLIGIBLE * max(self.values.max(initial=0.0), -self.values.min(initial=0.0))
+            sides = [self.out] if self.into is None else sorted((self.out, self.into))
+            by_tap = np.moveaxis(self.values, sides, range(len(sides)))
+            by_tap = by_tap.reshape(*by_tap.shape[: len(sides)], -1)
+            # One tap decides almost always: the others are looked at where it does not.
+            found = np.abs(by_tap[..., 0]) > least if by_tap.size else np.zeros(by_tap.shape[:-1], bool)
+            if by_tap.shape[-1] > 1:
+                found[~found] = (np.abs(by_tap[~found]) > least).any(axis=-1)
         if self.into is None:
             return found[:, None]
         return found.T if self.into < self.out else found

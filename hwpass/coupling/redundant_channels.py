@@ -225,11 +225,29 @@ class _Survey:
                     yield group, values, where.reshape(group.width, -1)
 
 
+def _alike(survey: _Survey) -> Mask:
+    """Components whose constants have the same sums of bits as those of another in their group: what is equal is."""
+    sums: dict[str, list[NDArray[np.uint64]]] = {}
+    for group, values, positions in survey.makers():
+        rows = np.ascontiguousarray(values[positions]).reshape(group.width, -1)
+        bits = rows.view(f"u{min(rows.itemsize, 4)}")
+        sums.setdefault(group.name, []).append(bits.sum(axis=1, dtype=np.uint64))
+    found = np.zeros(survey.count, bool)
+    for group in survey.coupling.groups:
+        if group.name in sums:
+            _, kinds, counts = np.unique(
+                np.stack(sums[group.name], axis=1), axis=0, return_inverse=True, return_counts=True
+            )
+            found[group.components[counts[kinds.reshape(-1)] > 1]] = True
+    return found
+
+
 def _duplicates(survey: _Survey, eligible: Mask) -> dict[int, int]:
     """Channels that are another's equal, each with the first of its kind in its group."""
     marks: dict[int, Any] = {}
+    alike = _alike(survey)
     for group, values, positions in survey.makers():
-        for unit in np.flatnonzero(eligible[group.components]).tolist():
+        for unit in np.flatnonzero(eligible[group.components] & alike[group.components]).tolist():
             mark = marks.setdefault(int(group.components[unit]), hashlib.blake2b())
             mark.update(np.ascontiguousarray(values[positions[unit]]).tobytes())
     first: dict[tuple[str, bytes], int] = {}
