@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hwpass import interrupts
 from hwpass.errors import InputError, UsageError, one_line
 from hwpass.figures import shown_path
 from hwpass.runners.runner import Job, Outcome, Runner, checked
@@ -55,6 +56,7 @@ class Log:
     sessions: dict[str, dict[int, float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     spent: float = 0.0  #: seconds of measuring so far
+    _said: bool = False  # whether the file is among the outputs of the process
 
     def read(self) -> None:
         """Take up what the file has."""
@@ -76,9 +78,11 @@ class Log:
                 raise UsageError(f"{name}: measured with {was}, not {value}; name another file, or measure the same")
 
     def start(self) -> None:
-        """Begin the file, where there is one and it is not read."""
+        """Begin the file, where there is one and it is not read; what it held is kept beside it, in `*.old.jsonl`."""
         if self.file is not None:
             try:
+                if self.file.exists():
+                    self.file.replace(self.file.with_suffix(".old.jsonl"))
                 self.file.write_text(json.dumps({"measured": dict(self.about)}) + "\n", encoding="utf-8")
             except OSError as error:
                 raise InputError(f"{shown_path(str(self.file))}: cannot be written: {error.strerror}") from None
@@ -94,6 +98,9 @@ class Log:
         if self.file is not None:
             with self.file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
+            if not self._said:
+                self._said = True
+                interrupts.wrote(shown_path(str(self.file)))
 
     def _take(self, model: str, number: int, entry: Mapping[str, Any]) -> None:
         self.spent = max(self.spent, float(entry["spent"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwpass import interrupts
 from hwpass.command.cli import main
 from hwpass.cost.calibrated import best_step, half_width, held, step_shares, text_of
 from hwpass.cost.figure_fit import figure, fit_figures, seconds_of, with_figures
@@ -176,6 +177,19 @@ def test_what_is_cut_short_goes_on(tmp_path: Path) -> None:
     measure_rounds(runner, jobs, later, 0)
     assert runner.jobs == 3
     assert {name: sorted(own) for name, own in later.sessions.items()} == {job.name: [0, 1] for job in jobs}
+    whole = (tmp_path / "log.jsonl").read_text()
+    Log({"runner": "made"}, tmp_path / "log.jsonl").start()
+    assert (tmp_path / "log.old.jsonl").read_text() == whole
+
+
+def test_an_interrupt_says_where_the_measurements_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts.run, "written", [])
+    log = Log({"runner": "made"}, tmp_path / "log.jsonl")
+    log.start()
+    assert interrupts.outcome("interrupted") == "interrupted, nothing was written"
+    log.add("one", 0, Outcome((1.0,)))
+    log.add("two", 0, Outcome((1.0,)))
+    assert interrupts.outcome("interrupted") == f"interrupted after {tmp_path / 'log.jsonl'} was written"
 
 
 def test_a_runner_that_runs_nothing_is_told_so(tmp_path: Path) -> None:
