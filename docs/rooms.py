@@ -44,7 +44,9 @@ TOP = {
     "options": "ground",
     "interrupts": "ground",
     "plugins": "ground",
+    "spans": "ground",
     "context": "pipeline",
+    "instrument": "pipeline",
     "manager": "pipeline",
     "pipeline_text": "pipeline",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 from hwpass import pipeline_text, plugins
 from hwpass.errors import HwpassError, InputError, UsageError, VerdictError, option
 from hwpass.figures import brief, shown_path
+from hwpass.instrument import Instrument, PassRecord
 from hwpass.planning.stages import Effect, Pruned, Stage
+from hwpass.spans import collected
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,15 +40,6 @@ class PassResult:
 
     def __repr__(self) -> str:
         return brief(self, repr(self.model), "modified" if self.modified else "as it was")
-
-
-@dataclass(frozen=True)
-class PassRecord:
-    """One step of a run: its text, seconds, and whether it changed the model."""
-
-    name: str
-    seconds: float
-    changed: bool
 
 
 @dataclass(frozen=True)
@@ -170,19 +162,22 @@ def _is_a(value: object, kind: Any) -> bool:
 class PassManager:
     """Runs passes in order, checks what comes out of those that changed something, and keeps their times.
 
+    `instruments` watch: their hooks are called in order around every pass, see `hwpass.instrument.Instrument`.
+
     >>> str(PassManager.parse("fold, fuse-bn,prune-channels{macs=0.5x,score=l2}"))
     'fold,fuse-bn,prune-channels{macs=0.5x,score=l2}'
     """
 
-    def __init__(self, steps: Sequence[Pass], *, check: bool = True) -> None:
+    def __init__(self, steps: Sequence[Pass], *, check: bool = True, instruments: Sequence[Instrument] = ()) -> None:
         self.steps = tuple(steps)
         self.check = check
+        self.instruments = tuple(instruments)
         self.records: list[PassRecord] = []
 
     @classmethod
-    def parse(cls, text: str, *, check: bool = True) -> PassManager:
+    def parse(cls, text: str, *, check: bool = True, instruments: Sequence[Instrument] = ()) -> PassManager:
         """A pipeline from text: `name,name{option=value,option=value}`. Raises UsageError that names the word."""
-        return cls(pipeline_text.parse(text, passes()), check=check)
+        return cls(pipeline_text.parse(text, passes()), check=check, instruments=instruments)
 
     def __repr__(self) -> str:
         return brief(self, str(self) or "no passes")
@@ -209,28 +204,48 @@ class PassManager:
         `further` goes on from what an earlier run with this context found out.
         """
         from hwpass.context import Context
-        from hwpass.proto.put_aside import put_aside
-        from hwpass.proto.streaming import release_pages
-        from hwpass.runtime.blas_threads import limited
         from hwpass.runtime.memory import release_memory
 
         context = context or Context()
         if not further:
             context.bind(model)
-        findings = context.findings
         self.records = []
         for step in self.steps:
             step.ready()
         model = model.copy()
+        for watcher in self.instruments:
+            watcher.begin(self.steps, model, context)
         for step in self.steps:
-            context.progress(step.name)
-            start = time.perf_counter()
+            reason = next(filter(None, (w.refuses(step, model, context) for w in self.instruments)), None)
+            if reason is not None:
+                self.records.append(PassRecord(str(step), 0.0, False, reason))
+                for watcher in self.instruments:
+                    watcher.skipped(step, model, self.records[-1], context)
+                continue
+            with self._placed(step), self._told(step, model, context):
+                model = self._step(step, model, context)
+            release_memory()
+        for watcher in self.instruments:
+            watcher.end(model, context)
+        return model
+
+    def _step(self, step: Pass, model: Model, context: Context) -> Model:
+        """Run one pass, check and enter what it made."""
+        from hwpass.proto.put_aside import put_aside
+        from hwpass.proto.streaming import release_pages
+        from hwpass.runtime.blas_threads import limited
+
+        findings = context.findings
+        for watcher in self.instruments:
+            watcher.before(step, model, context)
+        context.progress(step.name)
+        with collected(step.name) as span:
             if not findings.stages and step.effect in ("refit", "any"):
                 findings.add(Stage("exact", (), model))
             before = model
-            if findings.holds(model, step.effect):
+            if findings.holds(model, step.effect) or any(w.needs_before for w in self.instruments):
                 model = model.copy()
-            with limited(1), self._placed(step):
+            with limited(1):
                 result = step.run(model, context)
             # Who says that nothing changed has its copy thrown away: what it did to it would go by the proof.
             model = result.model if result.modified else before
@@ -247,9 +262,21 @@ class PassManager:
             again = str(step) if result.again is None else result.again
             if step.preparation and not findings.prepared and again:
                 findings.preparation.append(again)
-            self.records.append(PassRecord(str(step), time.perf_counter() - start, result.modified))
-            release_memory()
+        record = PassRecord(str(step), span.seconds, result.modified, span=span)
+        for watcher in self.instruments:
+            watcher.after(step, before, model, record, context)
+        self.records.append(record)
         return model
+
+    @contextmanager
+    def _told(self, step: Pass, model: Model, context: Context) -> Iterator[None]:
+        """Errors of a pass reach those who watch."""
+        try:
+            yield
+        except Exception as error:
+            for watcher in self.instruments:
+                watcher.failed(step, model, error, context)
+            raise
 
 
 def _check(model: Model, name: str) -> None:

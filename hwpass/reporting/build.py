@@ -9,7 +9,7 @@ import numpy as np
 from hwpass.context import Context
 from hwpass.cost.prediction import Cost
 from hwpass.coupling.groups import couple
-from hwpass.manager import PassRecord
+from hwpass.instrument import PassRecord
 from hwpass.model.model import Model
 from hwpass.planning.stages import Pruned
 from hwpass.reporting.groups import frozen_by_macs, macs_by_layer

@@ -16,7 +16,8 @@ from hwpass.coupling.walk import dynamic_dimensions
 from hwpass.data.given_inputs import given_inputs
 from hwpass.errors import VerdictError, option
 from hwpass.figures import brief
-from hwpass.manager import Pass, PassManager, PassRecord
+from hwpass.instrument import PassRecord
+from hwpass.manager import Pass, PassManager
 from hwpass.model.digest import content_digest
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
