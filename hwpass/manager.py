@@ -54,6 +54,10 @@ class Pass(ABC):
     #: Whether it prepares a model for pruning by its own weights alone: only such a pass may stand in a plan's file.
     preparation: ClassVar[bool] = False
 
+    #: Whether `run` may edit the model that it is given. One that never does is spared a copy, and what is known of the
+    #: model holds on; the manager holds it to that.
+    in_place: ClassVar[bool] = True
+
     #: What it does to the values that the model computes; the proof holds it to that.
     effect: ClassVar[Effect] = "exact"
 
@@ -243,10 +247,15 @@ class PassManager:
             if not findings.stages and step.effect in ("refit", "any"):
                 findings.add(Stage("exact", (), model))
             before = model
-            if findings.holds(model, step.effect) or any(w.needs_before for w in self.instruments):
+            if step.in_place and (findings.holds(model, step.effect) or any(w.needs_before for w in self.instruments)):
                 model = model.copy()
+            own = () if step.in_place or not self.check else _parts(model)
             with limited(1):
                 result = step.run(model, context)
+            if own and own != _parts(model):
+                raise VerdictError(f"pass {step.name} says that it edits no model in place, and did")
+            if result.modified and step.in_place:
+                context.analyses.forget()
             # Who says that nothing changed has its copy thrown away: what it did to it would go by the proof.
             model = result.model if result.modified else before
             if result.modified:
@@ -277,6 +286,11 @@ class PassManager:
             for watcher in self.instruments:
                 watcher.failed(step, model, error, context)
             raise
+
+
+def _parts(model: Model) -> tuple[object, ...]:
+    """What an edit of a graph would replace: its nodes, and the tensors that they read and make."""
+    return tuple((id(n), n.op, *map(id, n.inputs), *map(id, n.outputs)) for n in model.walk())
 
 
 def _check(model: Model, name: str) -> None:

@@ -23,6 +23,7 @@ class Conv1dTo2d(Pass):
     """
 
     name = "conv1d-to-2d"
+    in_place = False
     preparation = True
     always: bool = field(default=False, metadata={"help": "also where the target does not gain by it, or is not known"})
 

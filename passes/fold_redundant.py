@@ -29,10 +29,11 @@ class FoldRedundant(Pass):
     preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
-        from hwpass.coupling.groups import couple
+        from hwpass.coupling.groups import coupled_once
+        from hwpass.planning.study import sample_dims
         from hwpass.proto.streaming import release_pages
         from hwpass.surgery.redirection import redirect
 
-        modified = redirect(couple(model))
+        modified = redirect(coupled_once(model, sample_dims(model, context), context.analyses))
         release_pages(model.constants().values())
         return PassResult(model, modified)

@@ -39,6 +39,7 @@ class PruneChannels(Pass):
     """
 
     name = "prune-channels"
+    in_place = False
     effect = "cut"
     latency: str = pass_option("latency", "")
     energy: str = pass_option("energy", "")

@@ -25,12 +25,16 @@ class RotateHeads(Pass):
     """
 
     name = "rotate-heads"
+    in_place = False
     preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
+        from hwpass.coupling.attention_heads import may_attend
         from hwpass.planning.study import sample_dims
         from hwpass.surgery.head_rotation import rotate_heads
 
+        if not may_attend(model):
+            return PassResult(model, False)
         changed = model.copy()
         if not rotate_heads(changed, sample_dims(model, context)):
             return PassResult(model, False)

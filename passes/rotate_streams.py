@@ -26,6 +26,7 @@ class RotateStreams(Pass):
     """
 
     name = "rotate-streams"
+    in_place = False
     preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:

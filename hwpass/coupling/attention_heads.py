@@ -19,12 +19,16 @@ from numpy.typing import NDArray
 from hwpass.coupling.constant_channels import plain
 from hwpass.coupling.groups import Coupling
 from hwpass.coupling.moved_columns import Unfit, codes_behind, scalar
+from hwpass.model.model import Model
 from hwpass.ops import Node, traits_of
 from hwpass.ops.axes import Ids
 from hwpass.ops.rules.matmul import labels_of
 
 #: Weights that are turned: products of others would round too much.
 TYPES = (np.float32, np.float64)
+
+#: Operators that multiply queries by keys, and attention by values.
+PRODUCTS = ("MatMul", "Einsum")
 
 
 class Weight(NamedTuple):
@@ -116,6 +120,14 @@ def heads(coupling: Coupling) -> tuple[list[Heads], list[tuple[Node, str]]]:
     return _alone(found, unfit), unfit
 
 
+def may_attend(model: Model) -> bool:
+    """Whether anything in a model may be attention, told from its operators alone: a product of two activations."""
+    return any(
+        node.op in PRODUCTS and len(node.inputs) == 2 and not any(isinstance(t, gs.Constant) for t in node.inputs)
+        for node in model.graph.nodes
+    )
+
+
 def _of_activations(node: Node) -> bool:
     """Whether a node multiplies two activations."""
     return (
@@ -123,7 +135,7 @@ def _of_activations(node: Node) -> bool:
         and not node.frozen
         and node.extent is not None
         and all(t is not None and not t.constant and t.axes is not None and t.rank > 1 for t in node.inputs)
-        and node.op in ("MatMul", "Einsum")
+        and node.op in PRODUCTS
     )
 
 

@@ -15,8 +15,9 @@ from hwpass.model.model import Model
 from hwpass.ops import Node
 from hwpass.ops.axes import Axis, Ids
 from hwpass.proto.gc_pause import collection_paused
+from hwpass.runtime.analyses import Analyses
 
-__all__ = ["Builder", "Coupling", "Group", "couple"]
+__all__ = ["Builder", "Coupling", "Group", "couple", "coupled_once"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,11 @@ def couple(model: Model, dims: Mapping[str, int] | None = None) -> Coupling:
         coupling = Coupling(build, component)
         coupling.groups = _groups(coupling)
     return coupling
+
+
+def coupled_once(model: Model, dims: Mapping[str, int], analyses: Analyses) -> Coupling:
+    """The same, kept until the model changes."""
+    return analyses.of(model, "coupling", tuple(sorted(dims.items())), lambda: couple(model, dims))
 
 
 def _principal(build: Builder) -> Ids:

@@ -12,7 +12,7 @@ from hwpass.cost.prediction import Cost
 from hwpass.cost_models import Target
 from hwpass.cost_models.work import Floats
 from hwpass.coupling.branches import branches
-from hwpass.coupling.groups import Coupling, couple
+from hwpass.coupling.groups import Coupling, couple, coupled_once
 from hwpass.coupling.walk import dynamic_dimensions
 from hwpass.data.doctor import concerns
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
@@ -76,7 +76,7 @@ class Study:
         `given` is what `Cost` takes: costs of the model as it was before kernels became others.
         """
         context.progress("coupling channels")
-        coupling = couple(model, sample_dims(model, context))
+        coupling = coupled_once(model, sample_dims(model, context), context.analyses)
         fixed = _fixed(coupling, options.keep)
         if context.calibration is not None and coupling.groups:
             context.progress("looking at the data")

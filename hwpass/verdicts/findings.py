@@ -99,4 +99,6 @@ class Findings:
 
         Passes that change no value may go on editing what such a pass left.
         """
+        if self.whole is not None and self.whole.coupling.build.model is model:
+            return True
         return any(stage.model is model and (stage.effect, effect) != ("exact", "exact") for stage in self.stages)
