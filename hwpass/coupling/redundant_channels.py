@@ -225,11 +225,17 @@ class _Survey:
                     yield group, values, where.reshape(group.width, -1)
 
 
+def _rows(values: NDArray[Any], positions: Ids) -> NDArray[Any]:
+    """What a constant holds for channels at positions [units, k] of its first axis, [units, entries]."""
+    found = np.ascontiguousarray(values[positions])
+    return found.reshape(len(found), int(np.prod(found.shape[1:], dtype=np.int64)))
+
+
 def _alike(survey: _Survey) -> Mask:
     """Components whose constants have the same sums of bits as those of another in their group: what is equal is."""
     sums: dict[str, list[NDArray[np.uint64]]] = {}
     for group, values, positions in survey.makers():
-        rows = np.ascontiguousarray(values[positions]).reshape(group.width, -1)
+        rows = _rows(values, positions)
         bits = rows.view(f"u{min(rows.itemsize, 4)}")
         sums.setdefault(group.name, []).append(bits.sum(axis=1, dtype=np.uint64))
     found = np.zeros(survey.count, bool)
@@ -247,9 +253,10 @@ def _duplicates(survey: _Survey, eligible: Mask) -> dict[int, int]:
     marks: dict[int, Any] = {}
     alike = _alike(survey)
     for group, values, positions in survey.makers():
-        for unit in np.flatnonzero(eligible[group.components] & alike[group.components]).tolist():
+        units = np.flatnonzero(eligible[group.components] & alike[group.components])
+        for unit, row in zip(units.tolist(), _rows(values, positions[units]), strict=True):
             mark = marks.setdefault(int(group.components[unit]), hashlib.blake2b())
-            mark.update(np.ascontiguousarray(values[positions[unit]]).tobytes())
+            mark.update(row.tobytes())
     first: dict[tuple[str, bytes], int] = {}
     found = {}
     for group in survey.coupling.groups:

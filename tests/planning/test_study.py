@@ -26,9 +26,9 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     study = Study.of
 
-    def counted(model: Model, target: Any, context: Context, options: StudyOptions) -> Study:
+    def counted(model: Model, target: Any, context: Context, options: StudyOptions, *more: Any) -> Study:
         made.append(options.score)
-        return study(model, target, context, options)
+        return study(model, target, context, options, *more)
 
     monkeypatch.setattr(Study, "of", counted)
     return made
