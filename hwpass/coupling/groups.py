@@ -15,6 +15,7 @@ from hwpass.model.model import Model
 from hwpass.ops import Node
 from hwpass.ops.axes import Axis, Ids
 from hwpass.proto.gc_pause import collection_paused
+from hwpass.spans import span
 
 __all__ = ["Builder", "Coupling", "Group", "couple"]
 
@@ -80,6 +81,7 @@ class Coupling:
         return mask
 
 
+@span("coupling")
 def couple(model: Model, dims: Mapping[str, int] | None = None) -> Coupling:
     """Solve the channel relations of a model.
 
