@@ -47,8 +47,8 @@ every import, those inside functions too, and names the one that runs up.
 {rows}
 
 `passes/` and `cost_models/` lie beside `hwpass/` and are packages of it. `ground` and `pipeline` are the modules beside
-the rooms: `errors`, `figures`, `globs`, `interrupts`, `options`, `plugins`, `version`; `context`, `manager`,
-`pipeline_text`.
+the rooms: `errors`, `figures`, `globs`, `interrupts`, `options`, `plugins`, `spans`, `version`; `context`,
+`instrument`, `manager`, `pipeline_text`.
 
 An arrow is an import, and in brackets stands the number of modules. Arrows that a way over other rooms makes up are
 left out.
@@ -250,7 +250,7 @@ def _fields(schema: dict[str, Any], whole: dict[str, Any], prefix: str) -> Itera
         kind, inner = _kind(value, whole)
         text = value.get("description") or (inner or {}).get("description") or ""
         yield prefix + key, kind, " ".join(text.split("\n\n")[0].split())
-        if inner is not None:
+        if inner is not None and inner is not schema:  # one that holds itself is shown once
             yield from _fields(inner, whole, f"{prefix}{key}{'[]' if kind.startswith('list') else ''}.")
 
 

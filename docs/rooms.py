@@ -28,6 +28,7 @@ ROOMS = {
     "planning": "which channels go",
     "verdicts": "whether the result is right, close and good",
     "pipeline": "passes by name, in order, and what they share",
+    "instruments": "what watches a pipeline: proofs, differences and files between passes, and limits",
     "passes": "the passes: each calls a room",
     "reporting": "what people and programs read of a run",
     "workflows": "one command, one module",

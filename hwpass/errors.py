@@ -30,6 +30,9 @@ class HwpassError(Exception):
     #: Where in a pipeline it happened, once a manager knows.
     place = ""
 
+    #: The model before the pass that failed, where it was asked to be kept.
+    last_good: Any = None
+
     def __init__(self, message: str = "") -> None:
         super().__init__(one_line(message))
 
@@ -61,6 +64,10 @@ class VerdictError(HwpassError):
     """A verdict failed, so nothing was written."""
 
     exit_code = 5
+
+
+class ProofError(VerdictError):
+    """What a pass did is not what it claims: a fault of the pass, which a reproducer can show."""
 
 
 def one_line(text: str) -> str:

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from hwpass import pipeline_text, plugins
-from hwpass.errors import HwpassError, InputError, UsageError, VerdictError, option
+from hwpass.errors import HwpassError, InputError, ProofError, UsageError, option
 from hwpass.figures import brief, shown_path
 from hwpass.instrument import Instrument, PassRecord
 from hwpass.planning.stages import Effect, Pruned, Stage
@@ -301,5 +301,5 @@ def _check(model: Model, name: str) -> None:
     for node in model.graph.nodes:
         for tensor in node.inputs:
             if tensor.name and not isinstance(tensor, Constant) and tensor.name not in made:
-                raise VerdictError(f"pass {name} left {node.op} {node.name} reading {tensor.name}, which nothing makes")
+                raise ProofError(f"pass {name} left {node.op} {node.name} reading {tensor.name}, which nothing makes")
         made.update(t.name for t in node.outputs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,26 +16,32 @@ from typing import Any, Literal
 from hwpass.errors import UsageError, option
 from hwpass.figures import brief, shown
 
-Kind = Literal["budget", "text", "texts", "choice", "flag", "not negative", "channels", "seed", "threads"]
+Kind = Literal["budget", "text", "texts", "choice", "flag", "not negative", "channels", "count", "seed", "threads"]
 """How a value is read: a budget is a number or text, given once; `texts` may be given several times."""
 
 #: Where an option stands in the help of a command. Budgets are a group of their own.
-Group = Literal["Budget", "Data and accuracy", "Advanced"]
+Group = Literal["Budget", "Data and accuracy", "Debugging", "Advanced"]
 
 #: How long a run looks for the best: `hwpass.workflows.steps` says what each does.
 EFFORTS = ("quick", "normal", "thorough")
 
 #: Commands that prune, and all that judge a model.
-PRUNING = ("run", "sweep")
+PRUNING = ("run", "sweep", "bisect")
 JUDGING = ("run", "apply", "verify")
-EVERY = ("run", "sweep", "apply", "verify")
+EVERY = ("run", "sweep", "apply", "verify", "bisect")
+#: Commands that make a pipeline of a budget, and those that run passes.
+MAKING = ("run", "bisect")
+RUNNING = ("run", "sweep", "apply", "bisect")
+
+#: Commands that run one pipeline, which can be watched.
+WATCHED = ("run", "apply")
 
 
 def _asked(
     default: Any,
     help: str,
     kind: Kind,
-    commands: tuple[str, ...] = ("run",),
+    commands: tuple[str, ...] = MAKING,
     *,
     metavar: str = "",
     choices: tuple[str, ...] = (),
@@ -112,23 +119,23 @@ class RunOptions:
     )  # fmt: skip
     compensate: str = _asked(
         "auto", "Make good what was removed by least squares on --calib, or on made-up inputs with --score auto.",
-        "choice", ("run", "sweep", "apply"), choices=("auto", "off"), of_pass=True, shown=True,
+        "choice", RUNNING, choices=("auto", "off"), of_pass=True, shown=True,
         group="Data and accuracy",
     )  # fmt: skip
     distill: str | float = _asked(
         "auto", "Train the pruned network towards the original's outputs, on the same inputs as compensation: for one "
         "to four minutes of one core, by what is to be learned, where torch is installed (auto), for about so long, or "
         "not at all.", "text",
-        ("run", "apply"), metavar="auto|off|60s", of_pass=True, shown=True, group="Data and accuracy",
+        ("run", "apply", "bisect"), metavar="auto|off|60s", of_pass=True, shown=True, group="Data and accuracy",
     )  # fmt: skip
     effort: str = _asked(
         "normal", "How long to look for the best: quick measures on few inputs and does not train, thorough tries more "
-        "plans and trains five to twenty minutes.", "choice", ("run", "sweep", "apply"), choices=EFFORTS, of_pass=True,
+        "plans and trains five to twenty minutes.", "choice", RUNNING, choices=EFFORTS, of_pass=True,
         shown=True, group="Data and accuracy",
     )  # fmt: skip
     prune_vocabulary: bool = _asked(
         False, "Drop rows of embedding tables that no sample of --calib looks up; their tokens take the nearest row "
-        "that is left.", "flag", ("run", "apply"), of_pass=True, group="Data and accuracy",
+        "that is left.", "flag", ("run", "apply", "bisect"), of_pass=True, group="Data and accuracy",
     )  # fmt: skip
     keep: str | Iterable[str] = _asked(
         (), "Layers whose channels all stay. Repeatable.", "texts", PRUNING, metavar="GLOB", of_pass=True
@@ -139,11 +146,11 @@ class RunOptions:
     align: int | None = _asked(None, "Channel step; the target's by default.", "channels", PRUNING, of_pass=True)
     dtype: str | None = _asked(
         None, "The number format to price the model in; its own by default, or what the target has in its place.",
-        "choice", ("run", "sweep", "apply"), choices=("fp32", "fp16", "int8"),
+        "choice", RUNNING, choices=("fp32", "fp16", "int8"),
     )  # fmt: skip
     dim: str | Iterable[str] = _asked(
         (), "The size of a dynamic axis, or a range: costs are those of the largest. Repeatable.", "texts",
-        ("run", "sweep", "apply"), metavar="N=8|N=1..8",
+        RUNNING, metavar="N=8|N=1..8",
     )  # fmt: skip
     pipeline: str | None = _asked(
         None, "Run these passes instead of the usual ones; see `hwpass passes`.", "text", metavar="TEXT"
@@ -155,7 +162,7 @@ class RunOptions:
     threads: int = _asked(
         1, "Threads to compute with.", "threads", EVERY, shown=True,
         also=dict.fromkeys(
-            ("run", "sweep", "apply"), "Threads to compute with; above 1 the target is priced with as many."
+            RUNNING, "Threads to compute with; above 1 the target is priced with as many."
         ),
     )  # fmt: skip
     allow_external: bool = _asked(
@@ -168,6 +175,31 @@ class RunOptions:
     unproved: bool = _asked(
         False, "Accept a result that is not proved: no verify in the pipeline, a tuned model.", "flag", JUDGING
     )
+
+    verify_each: bool = _asked(
+        False, "Prove every pass by itself as soon as it ran, and stop at the first whose proof fails.", "flag",
+        WATCHED, group="Debugging",
+    )  # fmt: skip
+    print_after: str | Iterable[str] = _asked(
+        (), "Print on standard error how the graph differs after a pass, after all, or after those that change it. "
+        "Repeatable.", "texts", WATCHED, metavar="NAME|all|change", group="Debugging",
+    )  # fmt: skip
+    save_after: str | os.PathLike[str] | None = _asked(
+        None, "Write the model after every pass that changes it to DIR, as NN-pass.onnx.", "text", WATCHED,
+        metavar="DIR", group="Debugging",
+    )  # fmt: skip
+    pass_limit: int | None = _asked(
+        None, "Run only the first N passes that may change the model, and those that judge it.", "count", WATCHED,
+        metavar="N", group="Debugging",
+    )  # fmt: skip
+    reproducer: str | os.PathLike[str] | None = _asked(
+        None, "Where a pass fails, or its proof: write the least that shows it to a new folder, for `hwpass replay`.",
+        "text", WATCHED, metavar="DIR", group="Debugging",
+    )  # fmt: skip
+    keep_last_good: str | os.PathLike[str] | None = _asked(
+        None, "Where a pass fails, or its proof: write the model before it to OUT.", "text", WATCHED, metavar="OUT",
+        group="Debugging",
+    )  # fmt: skip
 
     def __repr__(self) -> str:
         asked = (item for item in dataclasses.fields(self) if getattr(self, item.name) is not item.default)

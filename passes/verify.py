@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hwpass.errors import UsageError, VerdictError, option
+from hwpass.errors import ProofError, UsageError, VerdictError, option
 from hwpass.manager import Pass, PassResult, register
 from hwpass.options import RunOptions, pass_option
 from hwpass.pipeline_text import texts
@@ -170,7 +170,7 @@ class Verify(Pass):
         for warning in proof.warnings:
             context.warn(warning)
         if proof.state == "failed":
-            raise VerdictError(f"exactness failed, {NOTHING}: {proof}")
+            raise ProofError(f"exactness failed, {NOTHING}: {proof}")
         outputs = final.outputs(feeds[:1])[0]
         assert final.interface is not None
         findings.read_back = ReadBack(feeds[0], outputs, final.interface, context.threads, rtol)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from hwpass.command.debugging import bisect, replay
 from hwpass.command.derived_options import REPORT
 from hwpass.command.from_options import asked_of, config, one_home, single
 from hwpass.command.grouped import option
@@ -35,6 +36,7 @@ MODEL = click.argument("model")
 TARGET = option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
 DTYPE = option("--dtype", type=click.Choice(["fp32", "fp16", "int8"]), help="The number format to price the model in.")
 DIM = option("--dim", multiple=True, metavar="N=8|N=1..8", help="The size of a dynamic axis, or a range. Repeatable.")
+TIMING = option("--timing", group="Debugging", is_flag=True, help="Also print where the time went, as a tree.")
 OUTPUT = option(
     "-o", "--output", group="Outputs", metavar="OUT", help="Where to write the model; - is standard output."
 )
@@ -54,9 +56,10 @@ OUTPUT = option(
 )
 @option("--plan", "plan_path", group="Outputs", metavar="OUT.json", help="Write the plan.")
 @option("--dry-run", group="Outputs", is_flag=True, help="Do everything but write the model.")
+@TIMING
 @config
 def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
-        plan_path: str | None, dry_run: bool, **options: Any) -> None:  # fmt: skip
+        plan_path: str | None, dry_run: bool, timing: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
     from hwpass.reporting import terminal as terminal_report
     from hwpass.reporting.renderer import renderer_for
@@ -65,7 +68,8 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
     options = single(options, "run")
     one_home(options["pipeline"])
     inputs = {"MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
-    with outputs(inputs, output=None if dry_run else output, json=json_path, report=report_path, plan=plan_path) as out:
+    written = {"output": None if dry_run else output, "json": json_path, "report": report_path, "plan": plan_path}
+    with outputs(inputs, _kept(options), **written) as out:
         renderer = None if report_path is None else renderer_for(report_path)
         with status_line() as progress:
             result = api.run(source(model)[0], target, progress=progress, **options)
@@ -77,7 +81,7 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
             json=result.report.to_json,
         )
         with out.printed() as console:
-            terminal_report.show(result.report, console)
+            terminal_report.show(result.report, console, timing=timing)
             others = (plan_path, report_path, json_path)
             terminal_report.close(result.report, console, None if dry_run else output, others, dry_run)
     if result.unmet:
@@ -256,8 +260,10 @@ def groups(model: str, why: str | None, allow_external: bool, json_path: str | N
 @option(
     "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the report as JSON; - is standard output."
 )
+@TIMING
 @config
-def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, **options: Any) -> None:
+def apply(plan: str, model: str, output: str, target: str | None, json_path: str | None, timing: bool,
+          **options: Any) -> None:  # fmt: skip
     """Apply a PLAN (a JSON file) to MODEL, prove it, and write the result."""
     from hwpass.manager import preparation, read_plan
     from hwpass.options import RunOptions
@@ -265,10 +271,11 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
     from hwpass.reporting import terminal as terminal_report
     from hwpass.workflows import run as api
     from hwpass.workflows.steps import amends, check_inputs, verify_step
+    from hwpass.workflows.watching import instruments
 
     inputs = {"PLAN": plan, "MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
     _one_stream(plan, model)
-    with outputs(inputs, output=output, json=json_path) as out:
+    with outputs(inputs, _kept(options), output=output, json=json_path) as out:
         given = read_plan(plan)
         asked = RunOptions(**options)
         check_inputs(asked, made_up=False)
@@ -280,11 +287,13 @@ def apply(plan: str, model: str, output: str, target: str | None, json_path: str
                 target=target,
                 progress=progress,
                 plan=given,
+                instruments=instruments(asked),
                 **asked.given(("calib", "input", "seed", "threads", "dtype", "dim", "unproved", "allow_external")),
+                **asked.given(("reproducer",)),
             )
         out.write(output=result, json=result.report.to_json)
         with out.printed() as console:
-            terminal_report.show(result.report, console)
+            terminal_report.show(result.report, console, timing=timing)
 
 
 @main.command(context_settings=CONTEXT, examples=(
@@ -322,6 +331,8 @@ def verify(original: str, pruned: str, plan_path: str | None, **options: Any) ->
 
 main.add_command(bench)
 main.add_command(calibrate)
+main.add_command(bisect)
+main.add_command(replay)
 
 
 @main.command("passes", context_settings=CONTEXT, examples=(
@@ -333,6 +344,12 @@ def list_passes() -> None:
 
     with printed() as console:
         render_passes(console)
+
+
+def _kept(options: dict[str, Any]) -> dict[str, list[str]]:
+    """Files that are written where a pass fails, by option."""
+    path = options["keep_last_good"]
+    return {} if path is None else {"keep_last_good": [path]}
 
 
 def _one_stream(*paths: str) -> None:

@@ -24,6 +24,7 @@ LARGEST = 1 << 20
 TYPES: dict[str, Any] = {
     "not negative": ranges.NOT_NEGATIVE,
     "channels": ranges.CHANNELS,
+    "count": ranges.COUNT,
     "seed": ranges.SEED,
     "threads": ranges.THREADS,
 }

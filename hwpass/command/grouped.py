@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 #: The groups in the order of the help; what says nothing else is in the first.
-GROUPS = ("Options", "Budget", "Data and accuracy", "Outputs", "Advanced")
+GROUPS = ("Options", "Budget", "Data and accuracy", "Outputs", "Debugging", "Advanced")
 
 
 class Placed(click.Option):

@@ -31,6 +31,7 @@ class _Threads(click.IntRange):
 
 
 NOT_NEGATIVE = _NotNegative(min=0)
+COUNT = click.IntRange(0, 2**31 - 1)
 CHANNELS = click.IntRange(1, 2**31 - 1)
 THREADS = _Threads(1)
 SEED = click.IntRange(0, 2**32 - 1)

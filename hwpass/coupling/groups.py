@@ -16,6 +16,7 @@ from hwpass.ops import Node
 from hwpass.ops.axes import Axis, Ids
 from hwpass.proto.gc_pause import collection_paused
 from hwpass.runtime.analyses import Analyses
+from hwpass.spans import span
 
 __all__ = ["Builder", "Coupling", "Group", "couple", "coupled_once"]
 
@@ -81,6 +82,7 @@ class Coupling:
         return mask
 
 
+@span("coupling")
 def couple(model: Model, dims: Mapping[str, int] | None = None) -> Coupling:
     """Solve the channel relations of a model.
 

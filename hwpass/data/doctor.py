@@ -19,6 +19,7 @@ from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.inputs import image_axis, input_specs
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, open_session, run_session
+from hwpass.spans import span
 
 #: Fewer samples than this are too few to choose by.
 FEW = 64
@@ -40,6 +41,7 @@ EACH = 8
 FAR_MORE = 1.5
 
 
+@span("look at the data")
 def concerns(model: Model, data: Calibration, macs: float = 0.0, threads: int = 1) -> list[str]:
     """What speaks against choosing channels by these data, each in a sentence with the mend; empty for good data.
 

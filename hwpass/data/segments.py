@@ -19,6 +19,7 @@ from hwpass.files.whole_files import spilling
 from hwpass.model.model import Model, quiet
 from hwpass.model.node_order import reads
 from hwpass.runtime.sessions import Feed, open_session, run_session
+from hwpass.spans import span
 
 #: Activations kept in memory, where nobody says how many; beyond this they go to a temporary folder.
 MEMORY_BYTES = 16 << 20
@@ -91,6 +92,7 @@ class Segments:
         """The tensors that are known at the cursor."""
         return set(self._values)
 
+    @span("pruned inputs")
     def advance(self, stop: int, keep: Sequence[str] = ()) -> None:
         """Run the nodes before `stop`, and drop what no node from there on reads, `keep` excepted."""
         nodes = self.nodes[self.cursor : stop]

@@ -38,6 +38,7 @@ from hwpass.runtime.dimensions import typical_dimensions
 from hwpass.runtime.inputs import MAX_TOKEN, InputSpec, StatedInput, image_axis, input_specs, make_inputs
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, open_session, run_session
+from hwpass.spans import span
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -83,6 +84,7 @@ class Synthetic:
     apart: Calibration | None = None
 
 
+@span("made-up inputs")
 def synthesise(
     model: Model,
     original: Callable[[], Model] | None = None,

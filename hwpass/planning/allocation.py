@@ -21,6 +21,7 @@ from hwpass.cost.prediction import Cost
 from hwpass.cost_models.work import Floats
 from hwpass.coupling.groups import Coupling
 from hwpass.planning.nearer import NEAR, finer, nearer, without_branches
+from hwpass.spans import span
 
 #: Widths offered per group and stage.
 CHOICES = 14
@@ -148,6 +149,7 @@ class Allocator:
         """How much of the budgets asked for a plan takes: of the one that it comes nearest to."""
         return max((costs[m] / limit for m, limit in self.asked.items()), default=1.0)
 
+    @span("allocation")
     def run(self) -> Allocation:
         """Widths in steps, and between steps where those leave nothing near the budgets."""
         found = self._stepwise()

@@ -31,6 +31,7 @@ from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import StoredModel, run_session
 from hwpass.runtime.settings import Settings
+from hwpass.spans import span
 from hwpass.surgery.compensation import Compensation
 from hwpass.surgery.cut import Surgery
 from hwpass.surgery.dense_twin import dense_twin
@@ -104,6 +105,7 @@ class Chooser:
         settings = self._quiet("trying widths")
         return dense_rows(self.study.coupling, data, settings, samples=len(data), rows=ROWS)
 
+    @span("curves on the way")
     def _retaken(
         self, study: Study, allocation: Allocation, data: Calibration, dense: DenseRows | None = None
     ) -> Study | None:
@@ -114,6 +116,7 @@ class Chooser:
         twin = dense_twin(study.coupling, surgery)
         return study.retaken(twin, surgery.keep, data, self._quiet("loss curves again"))
 
+    @span("rough refit")
     def _rough(self, allocation: Allocation, data: Calibration, dense: DenseRows | None = None) -> Surgery | None:
         """The pruned model, refitted on few data."""
         surgery = self.cut(allocation)
@@ -135,6 +138,7 @@ class Chooser:
         near_uniform = allocator.improved(allocator.uniform())
         return [Choice(allocation, study.curves) for allocation in (by_norms, near_uniform)]
 
+    @span("plans compared")
     def _nearer(self, choices: list[Choice], some: Calibration, dense: DenseRows | None = None) -> Choice:
         """Of the choices within the limits the one whose outputs, fitted on some data, are nearest to the original's on
         others; of equal ones the first."""

@@ -26,6 +26,7 @@ from hwpass.planning.sensitivity import Loud, sensitivities
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import StoredModel, run_session
+from hwpass.spans import span
 
 #: Rows per tensor: a covariance of c channels wants several times c.
 ROWS = 8192
@@ -223,6 +224,7 @@ def weight_gram(node: Node, channels: int) -> Floats | None:
     return gram
 
 
+@span("statistics")
 def look(
     model: Model,
     views: Mapping[object, tuple[str, View]],

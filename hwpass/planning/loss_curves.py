@@ -23,6 +23,7 @@ from hwpass.cost_models.work import Floats
 from hwpass.coupling.groups import Coupling
 from hwpass.planning.consumers import Consumer
 from hwpass.planning.pairs import Pair
+from hwpass.spans import span
 
 #: Ridge on covariances, relative to the mean variance: directions that data never showed are not free.
 RIDGE = 1e-3
@@ -120,6 +121,7 @@ class _PairView:
         self.gone |= np.isin(self.units, chosen)
 
 
+@span("loss curves")
 def curves_and_order(
     coupling: Coupling,
     readers: Sequence[Consumer | Pair],

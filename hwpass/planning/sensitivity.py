@@ -20,6 +20,7 @@ from hwpass.model.model import Model, quiet
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, StoredModel, open_session, run_session
+from hwpass.spans import span
 
 Outputs = list[NDArray[np.float64]]
 
@@ -44,6 +45,7 @@ class Loud:
     scale: float
 
 
+@span("sensitivity")
 def sensitivities(
     model: Model,
     layers: Sequence[Loud],

@@ -24,9 +24,11 @@ from hwpass.reporting.schema import (
     ProofLeg,
     Ratios,
     Report,
+    TimedPart,
     Verdicts,
 )
 from hwpass.reporting.schema import PassRecord as ReportedPass
+from hwpass.spans import Span
 from hwpass.verdicts.proof import Proof
 from hwpass.version import __version__
 
@@ -59,11 +61,25 @@ def report_of(
         verdicts=verdicts_of(context),
         groups=[change for leg in legs for change in _changes(leg)],
         frozen=_frozen(legs[0]) if legs else [],
-        passes=[ReportedPass(name=r.name, seconds=round(r.seconds, 4), changed=r.changed) for r in records],
+        passes=[_reported(record) for record in records],
         warnings=context.warnings,
         trials=findings.trials,
         notes=findings.notes,
     )
+
+
+def _reported(record: PassRecord) -> ReportedPass:
+    parts = [] if record.span is None else _parts(record.span)
+    return ReportedPass(
+        name=record.name, seconds=round(record.seconds, 4), changed=record.changed, skipped=record.skipped, parts=parts
+    )
+
+
+def _parts(span: Span) -> list[TimedPart]:
+    return [
+        TimedPart(name=part.name, seconds=round(part.seconds, 4), count=part.count, parts=_parts(part))
+        for part in span.parts.values()
+    ]
 
 
 def _frozen(leg: Pruned) -> list[Frozen]:

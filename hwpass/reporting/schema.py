@@ -253,12 +253,28 @@ class Frozen(_Part):
     reason: str
 
 
+class TimedPart(_Part):
+    """A part of what a pass did; parts of one name are taken together."""
+
+    name: str
+    seconds: float
+    count: int = Field(description="how often it was done")
+    parts: list[TimedPart] = Field(default_factory=list, description="its own parts, in the order of their beginning")
+
+
 class PassRecord(_Part):
     """One pass of the pipeline."""
 
     name: str
     seconds: float
     changed: bool
+    skipped: str | None = Field(default=None, description="why it did not run; null where it ran")
+    parts: list[TimedPart] = Field(default_factory=list, description="what its seconds went to, as a tree")
+
+    @property
+    def outcome(self) -> str:
+        """Whether it changed the model, in a word, or why it did not run."""
+        return f"did not run: {self.skipped}" if self.skipped is not None else "yes" if self.changed else "no"
 
 
 class Report(_Part):

@@ -14,11 +14,12 @@ from hwpass.figures import human_seconds
 from hwpass.node_names import short, short_path, shortened
 from hwpass.reporting.schema import GroupChange, Report, VerdictRow
 from hwpass.reporting.tables import ROWS, print_line, print_table
+from hwpass.reporting.timing import show_timing
 from hwpass.reporting.words import NOTES, abbreviated, figure, milliseconds
 
 
-def show(report: Report, console: Console) -> None:
-    """Print it."""
+def show(report: Report, console: Console, *, timing: bool = False) -> None:
+    """Print it; `timing` adds where the time went."""
     against = f" for {report.target}" if report.target else ""
     width = f" (channels {report.budget['channels']})" if "channels" in report.budget else ""
     print_line(console, f"{short_path(report.model.path)}{against}{width}", "bold")
@@ -39,6 +40,8 @@ def show(report: Report, console: Console) -> None:
         print_table(console, NOTES, report.note_rows(), "lll")
     for warning in report.warnings:
         console.print(Text("warning: ", "yellow") + Text(warning), soft_wrap=True)
+    if timing:
+        show_timing(report, console)
     print_line(console, f"{human_seconds(report.seconds)} in all", "dim")
 
 

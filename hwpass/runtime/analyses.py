@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from hwpass.figures import brief
-from hwpass.spans import span
 
 T = TypeVar("T")
 
@@ -36,8 +35,7 @@ class Analyses:
         if (name, key) in self._found:
             self.used_again[name] += 1
             return self._found[name, key]  # type: ignore[no-any-return]
-        with span(name):
-            found = make()
+        found = make()
         self.made[name] += 1
         self._found[name, key] = found
         return found

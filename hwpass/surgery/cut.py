@@ -20,6 +20,7 @@ from hwpass.model.model import Model
 from hwpass.ops import Node, Rule, Tensor, rule_for, traits_of
 from hwpass.ops.axes import Axis
 from hwpass.ops.rule import Array
+from hwpass.spans import span
 
 Mask = NDArray[np.bool_]
 
@@ -52,6 +53,7 @@ class Surgery:
         return bool(self.slices or self.constants)
 
 
+@span("cut")
 def prune(coupling: Coupling, keep: Mask) -> Surgery:
     """Remove every component c with keep[c] False from a copy of the coupled model.
 

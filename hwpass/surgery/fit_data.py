@@ -15,6 +15,7 @@ from hwpass.ops import Node, traits_of
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.sessions import Feed
 from hwpass.runtime.settings import Settings
+from hwpass.spans import span
 
 #: Share of the rows that choose lambda and judge the step; they never enter a fit.
 HELD_OUT = 0.2
@@ -57,6 +58,7 @@ def feeds(calibration: Calibration, size: int, samples: int) -> Iterator[Feed]:
                 yield batch
 
 
+@span("the original's outputs")
 def dense_rows(
     coupling: Coupling, calibration: Calibration, settings: Settings, *, samples: int, rows: int
 ) -> DenseRows:

@@ -21,6 +21,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from hwpass.data.row_table import RowTable, side_by_side
 from hwpass.runtime.blas_threads import limited
+from hwpass.spans import span
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -231,6 +232,7 @@ class _Problem:
             yield [None if rows is None else _by_group(rows) for rows in found]
 
 
+@span("least squares")
 def fit(
     x: RowTable,
     target: RowTable,
@@ -266,6 +268,7 @@ def fit(
 CHANNEL_RIDGE = 1e-2
 
 
+@span("least squares")
 def fit_channels(x: RowTable, target: RowTable, scale: Floats, bias: Floats, held_out: int) -> Fit:
     """Fit a scale [n] and a bias [n] to rows x [r, n] and target [r, n], each channel for itself.
 

@@ -22,6 +22,7 @@ from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, open_session, run_session
 from hwpass.runtime.settings import Settings
+from hwpass.spans import span
 from hwpass.torch.graph import TorchGraph
 from hwpass.torch.samples import Augmentation, Samples
 
@@ -267,6 +268,7 @@ class _Course:
             ]
         return float(np.mean(found))
 
+    @span("training")
     def follow(
         self, variants: Iterator[tuple[Feed, Feed]], steps: int, progress: Any, seconds: float
     ) -> tuple[int, bool]:

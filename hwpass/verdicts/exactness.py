@@ -25,7 +25,8 @@ from hwpass.runtime.comparison import (
 from hwpass.runtime.inputs import input_specs
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, Level, ModelLike, StoredModel, one_line, open_session, run_session
-from hwpass.verdicts.divergence import Divergence, IndexMap, first_divergence, write_reproducer
+from hwpass.spans import span
+from hwpass.verdicts.divergence import Divergence, IndexMap, first_divergence
 from hwpass.verdicts.fidelity import Fidelity, OutputFidelity, fidelity
 from hwpass.verdicts.task_metric import Predict, TaskMetric, evaluate_metric, task_metric
 from hwpass.verdicts.tolerances import FidelityTolerance, parse_fidelity
@@ -52,7 +53,6 @@ __all__ = [
     "parse_fidelity",
     "require_valid",
     "task_metric",
-    "write_reproducer",
 ]
 
 
@@ -141,6 +141,7 @@ def check_valid(model: onnx.ModelProto | Path, *, strict: bool = True) -> list[s
         release_memory()
 
 
+@span("validity")
 def require_valid(model: onnx.ModelProto | Path, original: onnx.ModelProto | Path | None = None) -> None:
     """Raise `VerdictError`, one line, for an invalid model.
 

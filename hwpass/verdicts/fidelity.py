@@ -16,6 +16,7 @@ from hwpass.files.whole_files import spilling
 from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, ModelLike, open_session, run_session
+from hwpass.spans import span
 from hwpass.verdicts.predicted_drop import Choices, PredictedDrop
 from hwpass.verdicts.states import State
 from hwpass.verdicts.tolerances import FidelityTolerance
@@ -112,6 +113,7 @@ class Fidelity:
         return None if self.state == "not judged" else self.state == "passed"
 
 
+@span("fidelity")
 def fidelity(
     original: ModelLike | Callable[[], ModelLike],
     pruned: ModelLike | Callable[[], ModelLike],
@@ -156,6 +158,7 @@ def fidelity(
     return _judge(found, tolerances, len(counts), on, accepted)
 
 
+@span("fidelity")
 def fidelity_of(
     reference: Sequence[Mapping[str, np.ndarray]],
     candidate: Sequence[Mapping[str, np.ndarray]],

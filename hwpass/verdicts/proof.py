@@ -31,6 +31,7 @@ from hwpass.proto.interface import Interface
 from hwpass.runtime.comparison import VARIATION, Difference, compare_outputs, tolerance_of
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, one_line, open_session, run_session
+from hwpass.spans import span
 from hwpass.surgery.dense_twin import dense_twin
 from hwpass.surgery.norm_forms import centred_like
 from hwpass.verdicts.exactness import Exactness, judge
@@ -148,6 +149,7 @@ class Prover:
     progress: Callable[[str], None] = lambda text: None
     warnings: list[str] = field(default_factory=list)
 
+    @span("proof")
     def prove(self, loaded: Model, stages: Sequence[Stage], final: Side) -> Proof:
         """The legs from the given model to the last one, whose written bytes `final` runs.
 

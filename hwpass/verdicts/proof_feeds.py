@@ -8,9 +8,11 @@ from hwpass.runtime.inputs import input_specs
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, open_session, run_session
 from hwpass.runtime.settings import Settings
+from hwpass.spans import span
 from hwpass.verdicts.proof_sides import AsGiven
 
 
+@span("inputs of the proof")
 def proof_feeds(model: Model, context: Settings, given: AsGiven) -> list[Feed]:
     """Feeds that run in the given model, which knows its outputs on them afterwards.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from hwpass import interrupts
 from hwpass.errors import InputError, UsageError, option
 from hwpass.files.whole_files import apart
+from hwpass.spans import span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +89,7 @@ def metric_name(metric: str | TaskMetric) -> str:
     return f"{module}:{_called(metric)}"
 
 
+@span("metric")
 def evaluate_metric(metric: TaskMetric, model: ModelLike, threads: int = 1) -> float:
     """The metric of a model. Raises `UsageError` when the function fails or gives no finite number."""
     from hwpass.runtime.memory import release_memory

@@ -10,6 +10,8 @@ from hwpass.cost.budgets import parse_budgets
 from hwpass.cost.prediction import METRICS
 from hwpass.cost_models import Target, load_target
 from hwpass.errors import HwpassError, UsageError, option, words_of_a_pipeline
+from hwpass.instrument import Instrument
+from hwpass.instruments.recording import Recording
 from hwpass.manager import Pass, PassManager
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
@@ -17,7 +19,9 @@ from hwpass.options import RunOptions, chosen, signature
 from hwpass.planning.plan import Plan
 from hwpass.workflows.job import Job, Result
 from hwpass.workflows.metric_search import search
+from hwpass.workflows.reproduce import reproduce
 from hwpass.workflows.steps import PREPARE, amends, budgets, check_inputs, prune_step, usual, verify_step
+from hwpass.workflows.watching import instruments, refuse_beside_search
 
 
 def load(source: Source, *, allow_external: bool = False) -> Model:
@@ -73,9 +77,12 @@ def run(
             f" {option('max_drop')}, which searches for it"
         )
     else:
+        refuse_beside_search(options)
         return _searched(source, options, setting)
+    setting["instruments"] = instruments(options)
+    setting |= options.given(("unproved", "allow_external", "reproducer"))
     try:
-        return execute(source, steps, unproved=options.unproved, allow_external=options.allow_external, **setting)
+        return execute(source, steps, **setting)
     except HwpassError as error:
         if options.pipeline is not None:  # the usual passes are no concern of a reader who has not named them
             error.say_place()
@@ -122,14 +129,31 @@ def execute(
     plan: Plan | None = None,
     unproved: bool = False,
     allow_external: bool = False,
+    instruments: Sequence[Instrument] = (),
+    reproducer: str | os.PathLike[str] | None = None,
 ) -> Result:
-    """Run a pipeline, as text or passes, on a model and report. `run` and `hwpass apply` are both this."""
+    """Run a pipeline, as text or passes, on a model and report. `run` and `hwpass apply` are both this.
+
+    `instruments` watch it. Where a pass fails, or its proof, the least that shows it is written to the folder
+    `reproducer`, see `hwpass.workflows.reproduce`.
+    """
     # Everything that can be wrong with the request is found before the model is touched.
-    manager = PassManager.parse(pipeline) if isinstance(pipeline, str) else PassManager(pipeline)
+    recording = Recording()
+    watching = [*instruments, *([recording] if reproducer is not None else [])]
+    if isinstance(pipeline, str):
+        manager = PassManager.parse(pipeline, instruments=watching)
+    else:
+        manager = PassManager(pipeline, instruments=watching)
     source = trusted(source, allow_external)
     job = Job(
         source, target=target, calib=calib, input=input, seed=seed, threads=threads, dtype=dtype, dim=dim, force=force,
         progress=progress,
     )  # fmt: skip
     job.context.plan = plan
-    return job.result(job.attempt(manager), unproved=unproved)
+    try:
+        attempt = job.attempt(manager)
+    except Exception as error:
+        if reproducer is not None:
+            reproduce(recording, manager.steps, job.context, reproducer, error)
+        raise
+    return job.result(attempt, unproved=unproved)

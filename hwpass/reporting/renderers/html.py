@@ -144,7 +144,7 @@ def _warnings(warnings: Sequence[str]) -> str:
 def _passes(report: Report) -> str:
     if not report.passes:
         return ""
-    rows = [(item.name, human_seconds(item.seconds), "yes" if item.changed else "no") for item in report.passes]
+    rows = [(item.name, human_seconds(item.seconds), item.outcome) for item in report.passes]
     return "<h2>Passes</h2>\n" + _table(("pass", "time", "changed"), rows, numbers=(1,))
 
 

@@ -120,7 +120,7 @@ def _warnings(report: Report) -> list[str]:
 
 
 def _passes(report: Report) -> list[tuple[str, ...]]:
-    return [(name(p.name), human_seconds(p.seconds), "yes" if p.changed else "no") for p in report.passes]
+    return [(name(p.name), human_seconds(p.seconds), p.outcome) for p in report.passes]
 
 
 def _names(given: Sequence[str], limit: int) -> str:

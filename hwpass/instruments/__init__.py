@@ -1,0 +1,1 @@
+"""What watches a pipeline: proofs, differences and files between passes, and limits."""
