@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from hwpass import pipeline_text, plugins
-from hwpass.errors import HwpassError, InputError, ProofError, UsageError, option
+from hwpass.errors import HwpassError, InputError, ProofError, UsageError, VerdictError, option
 from hwpass.figures import brief, shown_path
 from hwpass.instrument import Instrument, PassRecord
 from hwpass.planning.stages import Effect, Pruned, Stage
