@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     from hwpass.context import Context
     from hwpass.model.model import Model
     from hwpass.planning.plan import Plan
+    from hwpass.surgery.declared import Declared
 
 
 @dataclass(frozen=True)
 class PassResult:
     """What a pass did: the model (the same object when it was edited in place) and whether it changed.
 
-    A pass that removes channels says which in `pruned`.
+    A pass that removes channels says which in `pruned`; one that masks or factors weights says so in `declared`.
     """
 
     model: Model
     modified: bool
     pruned: Pruned | None = None
+    declared: Declared | None = None
 
     def __repr__(self) -> str:
         return brief(self, repr(self.model), "modified" if self.modified else "as it was")
@@ -223,7 +225,7 @@ class PassManager:
         for step in self.steps:
             context.progress(step.name)
             start = time.perf_counter()
-            if not findings.stages and step.effect in ("refit", "any"):
+            if not findings.stages and step.effect in ("refit", "mask", "factor", "any"):
                 findings.add(Stage("exact", (), model))
             before = model
             if findings.holds(model, step.effect):
@@ -238,7 +240,7 @@ class PassManager:
             if result.modified:
                 if self.check:
                     _check(model, step.name)
-                findings.add(Stage(step.effect, (step.name,), model, result.pruned))
+                findings.add(Stage(step.effect, (step.name,), model, result.pruned, result.declared))
             elif result.pruned is not None:
                 findings.whole = result.pruned
             findings.prepared |= step.effect not in ("none", "exact")

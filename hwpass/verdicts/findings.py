@@ -72,6 +72,11 @@ class Findings:
         return [stage.pruned for stage in self.stages if stage.pruned is not None]
 
     @property
+    def masked(self) -> bool:
+        """Whether weights have zeros that were asked for: what fits weights anew would fill them."""
+        return any(stage.effect == "mask" for stage in self.stages)
+
+    @property
     def last(self) -> Pruned | None:
         """The latest removal of channels, or the plan that removes none."""
         return self.pruned[-1] if self.pruned else self.whole

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,9 +39,9 @@ def eliminated(s: Sketch | onnx.ModelProto) -> tuple[list[str], bool]:
     return [node.op for node in model.graph.nodes], bool(manager.run(Model.load(proto)) and manager.records[-1].changed)
 
 
-def chain(s: Sketch, *steps: tuple[str, dict[str, object]], shape: tuple[object, ...] = ("N", 3, 4)) -> Sketch:
+def chain(s: Sketch, *steps: tuple[str, dict[str, Any]], shape: Sequence[int | str | None] = ("N", 3, 4)) -> Sketch:
     """Operators of one input between two Relu."""
-    x = s.op("Relu", s.input(list(shape)))
+    x = s.op("Relu", s.input(shape))
     for op, attributes in steps:
         operands = [s.const(attributes["to_shape"])] if "to_shape" in attributes else []
         x = s.op(op, x, *operands, **{k: v for k, v in attributes.items() if k != "to_shape"})
@@ -68,7 +70,7 @@ def chain(s: Sketch, *steps: tuple[str, dict[str, object]], shape: tuple[object,
         ([("Transpose", {"perm": [0, 2, 1]})], ["Transpose"]),
     ],
 )  # fmt: skip
-def test_what_does_nothing_goes(steps: list[tuple[str, dict[str, object]]], left: list[str]) -> None:
+def test_what_does_nothing_goes(steps: list[tuple[str, dict[str, Any]]], left: list[str]) -> None:
     ops, changed = eliminated(chain(Sketch(opset=20), *steps))
     assert ops == ["Relu", *left, "Relu"]
     assert changed is (len(left) < len(steps))
