@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hwpass.surgery.weight_views import WeightView
 
 CHOICES = ("auto", "magnitude", "gram")
-SPREADS = ("uniform", "curves")
+SPREADS = ("uniform", "power")
 STORES = ("auto", "dense", "sparse")
 
 
@@ -49,7 +49,7 @@ class PruneWeights(Pass):
         default="auto", metadata={"help": "magnitude, gram (least squares on data), or auto: gram with data"}
     )
     spread: str = field(
-        default="curves", metadata={"help": "uniform, or curves: by what each layer's zeros cost on the data"}
+        default="power", metadata={"help": "uniform, or power: by what each weight gives its layer on the data"}
     )
     refit: bool = field(default=True, metadata={"help": "fit the remaining weights on the data"})
     keep: tuple[str, ...] = pass_option("keep", (), "globs joined by |")

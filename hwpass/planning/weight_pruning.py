@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 
 from hwpass.coupling.groups import Coupling
 from hwpass.data.activation_statistics import mean_squares
-from hwpass.data.taps import Outer
 from hwpass.model.model import Model
-from hwpass.planning.consumers import macs_of
-from hwpass.planning.sensitivity import Loud, sensitivities
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.settings import Settings
 from hwpass.surgery.compensation import Compensation
@@ -36,7 +33,7 @@ class Request:
     pattern: Pattern
     sparsity: float
     choice: Literal["magnitude", "gram"]
-    spread: Literal["uniform", "curves"]
+    spread: Literal["uniform", "power"]
     refit: bool
     samples: int
     rows: int
@@ -114,7 +111,6 @@ def kept_blocks(
     wanted = round((1 - request.sparsity) * len(every))
     if wanted <= 0:
         return [0] * len(layers)
-    # The losses of a layer's smallest weights add up convexly: one price for all layers is the best spread.
     least = np.partition(every, len(every) - wanted)[len(every) - wanted]
     return [max(int((own >= least).sum()), 1) for own in merits]
 
@@ -122,36 +118,26 @@ def kept_blocks(
 def _merits(
     layers: Sequence[WeightView], pattern: Pattern, coupling: Coupling, data: Calibration, context: Settings
 ) -> list[Floats]:
-    """What the outputs of the network lose with each block, as a share: w^2 E[x^2] over the power of the layer's
-    output, times how much of a change of that the network's outputs show."""
-    model = coupling.build.model
-    outer = Outer(model)
-    taps = {}
-    for view in layers:
-        axis = -1 if view.kind == "matrix" else 1
-        taps[view.node.gs.inputs[0].name] = taps[view.place[0]] = axis
-    power = mean_squares(model, taps, data, threads=context.threads, progress=context.progress)
-    loud = [
-        Loud(view.place[0], view.values.dtype, float(np.sqrt(np.mean(power[view.place[0]]))))
-        for view in layers
-        if view.place[0] in power and outer.makes(view.node.gs.outputs[0])
-    ]
-    macs = sum(macs_of(node) for node in coupling.nodes)
-    heard = sensitivities(
-        model, loud, macs, data, threads=context.threads, seed=context.seed, progress=context.progress
-    )
-    shown = {layer.output: value for layer, value in zip(loud, heard, strict=False) if value is not None}
-    typical = float(np.median(list(shown.values()))) if shown else 1.0
+    """What each block is worth: one threshold for all layers decides how many blocks each of them keeps.
+
+    A block's part in what a layer gives is w^2 E[x^2]. It is worth that part over the one of all blocks that give as
+    much or more: the last of a layer is worth everything, so that none is emptied (the score of J. Lee et al.,
+    "Layer-Adaptive Sparsity for the Magnitude-Based Pruning", ICLR 2021, with the power of the inputs in it).
+    """
+    taps = {view.node.gs.inputs[0].name: -1 if view.kind == "matrix" else 1 for view in layers}
+    power = mean_squares(coupling.build.model, taps, data, threads=context.threads, progress=context.progress)
     found = []
     for view in layers:
         groups, inputs, _, _ = view.sizes
         given = power.get(view.node.gs.inputs[0].name)
         each = np.ones(groups * inputs) if given is None or len(given) != groups * inputs else given
         scores = np.square(view.seen(view.values).astype(np.float64)) * each.reshape(groups, inputs, 1, 1)
-        output = power.get(view.place[0])
-        total = float(scores.sum()) if output is None else float(output.sum())
-        share = shown.get(view.place[0], typical) / max(total, 1e-30)
-        found.append(np.asarray(pattern.merits(scores).reshape(-1) * share, np.float64))
+        merits = np.asarray(pattern.merits(scores).reshape(-1), np.float64)
+        order = np.argsort(merits, kind="stable")
+        above = np.cumsum(merits[order][::-1])[::-1]
+        worth = np.empty(len(merits))
+        worth[order] = merits[order] / np.maximum(above, 1e-300)
+        found.append(worth)
     return found
 
 

@@ -36,8 +36,8 @@ LOOK = 3
 MOST, MOST_LARGE = 120, 18
 LARGE, STEEPER = 1200, 4.0
 
-#: Steps of conjugate gradients, and the share of the first residual that ends them.
-STEPS, ENOUGH = 40, 1e-4
+#: Steps of conjugate gradients (of large systems fewer), and the share of the first residual that ends them.
+STEPS, STEPS_LARGE, ENOUGH = 40, 15, 1e-4
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,28 @@ class _Search:
         self.gram = gram.astype(np.float32) if self.large else gram
 
     def run(self) -> SparseFit:
-        """The best of the candidates on the rows that were held out."""
+        """The best of the masks, and of the fits on it, on the rows that were held out."""
         problem, wish = self.problem, self.wish
         plain = by_magnitude(problem.weights, wish).reshape(problem.weights.shape)
-        before = problem.errors(np.where(plain, problem.weights, 0).astype(np.float32), problem.bias)
+        before = float(problem.errors(np.where(plain, problem.weights, 0).astype(np.float32), problem.bias).sum())
         cross = problem.cross() if wish.refit or not wish.by_magnitude else None
-        mask = plain if cross is None or wish.by_magnitude else self.choose(cross[0])
+        masks = [plain]
+        if cross is not None and not wish.by_magnitude:
+            # The largest weights by the power of their inputs are the better choice now and then, where few are kept.
+            masks = [self.choose(cross[0])] + ([] if self.large else [self._projected(self.given) != 0])
+        tried = [self._fitted(mask, cross if wish.refit else None) for mask in masks]
+        best = min(range(len(masks)), key=lambda number: tried[number][2])
+        shape = _by_tap(problem.weights, wish.taps).shape
+        weights, bias, after = tried[best]
+        return SparseFit(weights, bias, before, after, np.asarray(masks[best]).reshape(shape))
+
+    def _fitted(self, mask: Mask, cross: tuple[Floats, Floats] | None) -> tuple[Rows, Floats, float]:
+        """The best weights and bias on a mask, and their error; the given ones without `cross`."""
+        problem = self.problem
         weights = np.where(mask, problem.weights, 0).astype(np.float32)
         best, least = (weights, problem.bias), problem.errors(weights, problem.bias)
+        if cross is None:
+            return *best, float(least.sum())
 
         def consider(w: Rows, b: Floats) -> NDArray[np.bool_]:
             nonlocal best, least
@@ -135,19 +149,17 @@ class _Search:
             best = (np.where(better[:, None, None], w, best[0]), np.where(better[:, None], b, best[1]))
             return np.asarray(better)
 
-        if cross is not None and wish.refit:
-            consider(weights, self._bias(weights, cross[1]))
-            chosen = LAMBDAS[0]
-            for strength in LAMBDAS:
-                if consider(*self.solve(cross, mask, strength, best[0])).any():
-                    chosen = strength
-            for _ in range(ROUNDS if problem.clipping.clips else 0):
-                last = least.sum()
-                consider(*self.solve(problem.cross(best), mask, chosen, best[0]))
-                if least.sum() > (1 - GAIN) * last:
-                    break
-        shape = _by_tap(problem.weights, wish.taps).shape
-        return SparseFit(best[0], best[1], float(before.sum()), float(least.sum()), mask.reshape(shape))
+        consider(weights, self._bias(weights, cross[1]))
+        chosen = LAMBDAS[0]
+        for strength in LAMBDAS[1:2] if self.large else LAMBDAS:
+            if consider(*self.solve(cross, mask, strength, best[0])).any():
+                chosen = strength
+        for _ in range(ROUNDS if problem.clipping.clips else 0):
+            last = least.sum()
+            consider(*self.solve(problem.cross(best), mask, chosen, best[0]))
+            if least.sum() > (1 - GAIN) * last:
+                break
+        return *best, float(least.sum())
 
     def _bias(self, weights: Rows, mean: Floats) -> Floats:
         """The bias that the means ask for."""
@@ -219,7 +231,7 @@ class _Search:
         way = rest.copy()
         power = np.square(rest).sum(axis=1, keepdims=True)
         enough = ENOUGH**2 * np.square(right).sum(axis=1, keepdims=True) + 1e-30
-        for _ in range(STEPS):
+        for _ in range(STEPS_LARGE if self.large else STEPS):
             if (power <= enough).all():
                 break
             bent = times(way)

@@ -176,11 +176,10 @@ class Prover:
                 legs.append(self._removal(latest, stage.model, after, few=refitted_next))
             elif stage.declared is not None:
                 legs += self._declared(chain[place - 1].model, stage, after)
-            elif stage.effect == "refit":
-                if latest is None:
-                    missing.append(f"{_named(stage)}: its weights changed, and nothing before it was proved with them")
-                    continue
+            elif stage.effect == "refit" and latest is not None:
                 legs.append(self._refit(latest, stage.model, after))
+            elif stage.effect == "refit":
+                missing.append(f"{_named(stage)}: its weights changed, and nothing before it was proved with them")
             elif stage.effect == "exact":
                 if place == 0:
                     renewed = partial(_unless_renewed, stage.model.renewed)
