@@ -27,7 +27,8 @@ from onnx import numpy_helper
 
 import hwpass
 from hwpass import Context, PassManager
-from hwpass.runtime.calibration import Calibration
+from hwpass.runtime.calibration import load_calibration
+from hwpass.runtime.inputs import input_specs
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NETS = ("cnn", "densenet", "mobilenet", "resnet_se", "vit")
@@ -147,7 +148,7 @@ def network(folder: Path, name: str, samples: int) -> None:
     given = proto.graph.input[0]
     shape = [d.dim_value or 1 for d in given.type.tensor_type.shape.dim][1:]
     images = np.random.default_rng(0).standard_normal((samples + 16, *shape)).astype(np.float32)
-    data = Calibration.of({given.name: images[:samples]}, proto)
+    data = load_calibration({given.name: images[:samples]}, input_specs(proto))
     held = images[samples:]
 
     def outputs(model: onnx.ModelProto) -> np.ndarray:
