@@ -184,7 +184,7 @@ class Kernels:
         if name not in self.model.sparse or name not in self._sparse:
             return 1.0
         values = self._sparse[name].values
-        return sparse_bytes(values) / max(values.nbytes, 1)
+        return sparse_bytes(values) / max(int(values.nbytes), 1)
 
     def _writes(self, number: int, kernel: Kernel, flow: Flow) -> None:
         """What a kernel leaves for others; what its own nodes hand to each other is never written."""

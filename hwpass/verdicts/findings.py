@@ -73,8 +73,10 @@ class Findings:
 
     @property
     def masked(self) -> bool:
-        """Whether weights have zeros that were asked for: what fits weights anew would fill them."""
-        return any(stage.effect == "mask" for stage in self.stages)
+        """Whether weights have zeros that were asked for, and no cut took away: a refit would fill them."""
+        effects = [stage.effect for stage in self.stages]
+        behind = effects[len(effects) - effects[::-1].index("cut") :] if "cut" in effects else effects
+        return "mask" in behind
 
     @property
     def last(self) -> Pruned | None:
