@@ -120,7 +120,9 @@ def fixtures(pattern: str, sparsity: float, nets: list[str]) -> None:
         "gram": hwpass_way(asked),
     }
     if importlib.util.find_spec("onnxsim"):
-        n_m = {"n": int(pattern.split(":")[0]), "m": int(pattern.split(":")[1])} if ":" in pattern else {}
+        n_m: dict[str, Any] = (
+            {"n": int(pattern.split(":")[0]), "m": int(pattern.split(":")[1])} if ":" in pattern else {}
+        )
         given = n_m or {"sparsity": sparsity}
         ways["onnxsim wanda"] = onnxsim_way("apply_wanda_pruning", **given)
         ways["onnxsim sparsegpt"] = onnxsim_way("apply_sparsegpt_pruning", **given)

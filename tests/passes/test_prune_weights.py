@@ -38,7 +38,7 @@ def net(seed: int = 0) -> onnx.ModelProto:
 
 
 def images(count: int = 160, seed: int = 5) -> np.ndarray:
-    smooth = np.random.default_rng(seed).standard_normal((count, 1, 8, 8)).cumsum(axis=2).cumsum(axis=3)
+    smooth: np.ndarray = np.random.default_rng(seed).standard_normal((count, 1, 8, 8)).cumsum(axis=2).cumsum(axis=3)
     return (smooth / smooth.std()).astype(np.float32)
 
 
@@ -75,7 +75,7 @@ def test_two_of_four_lie_along_the_inputs(data: bool) -> None:
         for start in range(0, rows.shape[-1], 4):
             assert np.count_nonzero(rows[..., start : start + 4], axis=-1).max() == 2, name
     assert found["Conv0"].all()
-    told = made.findings.notes["prune-weights"]
+    told: Any = made.findings.notes["prune-weights"]
     assert [v["left alone"] for v in told["layers"].values() if "left alone" in v] == [
         "1 inputs are no multiple of 4", "sparse kernels know no transposed convolution",
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_two_of_four_lie_along_the_inputs(data: bool) -> None:
 )
 def test_each_layer_has_its_zeros(options: str, share: float | None) -> None:
     model, made = pruned(f"prune-weights{{{options}}},verify")
-    told = made.findings.notes["prune-weights"]
+    told: Any = made.findings.notes["prune-weights"]
     found = weights(model)
     for (name, values), layer in zip(found.items(), told["layers"].values(), strict=False):
         zeros = 1 - np.count_nonzero(values) / values.size
@@ -159,7 +159,7 @@ def test_sparse_tensors_are_written_where_the_runtime_reads_them(
     model.save(tmp_path / "out.onnx")
     proto = onnx.load(tmp_path / "out.onnx")
     assert bool(proto.graph.sparse_initializer) is sparse
-    stored = made.findings.notes["prune-weights"]["stored"]
+    stored = str(made.findings.notes["prune-weights"]["stored"])
     assert ("as sparse tensors" in stored) is sparse
     onnx.checker.check_model(proto)
     session = ort.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
@@ -191,7 +191,8 @@ def test_shared_weights_recurrent_layers_and_bodies_are_left_alone() -> None:
     made = Context()
     model = PassManager.parse("prune-weights").run(Model.load(s.model()), made)
     assert [bool(n.inputs[1].values.all()) for n in model.graph.nodes if n.op == "MatMul"] == [True, True, False]
-    reasons = [v.get("left alone") for v in made.findings.notes["prune-weights"]["layers"].values()]
+    told: Any = made.findings.notes["prune-weights"]
+    reasons = [layer.get("left alone") for layer in told["layers"].values()]
     assert reasons.count("its weight is shared with another layer") == 2
 
 

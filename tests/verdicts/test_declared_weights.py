@@ -11,11 +11,14 @@ import pytest
 from sketch import Sketch
 
 from hwpass.context import Context
+from hwpass.coupling.groups import couple
 from hwpass.errors import VerdictError
 from hwpass.manager import Pass, PassManager, PassResult
 from hwpass.model.model import Model
-from hwpass.surgery.declared import MaskedWeight, Masks
-from hwpass.verdicts.declared_weights import broken_masks, filled
+from hwpass.surgery.declared import FactoredLayer, Factors, MaskedWeight, Masks
+from hwpass.surgery.low_rank import factor, factorization, forms_of, product, weights_of
+from hwpass.surgery.weight_views import WeightView
+from hwpass.verdicts.declared_weights import broken_factors, broken_masks, filled
 
 
 def masked() -> tuple[Model, Model, Masks]:
@@ -182,3 +185,103 @@ def test_the_proof_fails_where_more_changed_than_is_declared() -> None:
     steps = [Liar(), *PassManager.parse("verify").steps]
     with pytest.raises(VerdictError, match="has other values, which is not declared"):
         PassManager(steps).run(before, context)
+
+
+def factored() -> tuple[Model, Model, Factors]:
+    """A model, the same with a pair of convolutions and one of products, and the declaration."""
+    s = Sketch(seed=4)
+    x = s.op("Relu", s.op("Conv", s.input(["N", 8, 6, 6], "x"), s.weight(8, 8, 3, 3), s.weight(8, fan=4), pads=[1] * 4))
+    s.output(s.op("Gemm", s.op("Flatten", s.op("GlobalAveragePool", x)), s.weight(8, 8), s.weight(8, fan=4), transB=1))
+    before = Model.load(s.model())
+    after, layers = before.copy(), []
+    for view in (WeightView.of(n) for n in couple(before).nodes):
+        if isinstance(view, WeightView):
+            form = forms_of(view)[0]
+            node = next(n for n in after.graph.nodes if n.outputs[0].name == view.place[0])
+            weights = weights_of(factorization(view, form), 3)
+            first = factor(node, view, form, weights)
+            after.graph.nodes.insert(next(i for i, n in enumerate(after.graph.nodes) if n is node), first)
+            layers.append(FactoredLayer(first.outputs[0].name, view.place[0], product(view, form, *weights)))
+    assert len(layers) == 2
+    return before, after, Factors(tuple(layers))
+
+
+def test_the_truth_about_factors_holds() -> None:
+    assert broken_factors(*factored()) is None
+
+
+def _scaled(after: Model, factors: Factors) -> Factors:
+    node = next(n for n in after.graph.nodes if n.outputs[0].name == factors.layers[0].first)
+    node.inputs[1] = gs.Constant("scaled", node.inputs[1].values * np.float32(1.001))
+    return factors
+
+
+def _wrong_product(after: Model, factors: Factors) -> Factors:
+    first, *rest = factors.layers
+    return Factors((replace(first, product=first.product[::-1]), *rest))
+
+
+def _biased(after: Model, factors: Factors) -> Factors:
+    node = next(n for n in after.graph.nodes if n.outputs[0].name == factors.layers[0].first)
+    node.inputs.append(gs.Constant("bias_between", np.ones(3, np.float32)))
+    return factors
+
+
+def _other_bias(after: Model, factors: Factors) -> Factors:
+    node = next(n for n in after.graph.nodes if n.outputs[0].name == factors.layers[1].output)
+    node.inputs[2] = gs.Constant("another", np.ones(8, np.float32))
+    return factors
+
+
+def _one_more(after: Model, factors: Factors) -> Factors:
+    after.graph.nodes.append(gs.Node("Neg", "n", {}, [after.graph.inputs[0]], [gs.Variable("stranger")]))
+    return factors
+
+
+def _not_told(after: Model, factors: Factors) -> Factors:
+    return Factors(factors.layers[:1])
+
+
+def _elsewhere(after: Model, factors: Factors) -> Factors:
+    relu = next(n for n in after.graph.nodes if n.op == "Relu")
+    next(n for n in after.graph.nodes if n.outputs[0].name == factors.layers[0].first).inputs[0] = relu.outputs[0]
+    return factors
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        (_scaled, "multiply to what differs from the declared weight"),
+        (_wrong_product, "multiply to what differs from the declared weight"),
+        (_biased, "its first factor has a bias"),
+        (_other_bias, "its bias is another, which is not declared"),
+        (_one_more, "a node makes 'stranger'"),
+        (_not_told, "a node makes"),
+        (_elsewhere, "two products of its input do not stand in its place"),
+    ],
+)
+def test_a_lie_about_factors_is_named(lie: Callable[[Model, Factors], Factors], words: str) -> None:
+    before, after, declared = factored()
+    problem = broken_factors(before, after, lie(after, declared))
+    assert problem is not None
+    assert words in problem
+
+
+def test_attributes_of_a_pair_are_seen_by_running_it() -> None:
+    """The factors multiply to what they should; their window does not."""
+
+    @dataclass(frozen=True)
+    class Shifted(Pass):
+        """Factors, with the padding of one moved."""
+
+        name = "shifted-for-a-test"
+        effect = "factor"
+
+        def run(self, model: Model, context: Context) -> PassResult:
+            _, after, declared = factored()
+            next(n for n in after.graph.nodes if n.outputs[0].name.endswith("_rank")).attrs["pads"] = [2, 1, 0, 1]
+            return PassResult(after, True, declared=declared)
+
+    before, _, _ = factored()
+    with pytest.raises(VerdictError, match="exactness failed"):
+        PassManager([Shifted(), *PassManager.parse("verify").steps]).run(before, Context(original=before.proto()))
