@@ -1,7 +1,7 @@
 """Low rank beside fewer channels: measured speed and what is lost, at the same predicted latencies.
 
     python benchmarks/low_rank.py fixtures [cnn ...]
-    python benchmarks/low_rank.py network --zoo FOLDER tv_vgg16 --side 64
+    python benchmarks/low_rank.py network tv_vgg16 --zoo FOLDER --side 64
 
 Every way gets the same images and budgets. `both` removes channels for half of the way and factors for the rest. The
 speed is processor time on one core, fresh processes in turns (`hwpass.bench`). Loss is the squared error of the outputs

@@ -2,7 +2,7 @@
 
     python benchmarks/sparse_weights.py fixtures                        # 90 %, beside onnxsim where it is installed
     python benchmarks/sparse_weights.py fixtures --pattern 2:4
-    python benchmarks/sparse_weights.py network --zoo FOLDER tv_resnet50  # 2:4: axis, pattern, error of the outputs
+    python benchmarks/sparse_weights.py network tv_resnet50 --zoo FOLDER  # 2:4: axis, pattern, error of the outputs
 
 Both have the same 1,024 unlabelled images. What onnxsim 0.8.1 leaves dense (first and last layer too where it cannot
 look at them) is said by the share of zeros over all weights of products. The network has the random weights of its

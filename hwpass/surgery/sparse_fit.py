@@ -32,12 +32,16 @@ PRICE = 0.1
 GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 LOOK = 3
 
-#: Rounds at most; of systems beyond `LARGE` inputs fewer, with steeper prices, as each look costs a factorisation.
-MOST, MOST_LARGE = 120, 18
-LARGE, STEEPER = 1200, 4.0
+#: Rounds at most and at least, and multiply-accumulates that they may take together. Where fewer than the most are left
+#: the price rises evenly, by `SPAN` in all.
+ROUNDS_OF_CHOICE, CHOICE_WORK, SPAN = (12, 120), 2e10, 1500.0
 
-#: Steps of conjugate gradients (of large systems fewer), and the share of the first residual that ends them.
-STEPS, STEPS_LARGE, ENOUGH = 40, 15, 1e-4
+#: Systems of more inputs are factored for each price in single precision; eigenvectors would take too long.
+LARGE = 1200
+
+#: Steps of conjugate gradients at most and at least, multiply-accumulates that one solution may take, and the share of
+#: the first residual that ends them.
+STEPS, STEPS_WORK, ENOUGH = (8, 40), 5e9, 1e-4
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,9 @@ class _Search:
         gram[:, places, places] = problem.power
         gram /= self.scale * self.scale.swapaxes(1, 2)
         self.large = gram.shape[1] > LARGE
+        each = float(gram.size) * problem.weights.shape[2]  # multiply-accumulates of gram x weights
+        self.rounds = int(np.clip(CHOICE_WORK / (2 * each), *ROUNDS_OF_CHOICE))
+        self.steps = int(np.clip(STEPS_WORK / each, *STEPS))
         self.gram = gram.astype(np.float32) if self.large else gram
 
     def run(self) -> SparseFit:
@@ -151,7 +158,7 @@ class _Search:
 
         consider(weights, self._bias(weights, cross[1]))
         chosen = LAMBDAS[0]
-        for strength in LAMBDAS[1:2] if self.large else LAMBDAS:
+        for strength in LAMBDAS if self.steps == STEPS[1] else LAMBDAS[1:2]:
             if consider(*self.solve(cross, mask, strength, best[0])).any():
                 chosen = strength
         for _ in range(ROUNDS if problem.clipping.clips else 0):
@@ -178,7 +185,7 @@ class _Search:
         dual = np.zeros_like(free)
         held = self._projected(free)
         looked, since = held != 0, 0
-        for _ in range(MOST_LARGE if self.large else MOST):
+        for _ in range(self.rounds):
             weights = solve(right + price * held - dual, ridge + price)
             held = self._projected(weights + dual / price)
             dual += price * (weights - held)
@@ -190,7 +197,7 @@ class _Search:
             if not changed:
                 break
             growth = next((g for share, g in GROWTH if changed >= share), GROWTH[-1][1])
-            price *= STEEPER if self.large else growth
+            price *= growth if self.rounds == ROUNDS_OF_CHOICE[1] else SPAN ** (LOOK / self.rounds)
             looked, since = now, 0
         return np.asarray(self._mask(np.square(held)), bool).reshape(held.shape)
 
@@ -231,7 +238,7 @@ class _Search:
         way = rest.copy()
         power = np.square(rest).sum(axis=1, keepdims=True)
         enough = ENOUGH**2 * np.square(right).sum(axis=1, keepdims=True) + 1e-30
-        for _ in range(STEPS_LARGE if self.large else STEPS):
+        for _ in range(self.steps):
             if (power <= enough).all():
                 break
             bent = times(way)

@@ -38,8 +38,8 @@ def net(seed: int = 0) -> onnx.ModelProto:
 
 
 def images(count: int = 160, seed: int = 5) -> np.ndarray:
-    smooth: np.ndarray = np.random.default_rng(seed).standard_normal((count, 1, 8, 8)).cumsum(axis=2).cumsum(axis=3)
-    return (smooth / smooth.std()).astype(np.float32)
+    smooth = np.random.default_rng(seed).standard_normal((count, 1, 8, 8)).cumsum(axis=2).cumsum(axis=3)
+    return np.asarray(smooth / smooth.std(), np.float32)
 
 
 def context(proto: onnx.ModelProto, data: bool = True, **more: Any) -> Context:
