@@ -12,7 +12,7 @@ random weights of its loader: its layers have no low rank to be found, so that i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from hwpass.cost.bench import bench
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NETS = ("cnn", "densenet", "mobilenet", "resnet_se", "vit")
 BUDGETS = (0.8, 0.6, 0.45)
+WAYS = ("channels", "low rank", "both")
 TARGET = "server-cpu"
 
 
@@ -51,15 +52,17 @@ def outputs(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 
 def compare(
     name: str, proto: onnx.ModelProto, calib: Mapping[str, np.ndarray], held: np.ndarray, labels: np.ndarray | None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int] | None = None, budgets: Sequence[float] = BUDGETS, chosen: Sequence[str] = WAYS,
 ) -> list[list[str]]:  # fmt: skip
     """Rows of one network."""
     dense = outputs(proto, held)
     variance = float(np.square(dense - dense.mean(axis=0)).sum())
     rows: list[list[str]] = []
-    for budget in BUDGETS:
+    for budget in budgets:
         made: dict[str, tuple[onnx.ModelProto, float]] = {}
         for way, pipeline in ways(budget).items():
+            if way not in chosen:
+                continue
             try:
                 options: dict[str, Any] = {"dim": [f"{k}={v}" for k, v in dims.items()]} if dims else {}
                 result = hwpass.run(proto, TARGET, pipeline=pipeline, calib=dict(calib), **options)
@@ -86,20 +89,24 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--side", type=int, default=224, help="of the images of a network")
     parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     options = parser.parse_args()
     rows = []
     if options.what == "fixtures":
         with np.load(FIXTURES / "calib.npz") as calib, np.load(FIXTURES / "test.npz") as test:
             data, images, labels = calib["image"], test["image"], test["label"]
         for name in options.names or NETS:
-            rows += compare(name, onnx.load(FIXTURES / f"{name}.onnx"), {"image": data}, images, labels)
+            proto = onnx.load(FIXTURES / f"{name}.onnx")
+            rows += compare(name, proto, {"image": data}, images, labels, None, options.budgets, options.ways)
     else:
         proto = zoo_module(options.zoo).load_zoo(options.names[0])
         given = proto.graph.input[0]
         shape = (options.samples + 16, 3, options.side, options.side)
         images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         calib = {given.name: images[: options.samples]}
-        rows += compare(options.names[0], proto, calib, images[options.samples :], None)
+        held = images[options.samples :]
+        rows += compare(options.names[0], proto, calib, held, None, None, options.budgets, options.ways)
     show(f"{TARGET}, one core", ["network", "budget", "way", "predicted", "speed", "error", "points lost"], rows)
 
 

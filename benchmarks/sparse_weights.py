@@ -114,8 +114,8 @@ def fixtures(pattern: str, sparsity: float, nets: list[str]) -> None:
     """Points lost by each way on each fixture."""
     asked = f"pattern={pattern}" if ":" in pattern else f"sparsity={sparsity}"
     ways = {
-        "magnitude": hwpass_way(f"{asked},score=magnitude,refit=false,spread=uniform"),
-        "magnitude, refitted": hwpass_way(f"{asked},score=magnitude,spread=uniform"),
+        "magnitude": hwpass_way(f"{asked},zeros=magnitude,refit=false,spread=uniform"),
+        "magnitude, refitted": hwpass_way(f"{asked},zeros=magnitude,spread=uniform"),
         "gram, each layer": hwpass_way(f"{asked},spread=uniform"),
         "gram": hwpass_way(asked),
     }
@@ -159,7 +159,7 @@ def network(folder: Path, name: str, samples: int) -> None:
 
     dense = outputs(proto)
     rows = []
-    for label, options in {"magnitude": ",score=magnitude,refit=false", "gram": ""}.items():
+    for label, options in {"magnitude": ",zeros=magnitude,refit=false", "gram": ""}.items():
         start = time.perf_counter()
         manager = PassManager.parse(f"fold,fuse-bn,prune-weights{{pattern=2:4,store=dense{options}}}")
         model = manager.run(hwpass.load(proto), Context(original=proto, calibration=data)).proto()

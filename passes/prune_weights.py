@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hwpass.errors import UsageError, option
+from hwpass.figures import shown
 from hwpass.manager import Pass, PassResult, register
 from hwpass.options import pass_option
 from hwpass.pipeline_text import texts
@@ -18,9 +19,21 @@ if TYPE_CHECKING:
     from hwpass.planning.weight_pruning import Pruned, Request
     from hwpass.surgery.weight_views import WeightView
 
-CHOICES = ("auto", "magnitude", "gram")
-SPREADS = ("uniform", "power")
-STORES = ("auto", "dense", "sparse")
+#: What some options may be, and what that means.
+ZEROS = (
+    ("auto", "gram with data, else magnitude"),
+    ("gram", "least squares on the inputs that each layer has by then"),
+    ("magnitude", "the largest weights are kept"),
+)
+SPREADS = (
+    ("power", "one threshold for all layers on what each weight gives its layer on the data; without data uniform"),
+    ("uniform", "the same share in each layer"),
+)
+STORES = (
+    ("auto", "sparse where the target's runtime reads it and it is smaller"),
+    ("dense", "with the zeros"),
+    ("sparse", "as sparse tensors, where these are smaller"),
+)
 
 
 @register
@@ -45,15 +58,11 @@ class PruneWeights(Pass):
     pattern: str = field(
         default="unstructured", metadata={"help": "unstructured, N:M such as 2:4, or OUTPUTSxINPUTS such as 4x1"}
     )
-    score: str = field(
-        default="auto", metadata={"help": "magnitude, gram (least squares on data), or auto: gram with data"}
-    )
-    spread: str = field(
-        default="power", metadata={"help": "uniform, or power: by what each weight gives its layer on the data"}
-    )
+    zeros: str = field(default="auto", metadata={"help": "how zeros are chosen", "choices": lambda: ZEROS})
+    spread: str = field(default="power", metadata={"help": "how zeros are spread", "choices": lambda: SPREADS})
     refit: bool = field(default=True, metadata={"help": "fit the remaining weights on the data"})
     keep: tuple[str, ...] = pass_option("keep", (), "globs joined by |")
-    store: str = field(default="auto", metadata={"help": "dense, sparse, or auto: sparse where it is read and smaller"})
+    store: str = field(default="auto", metadata={"help": "how masked weights are written", "choices": lambda: STORES})
     samples: int = field(default=1024, metadata={"help": "most calibration samples to use"})
     rows: int = field(default=16384, metadata={"help": "most rows of a layer's input and output to fit on"})
 
@@ -67,9 +76,10 @@ class PruneWeights(Pass):
             raise UsageError(f"pass {self.name}: option sparsity={self.sparsity:g}: give a share between 0 and 1")
         if decided is not None and self.sparsity not in (0.5, decided):
             raise UsageError(f"pass {self.name}: {self.pattern} is {decided:.3g} zeros by itself; leave sparsity out")
-        for name, allowed in (("score", CHOICES), ("spread", SPREADS), ("store", STORES)):
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"pass {self.name}: option {name}={getattr(self, name)}: write {' or '.join(allowed)}")
+        for name, choices in (("zeros", ZEROS), ("spread", SPREADS), ("store", STORES)):
+            allowed, given = [choice for choice, _ in choices], getattr(self, name)
+            if given not in allowed:
+                raise UsageError(f"pass {self.name}: option {name}={shown(given)}: write {' or '.join(allowed)}")
         for name in ("samples", "rows"):
             if not 1 <= getattr(self, name) <= 1 << 31:
                 raise UsageError(f"pass {self.name}: option {name}={getattr(self, name)}: give 1 or more")
@@ -81,8 +91,8 @@ class PruneWeights(Pass):
         from hwpass.planning.weight_pruning import WeightPruning, kept_blocks, layers_of, settled
 
         data = context.calibration
-        if data is None and self.score == "gram":
-            raise UsageError(f"{self.name}: score=gram needs calibration data: give some by {option('calib')}")
+        if data is None and self.zeros == "gram":
+            raise UsageError(f"{self.name}: zeros=gram needs calibration data: give some by {option('calib')}")
         check_finite(model)
         request = self._request(data is not None)
         coupling = couple(model, sample_dims(model, context))
@@ -109,7 +119,7 @@ class PruneWeights(Pass):
         from hwpass.surgery.sparsity_patterns import Pattern
 
         pattern: Any = Pattern.parse(self.pattern)
-        choice: Any = self.score if self.score != "auto" else "gram" if data else "magnitude"
+        choice: Any = self.zeros if self.zeros != "auto" else "gram" if data else "magnitude"
         share = self.sparsity if pattern.sparsity is None else pattern.sparsity
         spread: Any = self.spread
         return Request(pattern, share, choice, spread, self.refit and data, self.samples, self.rows)

@@ -20,10 +20,11 @@ from hwpass.runtime.settings import Settings
 from hwpass.surgery.compensation import Compensation
 from hwpass.surgery.cut import prune
 from hwpass.surgery.declared import FactoredLayer, Factors
-from hwpass.surgery.fit_data import dense_rows
+from hwpass.surgery.fit_data import HELD_OUT, dense_rows
 from hwpass.surgery.low_rank import (
     Factorization,
     Form,
+    OutputRows,
     factor,
     factorization,
     forms_of,
@@ -111,20 +112,21 @@ class Factoring:
             power = mean_squares(self.coupling.build.model, taps, self.data, threads=self.context.threads)
         for number, view in enumerate(views, 1):
             self.context.progress(f"decomposing layer {number} of {len(views)}")
-            covariance = self._covariance(view)
+            rows = self._rows(view)
             for form in forms_of(view):
                 given = power.get(view.node.gs.inputs[0].name)
-                self.found[view.place[0], form] = factorization(view, form, covariance, given)
+                self.found[view.place[0], form] = factorization(view, form, rows, given)
 
-    def _covariance(self, view: WeightView) -> Floats | None:
-        """Second moments of a layer's output, about the mean where a bias takes that."""
+    def _rows(self, view: WeightView) -> OutputRows | None:
+        """Rows of a layer's output, about the mean where a bias takes that; the last of them are held out."""
         if self.dense is None or not self.dense.has(view.node.index):
             return None
         own = self.dense.layer(view.node.index)
         rows = np.concatenate([own.rows(number) for number in range(len(own.where))]).astype(np.float64)
+        held = max(1, int(len(rows) * HELD_OUT))
         if view.kind == "conv" or view.node.op == "Gemm":
-            rows -= rows.mean(axis=0)
-        return np.asarray(rows.T @ rows)
+            rows -= rows[:-held].mean(axis=0)
+        return OutputRows(rows[:-held], rows[-held:]) if len(rows) > held else None
 
     def options(self) -> dict[str, list[Option]]:
         """For every layer: as it is, and each pair that the target prices lower in seconds or bytes."""

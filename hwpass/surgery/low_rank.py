@@ -73,12 +73,21 @@ def full_rank(view: WeightView, form: Form) -> int:
     return min(inputs * view.shape[2], outputs * view.shape[3])
 
 
+@dataclass(frozen=True)
+class OutputRows:
+    """Rows [.., outputs] of what a layer gives, about their mean where a bias takes that: some to find axes on, and
+    others that say what is lost."""
+
+    fitted: Floats
+    held_out: Floats
+
+
 def factorization(
-    view: WeightView, form: Form, covariance: Floats | None = None, power: Floats | None = None
+    view: WeightView, form: Form, rows: OutputRows | None = None, power: Floats | None = None
 ) -> Factorization:
-    """Decompose a layer; `covariance` [outputs, outputs] of its output and `power` [inputs] come from data."""
+    """Decompose a layer; `rows` of its output and `power` [inputs] of its input come from data."""
     if form == "outputs":
-        return _outputs(view, covariance)
+        return _outputs(view, rows)
     weight = view.values.astype(np.float64)
     outputs, inputs, height, width = weight.shape
     scale = np.ones(inputs) if power is None else np.sqrt(np.maximum(power, 1e-12 * power.max(initial=0) + 1e-30))
@@ -90,16 +99,18 @@ def factorization(
     return Factorization(view, form, first, second, _lost(np.square(sizes)))
 
 
-def _outputs(view: WeightView, covariance: Floats | None) -> Factorization:
+def _outputs(view: WeightView, rows: OutputRows | None) -> Factorization:
     groups, inputs, taps, outputs = view.sizes
     matrix = view.seen(view.values).astype(np.float64).reshape(groups * inputs * taps, outputs)
     rank = full_rank(view, "outputs")
-    if covariance is None:
+    if rows is None:
         left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
         return Factorization(view, "outputs", left * sizes, right, _lost(np.square(sizes)))
-    sizes, axes = np.linalg.eigh(covariance)
+    _, axes = np.linalg.eigh(rows.fitted.T @ rows.fitted)
     axes = axes[:, ::-1][:, :rank]
-    lost = _lost(np.maximum(sizes[::-1], 0))[: rank + 1]
+    seen = np.square(rows.held_out @ axes).sum(axis=0)
+    whole = max(float(np.square(rows.held_out).sum()), 1e-300)
+    lost = np.maximum(1 - np.concatenate([[0.0], np.cumsum(seen)]) / whole, 0.0)
     return Factorization(view, "outputs", matrix @ axes, axes.T, lost)
 
 

@@ -22,7 +22,7 @@ from hwpass.manager import PassManager
 from hwpass.model.model import Model
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import input_specs
-from hwpass.surgery.low_rank import factor, factorization, forms_of, full_rank, product, refusal, weights_of
+from hwpass.surgery.low_rank import OutputRows, factor, factorization, forms_of, full_rank, product, refusal, weights_of
 from hwpass.surgery.weight_views import WeightView
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -44,7 +44,7 @@ def single(op: str, window: dict[str, Any] | None = None) -> Sketch:
     return s
 
 
-def factored(s: Sketch, form: str, rank: int | None, covariance: np.ndarray | None = None) -> tuple[Model, WeightView]:
+def factored(s: Sketch, form: str, rank: int | None) -> tuple[Model, WeightView]:
     """The sketch's product as a pair."""
     model = Model.load(s.model())
     node = next(n for n in couple(model).nodes if n.product is not None)
@@ -52,7 +52,7 @@ def factored(s: Sketch, form: str, rank: int | None, covariance: np.ndarray | No
     assert isinstance(view, WeightView)
     assert refusal(view) is None
     assert form in forms_of(view)
-    found = factorization(view, form, covariance)  # type: ignore[arg-type]
+    found = factorization(view, form)  # type: ignore[arg-type]
     kept = full_rank(view, form) if rank is None else rank  # type: ignore[arg-type]
     weights = weights_of(found, kept)
     if rank is None:
@@ -100,7 +100,7 @@ def test_the_loss_of_a_rank_is_what_is_left_out() -> None:
     node = next(n for n in couple(Model.load(s.model())).nodes if n.product is not None)
     view = WeightView.of(node)
     assert isinstance(view, WeightView)
-    plain, told = factorization(view, "outputs"), factorization(view, "outputs", y.T @ y)
+    plain, told = factorization(view, "outputs"), factorization(view, "outputs", OutputRows(y, y))
     for rank in (1, 3, 5):
         assert plain.lost[rank] == pytest.approx(np.square(sizes[rank:]).sum() / np.square(sizes).sum())
         first, second = weights_of(told, rank)
@@ -205,4 +205,4 @@ def test_options_that_make_no_sense(text: str, words: str) -> None:
 
 def test_it_goes_before_masks() -> None:
     with pytest.raises(UsageError, match="factorize goes before prune-weights"):
-        fixture("cnn", "fold,fuse-bn,prune-weights{score=magnitude,refit=false},factorize{latency=0.6x}")
+        fixture("cnn", "fold,fuse-bn,prune-weights{zeros=magnitude,refit=false},factorize{latency=0.6x}")

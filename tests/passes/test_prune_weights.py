@@ -110,11 +110,11 @@ def test_a_refit_is_closer_than_magnitude_and_than_no_refit() -> None:
     dense = outputs(net())
     errors = {
         text: float(np.square(outputs(pruned(f"prune-weights{{sparsity=0.7{text}}}")[0]) - dense).mean())
-        for text in ("", ",refit=false", ",score=magnitude", ",score=magnitude,refit=false,spread=uniform")
+        for text in ("", ",refit=false", ",zeros=magnitude", ",zeros=magnitude,refit=false,spread=uniform")
     }
     least = min(errors, key=errors.__getitem__)
     assert least == "", errors
-    assert errors[""] < 0.5 * errors[",score=magnitude,refit=false,spread=uniform"]
+    assert errors[""] < 0.5 * errors[",zeros=magnitude,refit=false,spread=uniform"]
 
 
 def test_kept_values_are_the_given_ones_without_a_refit() -> None:
@@ -202,8 +202,8 @@ def test_shared_weights_recurrent_layers_and_bodies_are_left_alone() -> None:
         ("prune-weights{sparsity=1}", "give a share between 0 and 1"),
         ("prune-weights{sparsity=0.7,pattern=2:4}", "leave sparsity out"),
         ("prune-weights{pattern=4:2}", "write unstructured, N:M"),
-        ("prune-weights{score=best}", "option score=best: write auto or magnitude or gram"),
-        ("prune-weights{spread=even}", "write uniform or power"),
+        ("prune-weights{zeros=best}", "option zeros=best: write auto or gram or magnitude"),
+        ("prune-weights{spread=even}", "write power or uniform"),
         ("prune-weights{store=zip}", "write auto or dense or sparse"),
         ("prune-weights{rows=0}", "give 1 or more"),
     ],
@@ -214,8 +214,8 @@ def test_options_that_make_no_sense(text: str, words: str) -> None:
 
 
 def test_gram_without_data_is_refused() -> None:
-    with pytest.raises(UsageError, match="score=gram needs calibration data"):
-        pruned("prune-weights{score=gram}", data=False)
+    with pytest.raises(UsageError, match="zeros=gram needs calibration data"):
+        pruned("prune-weights{zeros=gram}", data=False)
 
 
 def test_a_refit_behind_it_leaves_the_zeros_alone() -> None:

@@ -238,7 +238,7 @@ def test_costs_are_those_of_pairs_and_zeros_too() -> None:
     path = Path(__file__).parents[2] / "fixtures" / "cnn.onnx"
     data = {"image": np.load(path.with_name("calib.npz"))["image"][:96]}
     pipeline = (
-        "fold,fuse-bn,{}factorize{{latency=0.8x,refit=false}},prune-weights{{score=magnitude,refit=false}},verify"
+        "fold,fuse-bn,{}factorize{{latency=0.8x,refit=false}},prune-weights{{zeros=magnitude,refit=false}},verify"
     )
     found = {}
     for cut in ("", "prune-channels{latency=0.8x,score=l2},"):
