@@ -139,7 +139,8 @@ class TiledGpu(CostModel):
         steps = np.ceil(np.ceil(work.k / granule) * granule * work.taps / lay.depth)  # of the whole depth
         several = (work.kind == "matmul") & (work.m > 1)
         share = np.where(work.kind == "grouped", c.grouped, np.where(several, c.matmul, 1.0)) * c.achieved
-        step = lay.depth * lay.cores / (self.peak(work) * share)  # seconds of one step of one output on one core
+        # Seconds of one step of one output on one core; a core skips zeros that its matrix unit knows of.
+        step = lay.depth * lay.cores / (self.peak(work) * share * work.kept("zeros", lambda: self._skipping(work)))
         shapes = self._shapes()
         down = {rows: work.groups * np.ceil(work.m / rows) for rows in {rows for rows, _ in shapes}}
         across = {columns: np.ceil(n / columns) for columns in {columns for _, columns in shapes}}
@@ -149,6 +150,13 @@ class TiledGpu(CostModel):
             outputs = rows * columns + c.reuse * (rows + columns) / 2.0  # those of a tile, and what its operands take
             best = np.minimum(best, self._tiles(down[rows] * across[columns], steps, most, outputs * step))
         return best
+
+    def _skipping(self, work: Work) -> Floats:
+        """How many times as fast each product runs for the zeros of its weights, [K]."""
+        if not work.zeros.size or not self.target.sparse:
+            return np.ones(len(work.kind))
+        gains = np.asarray([self.target.sparse.get(pattern, 1.0) for pattern in work.zeros.tolist()])
+        return np.where(np.isin(work.kind, ("conv", "matmul")), gains, 1.0)
 
     def _shapes(self) -> list[tuple[int, int]]:
         """Rows and columns of the tiles that a library holds; single rows for a product of a vector."""
@@ -180,8 +188,18 @@ class TiledGpu(CostModel):
         c = self._constants
         ordered = np.isin(work.kind, ("movement", "normalization", "softmax", "reduce"))
         share = np.where(ordered, c.gathered, c.streamed)
-        constants = self.memory_seconds(work.weights, self.resident_set(work)) / c.weights
+        stored = work.weights * work.kept("stored", lambda: self._stored(work))
+        constants = self.memory_seconds(stored, self.resident_set(work)) / c.weights
         return np.asarray(self._moved(work.read + work.written) / share + constants)
+
+    def _stored(self, work: Work) -> Floats:
+        """The share of its weights that a product reads, [K]: those that a pattern keeps, and their places in two bits
+        each."""
+        whole = np.ones(len(work.kind))
+        for place in np.flatnonzero(self._skipping(work) > 1):
+            n, m = (int(part) for part in str(work.zeros[place]).split(":"))
+            whole[place] = n / m * (1 + 2 / (8 * work.itemsize[place]))
+        return whole
 
     def _moved(self, traffic: Floats) -> Floats:
         return self.memory_seconds(traffic, traffic)

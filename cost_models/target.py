@@ -117,6 +117,8 @@ class Target(_Table):
     constants: dict[str, Figure] = {}  #: fitted figures of the model class
     op_ns: dict[str, NotNegative] = {}  #: ns per element of a kernel, beside memory time, by operator or kind
     fused_ns: dict[str, NotNegative] = {}  #: ns per output that an operator adds when fused behind a product
+    #: how many times as fast products run whose weights have a pattern N:M of zeros along the inputs, by the pattern
+    sparse: dict[str, Annotated[float, Field(ge=1, le=16)]] = {}
     energy: Energy
     fallback: Fallback | None = None
     footprint: Footprint = Footprint()
@@ -141,6 +143,10 @@ class Target(_Table):
         if not self.energy.mac_pj:
             raise ValueError("energy.mac_pj: expected at least one dtype")
         self._check_memory()
+        for key in self.sparse:
+            n, _, m = key.partition(":")
+            if not (n.isdecimal() and m.isdecimal() and 0 < int(n) < int(m)):
+                raise ValueError(f"sparse.{shown(key, 40)}: expected N:M with 0 < N < M, such as 2:4")
         for number, chain in enumerate(self.fusion):
             if len(chain) < 2:
                 raise ValueError(f"fusion.{number}: expected a chain of at least two operators")

@@ -75,6 +75,8 @@ class Work:
     axes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     # [E], a number for each tensor, the same on all edges that carry it; empty where inputs are not told apart
     tensor: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    # [K], the pattern N:M of zeros along the inputs that the weights have, else nothing; empty where nobody asked
+    zeros: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))
     #: What follows from the fields without P alone, kept by whoever computes it: many works share one.
     memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -107,6 +109,7 @@ class Work:
             read=self.read[:, these], written=self.written[:, these], weights=self.weights[:, these],
             elements=self.elements[:, these], source=_NONE, sink=_NONE, channels=none, bytes=none,
             op=self.op[these] if self.op.size else self.op, axes=self.axes[these] if self.axes.size else self.axes,
+            zeros=self.zeros[these] if self.zeros.size else self.zeros,
         )  # fmt: skip
 
     @property

@@ -23,20 +23,23 @@ if TYPE_CHECKING:
     from hwpass.context import Context
     from hwpass.model.model import Model
     from hwpass.planning.plan import Plan
+    from hwpass.surgery.declared import Declared
 
 
 @dataclass(frozen=True)
 class PassResult:
     """What a pass did: the model (the same object when it was edited in place) and whether it changed.
 
-    A pass that removes channels says which in `pruned`. A preparation pass that decides by more than the model says in
-    `again` how a plan repeats what it did; None is its own text.
+    A pass that removes channels says which in `pruned`; one that masks or factors weights says so in `declared`. A
+    preparation pass that decides by more than the model says in `again` how a plan repeats what it did; None is its own
+    text.
     """
 
     model: Model
     modified: bool
     pruned: Pruned | None = None
     again: str | None = None
+    declared: Declared | None = None
 
     def __repr__(self) -> str:
         return brief(self, repr(self.model), "modified" if self.modified else "as it was")
@@ -244,7 +247,7 @@ class PassManager:
             watcher.before(step, model, context)
         context.progress(step.name)
         with collected(step.name) as span:
-            if not findings.stages and step.effect in ("refit", "any"):
+            if not findings.stages and step.effect in ("refit", "mask", "factor", "any"):
                 findings.add(Stage("exact", (), model))
             before = model
             if step.in_place and (findings.holds(model, step.effect) or any(w.needs_before for w in self.instruments)):
@@ -264,7 +267,7 @@ class PassManager:
             if result.modified:
                 if self.check:
                     _check(model, step.name)
-                findings.add(Stage(step.effect, (step.name,), model, result.pruned))
+                findings.add(Stage(step.effect, (step.name,), model, result.pruned, result.declared))
             elif result.pruned is not None:
                 findings.whole = result.pruned
             findings.prepared |= step.effect not in ("none", "exact")

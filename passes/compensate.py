@@ -21,8 +21,8 @@ class Compensate(Pass):
     Goes through the network in order, so that every layer is fitted on what the corrected layers before it compute;
     where the output is added to a residual stream, what the stream already lacks is asked of it too. Batch
     normalisations that stand alone get a new scale and bias the same way. Does not fire without calibration data
-    (or what an auto score makes up in their place), before prune-channels, on weights that are not floating point, or
-    where held-out rows say it would not help.
+    (or what an auto score makes up in their place), before prune-channels, behind prune-weights, on weights that are
+    not floating point, or where held-out rows say it would not help.
     """
 
     name = "compensate"
@@ -43,6 +43,9 @@ class Compensate(Pass):
         pruned = findings.last
         if pruned is None:
             raise UsageError("compensate goes after prune-channels in a pipeline")
+        if findings.masked:
+            context.warn("compensate: nothing was refitted, as it would fill the zeros that prune-weights set")
+            return PassResult(model, False)
         data = context.calibration if pruned.study is None else pruned.study.data
         if data is None or not pruned.surgery.modified:
             return PassResult(model, False)

@@ -26,7 +26,8 @@ class Distill(Pass):
 
     Learns on the calibration inputs (or what an auto score makes up in their place), shifted, mirrored and mixed where
     they are images or signals. An eighth of the samples is set apart and chooses among the states on the way, the first
-    one included. Needs torch. Does not fire without data, before prune-channels, or where no state is better.
+    one included. Needs torch. Does not fire without data, before prune-channels, behind prune-weights, or where no
+    state is better.
     """
 
     name = "distill"
@@ -59,6 +60,9 @@ class Distill(Pass):
         pruned = findings.last
         if pruned is None:
             raise UsageError("distill goes after prune-channels in a pipeline")
+        if findings.masked:
+            context.warn("distill: nothing was trained, as it would fill the zeros that prune-weights set")
+            return PassResult(model, False)
         data = context.calibration if pruned.study is None else pruned.study.data
         if data is None or not pruned.surgery.modified:
             return PassResult(model, False)

@@ -76,6 +76,8 @@ class PruneChannels(Pass):
 
         if context.target is None:
             raise UsageError("prune-channels needs a target; see `hwpass targets`")
+        if context.findings.masked:
+            raise UsageError("prune-channels goes before prune-weights in a pipeline: a cut breaks patterns of zeros")
         budgets = self.budgets()
         check_finite(model)
         options = StudyOptions(self.score, self.keep, self.min_channels, self.align, self.samples)

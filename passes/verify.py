@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hwpass.errors import ProofError, UsageError, VerdictError, option
@@ -101,7 +101,11 @@ class Verify(Pass):
             raise UsageError("verify needs the original model in the context")
         context.progress("checking the graph")
         with TemporaryFolder() as folder:
-            require_valid(model.store(folder), original if not isinstance(original, bytes) else None)
+            # ONNX's own inference knows no operator that reads a sparse weight, which runtimes make dense.
+            dense = replace(model, sparse=frozenset())
+            require_valid(dense.store(folder), original if not isinstance(original, bytes) else None)
+            if model.sparse:
+                require_valid(model.store(folder), strict=False)
         release_pages(model.constants().values())
         context.progress("running the original model")
         given = AsGiven("the file as given", original, context.threads)

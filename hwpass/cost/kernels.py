@@ -15,11 +15,13 @@ from scipy.sparse import csr_array
 from hwpass.cost.formats import Formats
 from hwpass.cost.fusion import Kernel, constant_only, fused
 from hwpass.cost.liveness import Flow, Liveness
+from hwpass.cost.zeros import zeros_of
 from hwpass.cost_models.target import Footprint
 from hwpass.cost_models.work import Floats, Work, small
 from hwpass.coupling.groups import Coupling
 from hwpass.ops import Node, Tensor
 from hwpass.ops.axes import Factor
+from hwpass.proto.sparse import sparse_bytes
 
 
 @dataclass(eq=False)
@@ -62,20 +64,24 @@ class Kernels:
         kernels: list[Kernel] | None = None,
         formats: Formats | None = None,
         footprint: Footprint | None = None,
+        patterns: Sequence[str] = (),
     ) -> None:
         """`kernels` are those of `fused`, or these and what they come down to without whole branches.
 
-        `formats` says how many bytes elements take (the model's own by default), `footprint` how buffers are rounded.
+        `formats` says how many bytes elements take (the model's own by default), `footprint` how buffers are rounded;
+        `patterns` are those of zeros in weights that are looked for.
         """
         self.coupling = coupling
         self._formats = formats or Formats()
         self._footprint = footprint or Footprint()
+        self._patterns = tuple(patterns)
         self.model = coupling.build.model
         self.kernels = fused(coupling, fusion) if kernels is None else kernels
         self.dense = np.asarray([g.width for g in coupling.groups], np.float64)
         self._extents: dict[int, int] = {}
         self._ids: list[NDArray[np.int64]] = []
         self._products = _Products()
+        self._sparse = self.model.constants() if self.model.sparse else {}
         self._build()
 
     def _row(self, factor: Factor) -> int | None:
@@ -116,6 +122,7 @@ class Kernels:
         self.kind = np.asarray([k.kind for k in self.kernels])
         self.op = np.asarray([k.ops for k in self.kernels])
         self.axes = np.asarray([_spatial_axes(k.nodes[0]) for k in self.kernels], np.int64)
+        self.zeros = np.asarray([zeros_of(k.nodes[0], self._patterns) for k in self.kernels])
         self.taps, self.stride, self.itemsize = np.ones(count), np.ones(count), np.full(count, 4.0)
         self._constants: dict[str, tuple[int, float]] = {}
         self._users: dict[str, list[int]] = {}
@@ -168,8 +175,16 @@ class Kernels:
         product = self._bytes(own)
         self._weights[number].append(product)
         if own is not None and own.dtype is not None:
-            self._constants.setdefault(name, (product, own.dtype.itemsize / self._formats(own.dtype)))
+            stored = own.dtype.itemsize / self._formats(own.dtype) * self._share_stored(name)
+            self._constants.setdefault(name, (product, stored))
             self._users.setdefault(name, []).append(node)
+
+    def _share_stored(self, name: str) -> float:
+        """The bytes of a constant in the file over those of all its elements."""
+        if name not in self.model.sparse or name not in self._sparse:
+            return 1.0
+        values = self._sparse[name].values
+        return sparse_bytes(values) / max(int(values.nbytes), 1)
 
     def _writes(self, number: int, kernel: Kernel, flow: Flow) -> None:
         """What a kernel leaves for others; what its own nodes hand to each other is never written."""
@@ -283,12 +298,13 @@ class Kernels:
             op=self.op,
             axes=self.axes,
             tensor=self.tensor,
+            zeros=self.zeros,
         ).of_same_kernels(self._memo)
 
     def narrowed(self, these: NDArray[np.int64], there: NDArray[np.bool_]) -> Kernels:
         """The work of some kernels alone. What others that are `there` [K] hand to them comes from outside."""
         found = copy.copy(self)
-        for name in ("kind", "op", "axes", "taps", "stride", "itemsize"):
+        for name in ("kind", "op", "axes", "taps", "stride", "itemsize", "zeros"):
             setattr(found, name, getattr(self, name)[these])
         for name in ("_groups", "_m", "_n", "_k"):
             setattr(found, name, np.asarray(getattr(self, name), np.int64)[these])

@@ -52,12 +52,14 @@ class Cost:
         self.remainders = Remainders(coupling, target.fusion)
         self.formats = formats = Formats(target)
         #: Those of the model as it is, with every branch; made now, as the graph may be rewritten later.
-        self.kernels = Kernels(coupling, target.fusion, None, formats, target.footprint)
+        self.kernels = Kernels(coupling, target.fusion, None, formats, target.footprint, [*target.sparse])
         self.model = Hosted(target, self.kernels.kernels)
         branches = any(kernel.without >= 0 for kernel in self.remainders.kernels)
         self._parts, self._parts_model = self.kernels, self.model
         if branches:
-            self._parts = Kernels(coupling, target.fusion, self.remainders.kernels, formats, target.footprint)
+            self._parts = Kernels(
+                coupling, target.fusion, self.remainders.kernels, formats, target.footprint, [*target.sparse]
+            )
             self._parts_model = Hosted(target, self._parts.kernels)
         self.dense = self._parts.dense
         own = np.asarray([kernel.without < 0 for kernel in self._parts.kernels], bool)

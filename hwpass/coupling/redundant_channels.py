@@ -64,6 +64,13 @@ def redundancy(coupling: Coupling) -> Redundancy:
     return Redundancy(coupling, np.flatnonzero(silent), merged, survey.readers, known)
 
 
+def silenced(coupling: Coupling, exempt: Callable[[Reader], Mask]) -> tuple[Mask, list[Reader]]:
+    """Which components, [components], nothing but products reads, each with negligible weights or among the inputs [in]
+    that are exempt; and all products that read channels."""
+    survey = _Survey(coupling)
+    return survey.silent(exempt), survey.readers
+
+
 def unread(coupling: Coupling) -> Mask:
     """Which components nobody reads, [components]: every layer behind them has negligible weights for them."""
     return _Survey(coupling).silent(lambda reader: np.zeros(len(reader.components), bool))

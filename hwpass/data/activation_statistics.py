@@ -46,6 +46,20 @@ def mean_squares(
     Tensors without any are those that cannot be handed out, and those without an entry. Raises InputError for values
     of which no mean means anything.
     """
+    found = moments(model, taps, calibration, threads=threads, progress=progress)
+    return {name: square for name, (_, square) in found.items()}
+
+
+def moments(
+    model: Model,
+    taps: dict[str, int],
+    calibration: Calibration,
+    *,
+    threads: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, tuple[Floats, Floats]]:
+    """E[x] and E[x^2], as `mean_squares` has the latter."""
+    means: dict[str, Floats] = {}
     sums: dict[str, Floats] = {}
     counts: dict[str, float] = {}
     inputs = {t.name for t in model.graph.inputs}
@@ -62,6 +76,7 @@ def mean_squares(
                     require_measurable(calibration.source, name, given)
                     value = np.asarray(given, np.float32)
                     others = tuple(a for a in range(value.ndim) if a != axis % value.ndim)
+                    means[name] = means.get(name, 0.0) + value.sum(axis=others, dtype=np.float64)
                     sums[name] = sums.get(name, 0.0) + np.square(value).sum(axis=others, dtype=np.float64)
                     counts[name] = counts.get(name, 0.0) + value.size / value.shape[axis]
                 if progress is not None:
@@ -69,4 +84,4 @@ def mean_squares(
             del session
     finally:
         release_memory()
-    return {name: sums[name] / counts[name] for name in sums if counts[name]}
+    return {name: (means[name] / counts[name], sums[name] / counts[name]) for name in sums if counts[name]}

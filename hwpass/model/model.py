@@ -30,6 +30,7 @@ from hwpass.proto.kept import Kept, keep
 from hwpass.proto.materialise import materialise_constants
 from hwpass.proto.put_aside import put_aside
 from hwpass.proto.shapes import with_shapes
+from hwpass.proto.sparse import make_sparse, sparse_bytes
 from hwpass.proto.streaming import contiguous, large_constants, mapped_files, write_single
 from hwpass.runtime.memory import release_memory
 
@@ -52,7 +53,7 @@ class Model:
     what was loaded, exactly as it was given: the path of a file, bytes (also those of a stream), or a proto. `renewed`
     are inner tensors that compute something else by now than under this name in `source`, though no output does.
     `principal` are inner tensors of attention whose dimensions of a head stand in the order of their size, with the
-    axis that they stand along.
+    axis that they stand along. `sparse` are constants that are written as sparse tensors.
     """
 
     graph: gs.Graph
@@ -66,6 +67,7 @@ class Model:
     kept: Kept = field(default_factory=Kept, repr=False)
     renewed: frozenset[str] = field(default=frozenset(), repr=False)
     principal: Mapping[str, int] = field(default_factory=dict, repr=False)
+    sparse: frozenset[str] = field(default=frozenset(), repr=False)
 
     def __repr__(self) -> str:
         return brief(self, self.path or self.graph.name, counted(len(self.graph.nodes), "node"), f"opset {self.opset}")
@@ -88,6 +90,7 @@ class Model:
         there is no sound model that ONNX Runtime loads to be had from `source`, in one line that says why.
         """
         found = read(source, allow_external)
+        sparse = frozenset(tensor.values.name for tensor in found.proto.graph.sparse_initializer)
         functions = bool(found.proto.functions)
         proto = canonical(found.proto, found.name, found.own)
         if functions:
@@ -107,6 +110,7 @@ class Model:
             doc_string=proto.doc_string,
             source=found.source,
             kept=kept,
+            sparse=sparse,
         )
         for scope in model.scopes():
             materialise_constants(scope, found.home, found.name)
@@ -156,7 +160,10 @@ class Model:
 
     def size_bytes(self) -> int:
         """Bytes of all constants: the size of the file to within the few kilobytes that name the nodes."""
-        return sum(constant_bytes(tensor) for tensor in self.constants().values())
+        return sum(
+            sparse_bytes(tensor.values) if name in self.sparse else constant_bytes(tensor)
+            for name, tensor in self.constants().items()
+        )
 
     def proto(self) -> onnx.ModelProto:
         """The model as a protobuf: the same model gives the same bytes."""
@@ -169,6 +176,7 @@ class Model:
     def _exported(self, hollow: bool) -> onnx.ModelProto:
         proto = exported(self.graph, self.graph.import_domains, self.kept.attributes, hollow)
         self.kept.restore(proto.graph)
+        make_sparse(proto.graph, self.sparse, self.constants() if self.sparse else {})
         proto.domain, proto.model_version, proto.doc_string = self.domain, self.model_version, self.doc_string
         for key, value in sorted(self.metadata.items()):
             entry = proto.metadata_props.add()

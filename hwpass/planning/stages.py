@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from hwpass.planning.plan import Plan
     from hwpass.planning.study import Study
     from hwpass.surgery.cut import Surgery
+    from hwpass.surgery.declared import Declared
 
-Effect = Literal["none", "exact", "cut", "refit", "any"]
+Effect = Literal["none", "exact", "cut", "refit", "mask", "factor", "any"]
 """What a pass does: it changes nothing; it rewrites the graph and no value that the model computes; it removes
-channels; it changes weights and keeps the structure; or anything, so that nothing can be proved of it."""
+channels; it changes weights and keeps the structure; it sets weights to zero and declares which; it puts two products
+in place of one and declares which; or anything, so that nothing can be proved of it."""
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Stage:
     passes: tuple[str, ...]
     model: Model
     pruned: Pruned | None = None
+    declared: Declared | None = None  # of masks and factors
 
     def __repr__(self) -> str:
         return brief(self, self.effect, " ".join(self.passes), repr(self.model))

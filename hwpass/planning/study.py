@@ -202,8 +202,8 @@ def sample_dims(model: Model, context: Settings) -> dict[str, int]:
     return {**found, **context.dims}
 
 
-def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
-    names = [node.name for node in coupling.nodes]
+def named(names: list[str], keep: tuple[str, ...]) -> set[str]:
+    """Those of some layers that globs name. Raises UsageError for a glob that names none."""
     stay: set[str] = set()
     for glob in keep:
         found = [name for name in names if matches(glob, name)]
@@ -213,6 +213,11 @@ def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
         if not found:
             raise UsageError(f"{option('keep', shown(glob))}: no layer has such a name; see `hwpass groups MODEL`")
         stay.update(found)
+    return stay
+
+
+def _fixed(coupling: Coupling, keep: tuple[str, ...]) -> list[bool]:
+    stay = named([node.name for node in coupling.nodes], keep)
     return [any(layer in stay for layer in g.layers) for g in coupling.groups]
 
 

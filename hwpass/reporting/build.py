@@ -96,7 +96,13 @@ def _costs(params: int, size: int, result: Model, context: Context, legs: list[P
         return Costs(params=params, size_bytes=size, **empty), Costs(
             params=after_params, size_bytes=after_size, **empty
         )
-    if not legs:
+    stages = context.findings.stages
+    if any(stage.effect in ("mask", "factor") for stage in stages):
+        # No plan of widths tells what zeros and pairs of products cost.
+        first = stages[0].effect == "cut"
+        before = _cost(legs[0], False) if first else Cost(couple(stages[0].model, context.dims), target).base
+        rows = [before, Cost(couple(result, context.dims), target).base]
+    elif not legs:
         base = Cost(couple(result, context.dims), target).base
         rows = [base, base]
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -29,9 +29,21 @@ from hwpass.runtime.memory import release_memory
 from hwpass.runtime.settings import Settings
 from hwpass.surgery.cut import Surgery
 from hwpass.surgery.fit_data import HELD_OUT, batch_size, dense_rows, feeds, held_bytes, kind_of
-from hwpass.surgery.least_squares import Clipping, fit, fit_channels
+from hwpass.surgery.least_squares import Clipping, Fit, fit, fit_channels
 from hwpass.surgery.product_tail import Tail, follow
 from hwpass.surgery.wanted_rows import WantedRows
+
+
+class Method(Protocol):
+    """How the weights of one product are found: `fit`, or one that wants more of them than to be close."""
+
+    def __call__(self, target: gs.Node, x: RowTable, wanted: RowTable, weights: Any, bias: Any, held_out: int,
+                 *, has_bias: bool, clipping: Clipping, offset: RowTable | None, threads: int) -> Fit:  # fmt: skip
+        """What `fit` gives, for the product of the node `target`."""
+
+
+def _fitted(target: gs.Node, *rows: Any, **options: Any) -> Fit:
+    return fit(*rows, **options)
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Compensation:
         rows: int,
         spare: bool = True,
         dense: DenseRows | None = None,
+        method: Method = _fitted,
     ) -> None:
         """The surgery's model is edited; `samples` and `rows` of a layer's input and output bound what is fitted on.
 
@@ -72,8 +85,14 @@ class Compensation:
         self.rows = rows
         self.spare = spare
         self.dense = dense
+        self.method = method
+        self.stored: set[tuple[str, int]] = set()  # constants that were given, by their node's output and their place
         self.gains: list[tuple[str, float, float]] = []
-        self.changed = False  # whether any weight is another
+
+    @property
+    def changed(self) -> bool:
+        """Whether any weight is another."""
+        return bool(self.stored)
 
     def run(self, calibration: Calibration) -> list[tuple[str, float, float]]:
         """Correct every product in order; per layer its held-out error before and after."""
@@ -123,7 +142,6 @@ class Compensation:
             release_memory(cycles=False)
             if found is not None:
                 self.gains.append((node.name, *found))
-                self.changed |= found[1] < found[0]
 
     def _constant(self, node: Node, dense: DenseRows) -> None:
         """Where a branch went, its mean stays: the best constant there is."""
@@ -140,14 +158,12 @@ class Compensation:
         kept = self._kept(self.coupling.weight_axes(node)[product.weight_out])
         if form.bias:
             constant.values = mean[kept].reshape(constant.shape).astype(constant.values.dtype)
-            self.changed = True
             return
         # Without a bias of its own, the Add behind it may give it one.
         holder, position = added_bias(constant, int(kept.sum()))
         if holder is not None:
             old = holder.inputs[position].values
-            _store(holder, position, old + mean[kept].reshape(old.shape), old.dtype)
-            self.changed = True
+            self._store(holder, position, old + mean[kept].reshape(old.shape), old.dtype)
 
     def _fitter(self, node: Node, target: gs.Node) -> Callable[..., tuple[float, float] | None] | None:
         kind = kind_of(node)
@@ -228,16 +244,16 @@ class Compensation:
         shape = (-1, groups, depth) if groups > 1 else (-1, depth)
         parts = (gather(v, Window.of(target, v.shape[2:]), w) for v, w in zip(x, original.where, strict=True))
         rows = RowTable(part.reshape(shape) for part in parts)
-        found = fit(
-            rows, wanted.rows, weight.reshape(groups, outputs, depth).swapaxes(1, 2),
+        found = self.method(
+            target, rows, wanted.rows, weight.reshape(groups, outputs, depth).swapaxes(1, 2),
             _bias(target, weight.shape[0]).reshape(groups, outputs), self._held(len(rows)),
             has_bias=self._biased(target), clipping=wanted.clipping, offset=wanted.offset, threads=self.context.threads,
         )  # fmt: skip
-        if found.after < found.before:
+        if found.taken:
             new = found.weights.swapaxes(1, 2).reshape(weight.shape)
-            _store(target, 1, new.swapaxes(0, 1) if transposed else new, weight.dtype)
+            self._store(target, 1, new.swapaxes(0, 1) if transposed else new, weight.dtype)
             if self._biased(target):
-                _store(target, 2, found.bias.reshape(-1), weight.dtype)
+                self._store(target, 2, found.bias.reshape(-1), weight.dtype)
         return found.before, found.after
 
     def _recurrent(
@@ -259,11 +275,11 @@ class Compensation:
             rows, wanted, weight.swapaxes(1, 2), np.zeros(weight.shape[:2]), self._held(len(rows)),
             has_bias=bias is not None, threads=self.context.threads,
         )  # fmt: skip
-        if found.after < found.before:
-            _store(target, 1, found.weights.swapaxes(1, 2), weight.dtype)
+        if found.taken:
+            self._store(target, 1, found.weights.swapaxes(1, 2), weight.dtype)
             if bias is not None:  # [directions, both biases of the gates]: the input's come first
                 shift = np.concatenate([found.bias, np.zeros_like(found.bias)], axis=1)
-                _store(target, 3, bias.values + shift, weight.dtype)
+                self._store(target, 3, bias.values + shift, weight.dtype)
         return found.before, found.after
 
     def _matmul(self, node: Node, target: gs.Node, original: LayerRows, pruned: Segments) -> tuple[float, float] | None:
@@ -282,17 +298,17 @@ class Compensation:
         rows = RowTable(last_axis_rows(v, w) for v, w in zip(x, original.where, strict=True))
         has_bias = holder is not None and (holder is not target or self._biased(target))
         start = _bias(target, matrix.shape[1]) if form.bias else np.zeros(matrix.shape[1])
-        found = fit(
-            rows, wanted.rows, matrix, start, self._held(len(rows)), has_bias=has_bias, clipping=wanted.clipping,
-            offset=wanted.offset, threads=self.context.threads,
+        found = self.method(
+            target, rows, wanted.rows, matrix, start, self._held(len(rows)), has_bias=has_bias,
+            clipping=wanted.clipping, offset=wanted.offset, threads=self.context.threads,
         )  # fmt: skip
-        if found.after < found.before:
-            _store(target, 1, found.weights.T if turned else found.weights, weight.dtype)
+        if found.taken:
+            self._store(target, 1, found.weights.T if turned else found.weights, weight.dtype)
             if has_bias and holder is target:
-                _store(target, 2, found.bias, weight.dtype)
+                self._store(target, 2, found.bias, weight.dtype)
             elif holder is not None and has_bias:
                 old = holder.inputs[position].values
-                _store(holder, position, old + found.bias.reshape(old.shape), old.dtype)
+                self._store(holder, position, old + found.bias.reshape(old.shape), old.dtype)
         return found.before, found.after
 
     def _norm(self, node: Node, target: gs.Node, original: LayerRows, pruned: Segments) -> tuple[float, float] | None:
@@ -304,15 +320,19 @@ class Compensation:
         wanted = RowTable(original.rows(number)[:, mask] for number in range(len(original.where)))
         rows = RowTable((image_rows(v, w) - mean) / deviation for v, w in zip(x, original.where, strict=True))
         found = fit_channels(rows, wanted, scale, bias, self._held(len(rows)))
-        if found.after < found.before:
+        if found.taken:
             dtype = target.inputs[1].values.dtype
-            _store(target, 1, found.weights, dtype)
-            _store(target, 2, found.bias, dtype)
+            self._store(target, 1, found.weights, dtype)
+            self._store(target, 2, found.bias, dtype)
         return found.before, found.after
 
     def _biased(self, target: gs.Node) -> bool:
         """Whether a product with an input for a bias has one, or may get one."""
         return self.spare or len(target.inputs) > 2
+
+    def _store(self, node: gs.Node, position: int, value: NDArray[Any], dtype: np.dtype[Any]) -> None:
+        _store(node, position, value, dtype)
+        self.stored.add((node.outputs[0].name, position))
 
     @staticmethod
     def _held(rows: int) -> int:

@@ -84,9 +84,14 @@ class Fit:
     before: float
     after: float
 
+    @property
+    def taken(self) -> bool:
+        """Whether the new weights are to be stored."""
+        return self.after < self.before
+
 
 @dataclass
-class _Problem:
+class Problem:
     """One or more products side by side: x [r, g, d], target and offset [r, g, n], weights [g, d, n], bias [g, n].
 
     The rows are looked at in portions. The largest thing here is the matrix of all systems, [g, d, d]: X^T X stands in
@@ -256,7 +261,7 @@ def fit(
     single = start.ndim == 2
     with limited(threads, start.shape[-2]):
         found = _fit(
-            _Problem(
+            Problem(
                 x, target, offset, start[None] if single else start, bias[None] if single else bias, held_out,
                 has_bias, clipping or Clipping(),
             )
@@ -298,7 +303,7 @@ def fit_channels(x: RowTable, target: RowTable, scale: Floats, bias: Floats, hel
     return Fit(weights, np.where(better, offset, bias), before, after)
 
 
-def _fit(problem: _Problem) -> Fit:
+def _fit(problem: Problem) -> Fit:
     weights, bias = problem.weights, problem.bias
     least = before = problem.errors(weights, bias)
     best = (weights, bias)
@@ -335,7 +340,7 @@ def _fit(problem: _Problem) -> Fit:
 Solve = Callable[[tuple[Floats, Floats]], tuple[Rows, Floats]]
 
 
-def _strengths(problem: _Problem, better: Callable[[Solve], NDArray[np.bool_]]) -> tuple[Floats, Solve | None]:
+def _strengths(problem: Problem, better: Callable[[Solve], NDArray[np.bool_]]) -> tuple[Floats, Solve | None]:
     """The best lambda of each product, and the solver of these where it is at hand.
 
     Errors fall towards the best lambda and rise behind it: from the middle on one way is gone while that is better for

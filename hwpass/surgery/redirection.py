@@ -17,6 +17,14 @@ def redirect(coupling: Coupling) -> bool:
     return edits.apply()
 
 
+def redirected(coupling: Coupling, found: Redundancy) -> list[tuple[int, int]]:
+    """Have nobody read the channels that were found; the nodes and inputs whose constants were asked for."""
+    edits = ConstantEdits(coupling)
+    _redirect_all(edits, found)
+    edits.apply()
+    return list(edits.values)
+
+
 def _redirect_all(edits: ConstantEdits, found: Redundancy) -> None:
     """Have nobody read the channels that carry nothing of their own."""
     if not len(found.free):

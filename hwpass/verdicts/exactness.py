@@ -142,12 +142,15 @@ def check_valid(model: onnx.ModelProto | Path, *, strict: bool = True) -> list[s
 
 
 @span("validity")
-def require_valid(model: onnx.ModelProto | Path, original: onnx.ModelProto | Path | None = None) -> None:
+def require_valid(
+    model: onnx.ModelProto | Path, original: onnx.ModelProto | Path | None = None, *, strict: bool = True
+) -> None:
     """Raise `VerdictError`, one line, for an invalid model.
 
-    Shape inference, and the checker, are held against it only where they accept the `original`.
+    Shape inference (unless `strict` is off), and the checker, are held against it only where they accept the
+    `original`.
     """
-    problems = check_valid(model)
+    problems = check_valid(model, strict=strict)
     if problems and original is not None and check_valid(original):
         problems = check_valid(model, strict=False)
         if problems and check_valid(original, strict=False):

@@ -73,6 +73,13 @@ class Findings:
         return [stage.pruned for stage in self.stages if stage.pruned is not None]
 
     @property
+    def masked(self) -> bool:
+        """Whether weights have zeros that were asked for, and no cut took away: a refit would fill them."""
+        effects = [stage.effect for stage in self.stages]
+        behind = effects[len(effects) - effects[::-1].index("cut") :] if "cut" in effects else effects
+        return "mask" in behind
+
+    @property
     def last(self) -> Pruned | None:
         """The latest removal of channels, or the plan that removes none."""
         return self.pruned[-1] if self.pruned else self.whole

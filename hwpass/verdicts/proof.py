@@ -8,6 +8,8 @@ is written. Neighbours are compared:
   before any refit (which values stayed);
 - *refit*: the dense twin, the refitted weights scattered into zeros of the original shapes, against the refitted model
   (the structure after values changed);
+- *masks*, *factors*: weights that a pass set to zero, or put two products in place of, are as it declares, and nothing
+  else changed; *masking*, *factoring*: the graph before, with the weights declared, against the model after;
 - *rewriting*: a model before and after passes that change no value; behind a refit also *centring*, that the means of
   layer normalisations, which only a refit may make something of, changed nothing before it.
 
@@ -32,8 +34,10 @@ from hwpass.runtime.comparison import VARIATION, Difference, compare_outputs, to
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, one_line, open_session, run_session
 from hwpass.spans import span
+from hwpass.surgery.declared import Masks
 from hwpass.surgery.dense_twin import dense_twin
 from hwpass.surgery.norm_forms import centred_like
+from hwpass.verdicts.declared_weights import broken_factors, broken_masks, filled, with_products, with_weights_of
 from hwpass.verdicts.exactness import Exactness, judge
 from hwpass.verdicts.masking import left_of, masked, removed_components
 from hwpass.verdicts.proof_sides import AsGiven, InMemory, Side, nudged, nudged_feeds
@@ -172,11 +176,12 @@ class Prover:
             if stage.effect == "cut" and stage.pruned is not None:
                 latest = stage.pruned
                 legs.append(self._removal(latest, stage.model, after, few=refitted_next))
-            elif stage.effect == "refit":
-                if latest is None:
-                    missing.append(f"{_named(stage)}: its weights changed, and nothing before it was proved with them")
-                    continue
+            elif stage.declared is not None:
+                legs += self._declared(chain[place - 1].model, stage, after)
+            elif stage.effect == "refit" and latest is not None:
                 legs.append(self._refit(latest, stage.model, after))
+            elif stage.effect == "refit":
+                missing.append(f"{_named(stage)}: its weights changed, and nothing before it was proved with them")
             elif stage.effect == "exact":
                 if place == 0:
                     renewed = partial(_unless_renewed, stage.model.renewed)
@@ -187,14 +192,21 @@ class Prover:
                     legs += self.rewritten(chain[place - 1].model, before, stage.model, after, cut)
             else:
                 missing.append(f"what {', '.join(stage.passes)} did is not proved: it says nothing of what it keeps")
+            legs += _still_masked(chain[: place + 1])
             if any(leg.state == "failed" for leg in legs):
                 break
-        if self.given.interface is not None and final.interface is not None:
-            broken = self.given.interface.broken_by(final.interface)
-            if broken is not None:
-                legs.append(Leg("interface", f"{self.given.what} against {final.what}", "failed", note=broken))
+        legs += self._interface(final)
         tolerance = tolerance_of("float32", self.rtol)
         return Proof(tuple(legs), tuple(missing), tuple(self.warnings), tolerance)
+
+    def _interface(self, final: Side) -> list[Leg]:
+        """What callers of the model would notice, where there is anything."""
+        if self.given.interface is None or final.interface is None:
+            return []
+        broken = self.given.interface.broken_by(final.interface)
+        return [] if broken is None else [
+            Leg("interface", f"{self.given.what} against {final.what}", "failed", note=broken)
+        ]  # fmt: skip
 
     def _removal(self, pruned: Pruned, cut: Model, after: Side, few: bool) -> Leg:
         coupling, plan = pruned.coupling, pruned.plan
@@ -207,6 +219,21 @@ class Prover:
         left = InMemory("the dense twin", lambda: dense_twin(pruned.coupling, now), self.threads)
         removed = removed_components(pruned.coupling, pruned.plan)
         return self.compare("refit", left, after, model, partial(left_of, pruned.coupling, removed))
+
+    def _declared(self, old: Model, stage: Stage, after: Side) -> list[Leg]:
+        """Weights that are masked or factored: what is declared of them, and the graph before with such weights."""
+        declared, model = stage.declared, stage.model
+        if isinstance(declared, Masks):
+            kind, name, problem = "masks", "masking", broken_masks(old, model, declared)
+            places = declared.refitted | declared.by_place.keys()
+            left = InMemory("the model with masked weights", partial(with_weights_of, old, model, places), self.threads)
+        else:
+            assert declared is not None
+            kind, name, problem = "factors", "factoring", broken_factors(old, model, declared)
+            left = InMemory("the model with the products", partial(with_products, old, model, declared), self.threads)
+        sides = f"the {kind} that {', '.join(stage.passes)} declares against {after.what}"
+        legs = [Leg(kind, sides, "passed" if problem is None else "failed", note=problem)]
+        return legs if problem is not None else [*legs, self.compare(name, left, after, model, _same)]
 
     def rewritten(self, old: Model, before: Side, new: Model, after: Side, cut: Model | None = None) -> list[Leg]:
         """A model before and after passes that change no value.
@@ -316,6 +343,20 @@ class Prover:
             any(_explains(item, verdict.outputs[name]) for item in items) if items else False
             for name, items in found.items()
         )
+
+
+def _still_masked(chain: Sequence[Stage]) -> list[Leg]:
+    """Whether the last model fills masks of an earlier one, from which only passes lie between that keep all places."""
+    for place in range(len(chain) - 2, -1, -1):
+        if chain[place + 1].effect not in ("exact", "refit", "mask"):
+            break
+        masks = chain[place].declared
+        problem = filled(chain[-1].model, masks) if isinstance(masks, Masks) else None
+        if problem is not None:
+            last = chain[-1]
+            sides = f"the masks that {', '.join(chain[place].passes)} declares against {_named(last)}"
+            return [Leg("masks", sides, "failed", note=problem)]
+    return []
 
 
 def _explains(rounding: Difference, seen: Difference) -> bool:

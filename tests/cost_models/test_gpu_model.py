@@ -183,3 +183,30 @@ def test_a_start_follows_the_clock() -> None:
     one = seconds("mobile-gpu", small, constants={"launch_cycles": 0.0})
     slow = seconds("mobile-gpu", small, constants={"launch_cycles": 1e6})
     assert slow - one == pytest.approx(1e6 / 0.67e9)
+
+
+@pytest.mark.parametrize("name", ["a100", "rtx-3090", "jetson-orin-nano"])
+def test_two_of_four_halves_the_arithmetic(name: str) -> None:
+    """A product that its arithmetic decides takes half as long with 2:4 weights; t4 has no such unit."""
+    target = load_target(name)
+    dense = product(1 << 16, 4096, 4096, kind="matmul")
+    sparse = replace(dense, zeros=np.array(["2:4"]))
+    model = cost_model(target)
+    start = model.latency(product(1, 8, 8, kind="matmul"))[0, 0]
+    long, short = (cost_model(target).latency(work)[0, 0] for work in (dense, sparse))
+    assert long / short == pytest.approx(2.0, rel=0.1)
+    assert short > start
+    other = load_target("t4")
+    assert cost_model(other).latency(sparse) == cost_model(other).latency(dense)
+    wrong = replace(dense, zeros=np.array(["1:4"]))
+    assert cost_model(target).latency(wrong) == cost_model(target).latency(dense)
+
+
+def test_weights_of_a_vector_are_read_packed() -> None:
+    """fp16: two of four and two bits for the place of each: 0.5 + 1/16."""
+    target = load_target("a100")
+    dense = replace(product(1, 8192, 8192, kind="matmul"), weights=np.array([[2.0 * 8192 * 8192]]))
+    sparse = replace(dense, zeros=np.array(["2:4"]))
+    model: Any = cost_model(target)
+    one, other = (model.transfer_seconds(work)[0, 0] for work in (dense, sparse))
+    assert other / one == pytest.approx(0.5625, rel=0.02)

@@ -37,6 +37,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "size": SHARES, "macs": SHARES | st.just("300M"), "channels": st.just(""),
     "score": st.sampled_from(["auto", "gram", "l2", "random"]),
     "fidelity": st.lists(st.sampled_from(["cosine>=0.9", "a|b:top1>=98%", 'o,"{}:max_abs<1']), max_size=3).map(tuple),
+    "pattern": st.sampled_from(["unstructured", "4x1"]), "sparsity": st.floats(0.01, 0.99),
     "metric": st.just("json:loads"), "max_drop": st.floats(-1, 1, allow_subnormal=False),
 }  # fmt: skip
 
@@ -44,11 +45,18 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 def options() -> st.SearchStrategy[Pass]:
     """Any registered pass with any options that make sense."""
     return st.one_of([
-        st.builds(cls, **{
-            f.name: SPECIAL[f.name] if f.name in SPECIAL else KINDS[str(f.type)] for f in dataclasses.fields(cls)
-        })
+        st.builds(cls, **{f.name: _values(f) for f in dataclasses.fields(cls)})
         for cls in passes().values()
     ])  # fmt: skip
+
+
+def _values(option: dataclasses.Field[Any]) -> st.SearchStrategy[Any]:
+    """Values of an option that make sense."""
+    if option.name in SPECIAL:
+        return SPECIAL[option.name]
+    if "choices" in option.metadata:
+        return st.sampled_from([choice for choice, _ in option.metadata["choices"]()])
+    return KINDS[str(option.type)]
 
 
 @given(st.lists(options(), max_size=4))

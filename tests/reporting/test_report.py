@@ -9,11 +9,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from reports import AFTER, BEFORE, report, text
 from rich.console import Console
 
+import hwpass
+from hwpass.cost.prediction import Cost
+from hwpass.cost_models import load_target
+from hwpass.coupling.groups import couple
 from hwpass.reporting.renderers.html import page as html
 from hwpass.reporting.schema import (
     Costs,
@@ -225,3 +230,22 @@ def test_figures_for_people() -> None:
     assert [human_seconds(s) for s in (0.001, 59.99, 3600, None)] == ["1.00 ms", "60.0 s", "1 h 0 min", "-"]
     assert human_energy(None) == "-"
     assert abbreviated(["a"]) == "a"
+
+
+def test_costs_are_those_of_pairs_and_zeros_too() -> None:
+    """Before and after a cut, a factored layer and masks: not those of the plan alone."""
+    target = load_target("server-cpu")
+    path = Path(__file__).parents[2] / "fixtures" / "cnn.onnx"
+    data = {"image": np.load(path.with_name("calib.npz"))["image"][:96]}
+    pipeline = (
+        "fold,fuse-bn,{}factorize{{latency=0.8x,refit=false}},prune-weights{{zeros=magnitude,refit=false}},verify"
+    )
+    found = {}
+    for cut in ("", "prune-channels{latency=0.8x,score=l2},"):
+        result = hwpass.run(path, "server-cpu", pipeline=pipeline.format(cut), calib=data)
+        after = result.report.after
+        assert after.latency_ms == pytest.approx(1e3 * Cost(couple(result.model), target).base["latency"])
+        found[cut] = result.report.ratio.latency
+        assert result.report.after.size_bytes == result.model.size_bytes()
+    assert found[""] == pytest.approx(0.8, abs=0.05)
+    assert found["prune-channels{latency=0.8x,score=l2},"] == pytest.approx(0.64, abs=0.06)

@@ -98,7 +98,7 @@ def test_lambdas_are_tried_from_the_middle_on(best: float, tried: list[float], m
         distance = abs(np.log10(strength[0] / best))
         return lambda cross: (np.full((1, 2, 1), distance, np.float32), np.zeros((1, 1)))
 
-    monkeypatch.setattr(least_squares._Problem, "solver", solver)
+    monkeypatch.setattr(least_squares.Problem, "solver", solver)
     x = _rows(np.random.default_rng(0), 40, 2)
     # The error of weights w is w^2: the nearer to the best lambda, the less.
     found = fit(x, np.zeros((40, 1), np.float32), np.full((2, 1), 9.0), np.zeros(1), 20, has_bias=False)
@@ -110,7 +110,7 @@ def test_a_layer_that_lost_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch
     def solver(*_: Any) -> Any:
         pytest.fail("a system was solved")
 
-    monkeypatch.setattr(least_squares._Problem, "solver", solver)
+    monkeypatch.setattr(least_squares.Problem, "solver", solver)
     rng = np.random.default_rng(0)
     x, weights = _rows(rng, 100, 4), rng.standard_normal((4, 3)).astype(np.float32)
     found = fit(x, x @ weights, weights, np.zeros(3), 20, has_bias=True)
