@@ -223,7 +223,7 @@ class PassManager:
         for step in self.steps:
             context.progress(step.name)
             start = time.perf_counter()
-            if not findings.stages and step.effect in ("refit", "any"):
+            if not findings.stages and step.effect in ("refit", "format", "any"):
                 findings.add(Stage("exact", (), model))
             before = model
             if findings.holds(model, step.effect):
