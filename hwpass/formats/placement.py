@@ -66,7 +66,7 @@ class _Placer:
     def __init__(self, model: Model, rules: Int8, keep: tuple[str, ...], floating: frozenset[str]) -> None:
         self.graph = model.graph
         self.rules, self.keep, self.floating = rules, keep, floating
-        self.types = _types(model)
+        self.types = types_of(model)
         self.outputs = {t.name for t in model.graph.outputs}
         self.readers: dict[str, list[gs.Node]] = {}
         self.inner: set[str] = set()  # what bodies read
@@ -158,7 +158,7 @@ class _Placer:
             self._hand_on(node)
 
 
-def _types(model: Model) -> Mapping[str, int]:
+def types_of(model: Model) -> Mapping[str, int]:
     """The element types of the tensors of the main graph, by name."""
     proto = model.written()
     values = [*proto.graph.value_info, *proto.graph.input, *proto.graph.output]
