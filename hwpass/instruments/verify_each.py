@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hwpass.context import Context
     from hwpass.model.model import Model
     from hwpass.runtime.sessions import Feed
-    from hwpass.verdicts.proof import Proof
+    from hwpass.verdicts.legs import Proof
 
 
 class VerifyEach(Instrument):

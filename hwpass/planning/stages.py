@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from hwpass.surgery.cut import Surgery
     from hwpass.surgery.declared import Declared
 
-Effect = Literal["none", "exact", "cut", "refit", "mask", "factor", "any"]
+Effect = Literal["none", "exact", "cut", "refit", "mask", "factor", "format", "any"]
 """What a pass does: it changes nothing; it rewrites the graph and no value that the model computes; it removes
 channels; it changes weights and keeps the structure; it sets weights to zero and declares which; it puts two products
-in place of one and declares which; or anything, so that nothing can be proved of it."""
+in place of one and declares which; it changes the number formats of weights and activations, or the statistics of
+normalisations, and keeps the operators; or anything, so that nothing can be proved of it."""
 
 
 @dataclass

@@ -29,7 +29,7 @@ from hwpass.reporting.schema import (
 )
 from hwpass.reporting.schema import PassRecord as ReportedPass
 from hwpass.spans import Span
-from hwpass.verdicts.proof import Proof
+from hwpass.verdicts.legs import Proof
 from hwpass.version import __version__
 
 

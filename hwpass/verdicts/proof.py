@@ -11,7 +11,10 @@ is written. Neighbours are compared:
 - *masks*, *factors*: weights that a pass set to zero, or put two products in place of, are as it declares, and nothing
   else changed; *masking*, *factoring*: the graph before, with the weights declared, against the model after;
 - *rewriting*: a model before and after passes that change no value; behind a refit also *centring*, that the means of
-  layer normalisations, which only a refit may make something of, changed nothing before it.
+  layer normalisations, which only a refit may make something of, changed nothing before it;
+- *formats*: a model before and after its number formats changed: the structure, and the weights to half a step (see
+  `hwpass.verdicts.formats`). The values of activations are other ones, which is for fidelity to judge: a chain with
+  such a leg is proved in its structure, and its exactness is not judged.
 
 The last model is run as the bytes that are written; `ReadBack` runs those of the file again before it gets its name.
 """
@@ -25,12 +28,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hwpass.cost_models.work import Floats
 from hwpass.errors import InputError, VerdictError, option
 from hwpass.figures import brief, counted
 from hwpass.model.model import Model
 from hwpass.planning.stages import Pruned, Stage
 from hwpass.proto.interface import Interface
 from hwpass.runtime.comparison import VARIATION, Difference, compare_outputs, tolerance_of
+from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, one_line, open_session, run_session
 from hwpass.spans import span
@@ -39,9 +44,10 @@ from hwpass.surgery.dense_twin import dense_twin
 from hwpass.surgery.norm_forms import centred_like
 from hwpass.verdicts.declared_weights import broken_factors, broken_masks, filled, with_products, with_weights_of
 from hwpass.verdicts.exactness import Exactness, judge
+from hwpass.verdicts.formats import OtherModel, same_but_for_formats
+from hwpass.verdicts.legs import FORMATS, Leg, Proof
 from hwpass.verdicts.masking import left_of, masked, removed_components
 from hwpass.verdicts.proof_sides import AsGiven, InMemory, Side, nudged, nudged_feeds
-from hwpass.verdicts.states import State
 from hwpass.verdicts.tensorwise import Reindex, depends, in_front, stepwise
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
@@ -51,63 +57,6 @@ AMPLIFIED = 30.0
 
 #: Feeds on which tensors are compared one by one.
 FEW = 2
-
-
-@dataclass(frozen=True)
-class Leg:
-    """One comparison of the chain; `note` says why it failed, or what it could not show."""
-
-    name: str
-    sides: str
-    state: State
-    max_abs: float = 0.0
-    max_rel: float = 0.0
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The legs in order, and one line for each part of the chain that no leg covers."""
-
-    legs: tuple[Leg, ...]
-    missing: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    tolerance: float = 0.0
-
-    def __repr__(self) -> str:
-        return brief(self, self.state, counted(len(self.legs), "leg"), *self.missing[:1])
-
-    @property
-    def state(self) -> State:
-        """Failed when a leg failed; passed when every leg passed and none is missing."""
-        states = {leg.state for leg in self.legs}
-        if "failed" in states:
-            return "failed"
-        return "passed" if states == {"passed"} and not self.missing else "not judged"
-
-    @property
-    def max_abs(self) -> float:
-        """The largest difference of any leg."""
-        return max((leg.max_abs for leg in self.legs), default=0.0)
-
-    @property
-    def max_rel(self) -> float:
-        """The largest difference of any leg over the magnitude of what was compared."""
-        return max((leg.max_rel for leg in self.legs), default=0.0)
-
-    @property
-    def reason(self) -> str | None:
-        """Why it is not passed, in one line."""
-        for state in ("failed", "not judged"):
-            for leg in self.legs:
-                if leg.state == state:
-                    return f"{leg.sides}: {leg.note}"
-        return self.missing[0] if self.missing else None
-
-    def __str__(self) -> str:
-        if self.state == "passed":
-            return f"exact: largest relative difference {self.max_rel:.2g} (tolerance {self.tolerance:g})"
-        return f"{'not exact' if self.state == 'failed' else 'not proved'}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -151,6 +100,7 @@ class Prover:
     atol: float
     threads: int
     progress: Callable[[str], None] = lambda text: None
+    moved: Mapping[str, Floats] = field(default_factory=dict)  # what was added to biases, by the layer's output
     warnings: list[str] = field(default_factory=list)
 
     @span("proof")
@@ -170,29 +120,13 @@ class Prover:
             final.what += f" after {', '.join(chain[-1].passes)}"
         latest: Pruned | None = None
         for place, stage in enumerate(chain):
+            latest = stage.pruned if stage.effect == "cut" and stage.pruned is not None else latest
             before = sides[place - 1] if place else self.given
-            after = sides[place]
-            refitted_next = any(later.effect == "refit" for later in chain[place + 1 :])
-            if stage.effect == "cut" and stage.pruned is not None:
-                latest = stage.pruned
-                legs.append(self._removal(latest, stage.model, after, few=refitted_next))
-            elif stage.declared is not None:
-                legs += self._declared(chain[place - 1].model, stage, after)
-            elif stage.effect == "refit" and latest is not None:
-                legs.append(self._refit(latest, stage.model, after))
-            elif stage.effect == "refit":
-                missing.append(f"{_named(stage)}: its weights changed, and nothing before it was proved with them")
-            elif stage.effect == "exact":
-                if place == 0:
-                    renewed = partial(_unless_renewed, stage.model.renewed)
-                    legs.append(self.compare("preparation", before, after, stage.model, renewed))
-                else:
-                    refitted = any(earlier.effect == "refit" for earlier in chain[:place])
-                    cut = latest.surgery.model if refitted and latest is not None else None
-                    legs += self.rewritten(chain[place - 1].model, before, stage.model, after, cut)
-            else:
-                missing.append(f"what {', '.join(stage.passes)} did is not proved: it says nothing of what it keeps")
-            legs += _still_masked(chain[: place + 1])
+            found = self._legs(chain, place, before, sides[place], latest)
+            if isinstance(found, str):
+                missing.append(found)
+                continue
+            legs += [*found, *_still_masked(chain[: place + 1])]
             if any(leg.state == "failed" for leg in legs):
                 break
         legs += self._interface(final)
@@ -207,6 +141,31 @@ class Prover:
         return [] if broken is None else [
             Leg("interface", f"{self.given.what} against {final.what}", "failed", note=broken)
         ]  # fmt: skip
+
+    def _legs(
+        self, chain: Sequence[Stage], place: int, before: Side, after: Side, latest: Pruned | None
+    ) -> list[Leg] | str:
+        """The legs between a stage and the one before; or why there is none. `latest` is the last removal by now."""
+        stage = chain[place]
+        if stage.effect == "cut" and stage.pruned is not None:
+            few = any(later.effect == "refit" for later in chain[place + 1 :])
+            return [self._removal(stage.pruned, stage.model, after, few=few)]
+        if stage.declared is not None:
+            return self._declared(chain[place - 1].model, stage, after)
+        if stage.effect == "refit":
+            if latest is None:
+                return f"{_named(stage)}: its weights changed, and nothing before it was proved with them"
+            return [self._refit(latest, stage.model, after)]
+        if stage.effect == "format":
+            return [self._formats(chain[place - 1].model, stage, before, after)]
+        if stage.effect == "exact" and place == 0:
+            renewed = partial(_unless_renewed, stage.model.renewed)
+            return [self.compare("preparation", before, after, stage.model, renewed)]
+        if stage.effect == "exact":
+            refitted = any(earlier.effect == "refit" for earlier in chain[:place])
+            cut = latest.surgery.model if refitted and latest is not None else None
+            return self.rewritten(chain[place - 1].model, before, stage.model, after, cut)
+        return f"what {', '.join(stage.passes)} did is not proved: it says nothing of what it keeps"
 
     def _removal(self, pruned: Pruned, cut: Model, after: Side, few: bool) -> Leg:
         coupling, plan = pruned.coupling, pruned.plan
@@ -234,6 +193,21 @@ class Prover:
         sides = f"the {kind} that {', '.join(stage.passes)} declares against {after.what}"
         legs = [Leg(kind, sides, "passed" if problem is None else "failed", note=problem)]
         return legs if problem is not None else [*legs, self.compare(name, left, after, model, _same)]
+
+    def _formats(self, old: Model, stage: Stage, before: Side, after: Side) -> Leg:
+        """A model before and after its number formats changed: the structure; and that it runs and gives numbers."""
+        leg = Leg(FORMATS, f"{before.what} against {after.what}", "failed")
+        self.progress(f"proving {FORMATS}")
+        try:
+            changed = same_but_for_formats(old, stage.model, self.moved)
+            outputs = after.outputs(self.feeds)
+        except (OtherModel, InputError) as error:
+            return replace(leg, note=str(error))
+        for wanted, found in zip(before.outputs(self.feeds), outputs, strict=True):
+            for name, value in wanted.items():
+                if is_float(value.dtype) and np.isfinite(value).all() and not np.isfinite(found[name]).all():
+                    return replace(leg, note=f"output {name!r} has NaN or infinity, and had none before")
+        return replace(leg, state="passed", note=str(changed))
 
     def rewritten(self, old: Model, before: Side, new: Model, after: Side, cut: Model | None = None) -> list[Leg]:
         """A model before and after passes that change no value.

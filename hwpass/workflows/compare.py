@@ -34,8 +34,9 @@ from hwpass.surgery.cut import Surgery, prune
 from hwpass.surgery.dense_twin import dense_twin
 from hwpass.surgery.norm_forms import centred_like, raised
 from hwpass.surgery.vocabulary import spread_rows
+from hwpass.verdicts.legs import Proof
 from hwpass.verdicts.masking import left_of, removed_components
-from hwpass.verdicts.proof import Proof, Prover
+from hwpass.verdicts.proof import Prover
 from hwpass.verdicts.proof_feeds import proof_feeds
 from hwpass.verdicts.proof_sides import AsGiven, InMemory
 from hwpass.workflows.inspect import coupled
