@@ -137,6 +137,11 @@ class RunOptions:
         False, "Drop rows of embedding tables that no sample of --calib looks up; their tokens take the nearest row "
         "that is left.", "flag", ("run", "apply", "bisect"), of_pass=True, group="Data and accuracy",
     )  # fmt: skip
+    also: str | Iterable[str] = _asked(
+        (), "What may help to meet the budget besides fewer channels: factorize (lower rank), quantize (integers). "
+        "Mixes are tried, and the one kept that loses least on samples set apart. Repeatable.", "texts", ("run",),
+        metavar="factorize|quantize", of_pass=True,
+    )  # fmt: skip
     keep: str | Iterable[str] = _asked(
         (), "Layers whose channels all stay. Repeatable.", "texts", PRUNING, metavar="GLOB", of_pass=True
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hwpass.cost.budgets import parse_budgets
@@ -16,11 +18,23 @@ from hwpass.manager import Pass, PassManager
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
 from hwpass.options import RunOptions, chosen, signature
+from hwpass.pipeline_text import texts
 from hwpass.planning.plan import Plan
 from hwpass.workflows.job import Job, Result
 from hwpass.workflows.metric_search import search
+from hwpass.workflows.mixes import best_mix, chosen_means
 from hwpass.workflows.reproduce import reproduce
-from hwpass.workflows.steps import PREPARE, amends, budgets, check_inputs, prune_step, usual, verify_step
+from hwpass.workflows.steps import (
+    PREPARE,
+    amends,
+    budgets,
+    check_inputs,
+    distill_step,
+    mixed_steps,
+    prune_step,
+    usual,
+    verify_step,
+)
 from hwpass.workflows.watching import instruments, refuse_beside_search
 
 
@@ -62,6 +76,9 @@ def run(
     check_inputs(options)
     setting = options.given(("calib", "input", "seed", "threads", "dtype", "dim", "force"))
     setting |= {"target": target, "progress": progress}
+    also = texts("also", options.also)
+    if also and (options.pipeline is not None or not given):
+        raise UsageError(f"{option('also')} needs a budget, such as {option('latency', '0.5x')}, and no pipeline")
     if options.pipeline is not None:
         if given:
             raise UsageError(
@@ -69,6 +86,9 @@ def run(
             )
         with words_of_a_pipeline():
             steps = PassManager.parse(options.pipeline).steps
+    elif given and also:
+        refuse_beside_search(options)
+        return _mixed(source, options, given, setting)
     elif given or load_target(target).limits:
         steps = usual(options)
     elif options.metric is None or options.max_drop is None:
@@ -87,6 +107,20 @@ def run(
         if options.pipeline is not None:  # the usual passes are no concern of a reader who has not named them
             error.say_place()
         raise
+
+
+def _mixed(source: Source | Model, options: RunOptions, asked: Mapping[str, str], setting: dict[str, Any]) -> Result:
+    """The mix of means within the budgets that loses least; it alone is distilled, where that is asked for."""
+    means = chosen_means(texts("also", options.also))
+    if "channels" in asked:
+        raise UsageError(f"{option('channels')} sets every width itself and conflicts with {option('also')}")
+    make = partial(mixed_steps, replace(options, distill="off"))
+    last = partial(mixed_steps, options) if distill_step(options) else None
+    (last or make)(means, {name: dict.fromkeys(asked, 0.5) for name in means})
+    job = Job(trusted(source, options.allow_external), **setting)
+    job.prepare(PassManager(PREPARE))
+    found = best_mix(job, means, asked, make, last)
+    return job.result(found, unproved=options.unproved)
 
 
 def _searched(source: Source | Model, options: RunOptions, setting: dict[str, Any]) -> Result:

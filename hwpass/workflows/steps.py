@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -15,16 +16,19 @@ from hwpass.options import EFFORTS, RunOptions
 from hwpass.passes.compensate import Compensate
 from hwpass.passes.conv1d_to_2d import Conv1dTo2d
 from hwpass.passes.distill import Distill, installed
+from hwpass.passes.factorize import Factorize
 from hwpass.passes.fold import Fold
 from hwpass.passes.fold_redundant import FoldRedundant
 from hwpass.passes.fuse_bn import FuseBatchNorm
 from hwpass.passes.lower_norms import LowerNorms
 from hwpass.passes.prune_channels import PruneChannels
 from hwpass.passes.prune_vocabulary import PruneVocabulary
+from hwpass.passes.quantize import Quantize
 from hwpass.passes.rotate_heads import RotateHeads
 from hwpass.passes.rotate_streams import RotateStreams
 from hwpass.passes.share_rows import ShareRows
 from hwpass.passes.verify import Verify
+from hwpass.pipeline_text import texts
 from hwpass.planning.score import makes_inputs
 from hwpass.verdicts.task_metric import no_metric
 
@@ -153,6 +157,27 @@ def usual(options: RunOptions) -> tuple[Pass, ...]:
     """A whole run within the budgets that are asked for. Raises UsageError."""
     asked = budgets(options)
     return (*PREPARE, prune_step(options, asked), *amends(options, once=True), verify_step(options, options.max_drop))
+
+
+def mixed_steps(
+    options: RunOptions, means: Sequence[str], shares: Mapping[str, Mapping[str, float]]
+) -> tuple[Pass, ...]:
+    """Some means to meet a budget, and the verdicts: fewer channels first, then lower rank, then integers. `shares` are
+    what a means leaves of each cost. Raises UsageError."""
+    steps: list[Pass] = []
+    if "prune" in shares:
+        steps += [prune_step(options, {metric: f"{share:.4f}x" for metric, share in shares["prune"].items()})]
+        steps += amends(options, once=True)
+    else:
+        steps += [LowerNorms()]
+    if "factorize" in shares:
+        own: dict[str, Any] = {
+            metric: f"{share:.4f}x" for metric, share in shares["factorize"].items() if metric in ("latency", "size")
+        }
+        steps += [Factorize(keep=texts("keep", options.keep), **own)] if own else []
+    if "quantize" in means:
+        steps += [Quantize(keep=texts("keep", options.keep))]
+    return (*steps, verify_step(options, options.max_drop))
 
 
 def _or(value: Any, otherwise: Any) -> Any:
