@@ -16,23 +16,29 @@ if not os.path.isdir(os.path.join(__path__[0], "passes")) and os.path.isdir(os.p
 if TYPE_CHECKING:
     from hwpass.context import Context
     from hwpass.errors import BudgetError, HwpassError, InputError, UsageError, VerdictError
+    from hwpass.instrument import Instrument
     from hwpass.manager import Pass, PassManager, PassResult
     from hwpass.model.model import Model
     from hwpass.options import RunOptions
     from hwpass.planning.plan import Plan
+    from hwpass.workflows.bisect import bisect
     from hwpass.workflows.job import Result
+    from hwpass.workflows.replay import replay
     from hwpass.workflows.run import load, run
     from hwpass.workflows.sweep import sweep
 
 _HOMES = {
     "Result": "workflows.job",
+    "bisect": "workflows.bisect",
     "load": "workflows.run",
+    "replay": "workflows.replay",
     "run": "workflows.run",
     "sweep": "workflows.sweep",
     "Model": "model.model",
     "Plan": "planning.plan",
     "RunOptions": "options",
     "Context": "context",
+    "Instrument": "instrument",
     "Pass": "manager",
     "PassManager": "manager",
     "PassResult": "manager",
@@ -48,6 +54,7 @@ __all__ = [
     "Context",
     "HwpassError",
     "InputError",
+    "Instrument",
     "Model",
     "Pass",
     "PassManager",
@@ -58,7 +65,9 @@ __all__ = [
     "UsageError",
     "VerdictError",
     "__version__",
+    "bisect",
     "load",
+    "replay",
     "run",
     "sweep",
 ]
