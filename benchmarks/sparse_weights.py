@@ -179,13 +179,23 @@ def network(folder: Path, name: str, samples: int, side: int) -> None:
     for label, options in {"magnitude": ",zeros=magnitude,refit=false", "gram": ""}.items():
         start = time.perf_counter()
         manager = PassManager.parse(f"fold,fuse-bn,prune-weights{{pattern=2:4,store=dense{options}}}")
-        model = manager.run(hwpass.load(proto), Context(original=proto, calibration=data)).proto()
+        context = Context(original=proto, calibration=data)
+        model = manager.run(hwpass.load(proto), context).proto()
         taken = time.perf_counter() - start
         good, every, rest = two_of_four(model)
-        gap = np.square(outputs(model) - dense).sum() / np.square(dense - dense.mean(axis=0)).sum()
-        rows.append([name, label, f"{good} of {every}", "; ".join(rest), f"{gap:.4g}", f"{taken:.0f}"])
+        gap = float(np.square(outputs(model) - dense).sum())
+        shares = [gap / float(np.square(part).sum()) for part in (dense, dense - dense.mean(axis=0))]
+        told: Any = context.findings.notes["prune-weights"]
+        errors = [(layer["error"], layer["error by magnitude"]) for layer in told["layers"].values() if "error" in layer]
+        each = "" if not errors else (
+            f"{np.median([a for a, _ in errors]):.3g}, by magnitude {np.median([b for _, b in errors]):.3g},"
+            f" ratio {np.median([a / b for a, b in errors]):.3g}"
+        )  # fmt: skip
+        rows.append([name, label, f"{good} of {every}", "; ".join(rest), *(f"{s:.4g}" for s in shares), each,
+                     f"{taken:.0f}"])  # fmt: skip
         print(" | ".join(rows[-1]), flush=True)
-    show("2:4", ["network", "way", "weights that have it", "others", "squared error / variance", "s"], rows)
+    heads = ["network", "way", "have it", "others", "error / power", "error / variance", "error of a layer", "s"]
+    show("2:4, squared errors; those of layers are held out, medians", heads, rows)
 
 
 def main() -> None:
