@@ -186,7 +186,8 @@ def network(folder: Path, name: str, samples: int, side: int) -> None:
         gap = float(np.square(outputs(model) - dense).sum())
         shares = [gap / float(np.square(part).sum()) for part in (dense, dense - dense.mean(axis=0))]
         told: Any = context.findings.notes["prune-weights"]
-        errors = [(layer["error"], layer["error by magnitude"]) for layer in told["layers"].values() if "error" in layer]
+        layers = [layer for layer in told["layers"].values() if "error" in layer]
+        errors = [(layer["error"], layer["error by magnitude"]) for layer in layers]
         each = "" if not errors else (
             f"{np.median([a for a, _ in errors]):.3g}, by magnitude {np.median([b for _, b in errors]):.3g},"
             f" ratio {np.median([a / b for a, b in errors]):.3g}"
