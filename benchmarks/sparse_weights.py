@@ -6,14 +6,13 @@
 
 Both have the same 1,024 unlabelled images. What onnxsim 0.8.1 leaves dense (first and last layer too where it cannot
 look at them) is said by the share of zeros over all weights of products. The network has the random weights of its
-loader: relative errors of its outputs mean something, classes do not.
+loader and normalisations that fit them: relative errors of its outputs mean something, classes do not.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
-from common import show
+from common import show, zoo_module
 from onnx import numpy_helper
 
 import hwpass
 from hwpass import Context, PassManager
+from hwpass.data.segments import Segments
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import input_specs
 
@@ -141,15 +142,31 @@ def fixtures(pattern: str, sparsity: float, nets: list[str]) -> None:
     show(f"{pattern}, {asked}", ["network", "way", "zeros", "dense %", "%", "points lost", "s"], rows)
 
 
-def network(folder: Path, name: str, samples: int) -> None:
-    """2:4 on a network of the zoo: the pattern counted, and the error of its outputs beside magnitude's."""
-    sys.path.insert(0, str(folder))
-    from load import load_zoo  # type: ignore[import-not-found]
+def normalised(proto: onnx.ModelProto, name: str, images: np.ndarray) -> onnx.ModelProto:
+    """The network with its normalisations set to what they see on the images, layer by layer: with other statistics
+    random weights hand on less and less of what tells images apart."""
+    model = hwpass.load(proto)
+    batches = [{name: images[i : i + 8]} for i in range(0, len(images), 8)]
+    with Segments(model, batches, room=1 << 29) as running:
+        for place, node in enumerate(running.nodes):
+            if node.op == "BatchNormalization":
+                running.advance(place)
+                seen = [np.asarray(v, np.float64) for v in running.value(node.inputs[0].name)]
+                rows = np.concatenate([np.moveaxis(v, 1, -1).reshape(-1, v.shape[1]) for v in seen])
+                for position, value in ((3, rows.mean(axis=0)), (4, rows.var(axis=0))):
+                    tensor = f"{node.outputs[0].name}_{position}"
+                    node.inputs[position] = gs.Constant(tensor, value.astype(np.float32))
+    return model.proto()
 
-    proto = load_zoo(name)
+
+def network(folder: Path, name: str, samples: int, side: int) -> None:
+    """2:4 on a network of the zoo: the pattern counted, and the error of its outputs beside magnitude's."""
+    proto = zoo_module(folder).load_zoo(name)
     given = proto.graph.input[0]
-    shape = [d.dim_value or 1 for d in given.type.tensor_type.shape.dim][1:]
-    images = np.random.default_rng(0).standard_normal((samples + 16, *shape)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    coarse = rng.standard_normal((samples + 16, 3, side // 8, side // 8)).repeat(8, axis=2).repeat(8, axis=3)
+    images = (coarse + 0.3 * rng.standard_normal((samples + 16, 3, side, side))).astype(np.float32)
+    proto = normalised(proto, given.name, images[: min(samples, 32)])
     data = load_calibration({given.name: images[:samples]}, input_specs(proto))
     held = images[samples:]
 
@@ -162,13 +179,24 @@ def network(folder: Path, name: str, samples: int) -> None:
     for label, options in {"magnitude": ",zeros=magnitude,refit=false", "gram": ""}.items():
         start = time.perf_counter()
         manager = PassManager.parse(f"fold,fuse-bn,prune-weights{{pattern=2:4,store=dense{options}}}")
-        model = manager.run(hwpass.load(proto), Context(original=proto, calibration=data)).proto()
+        context = Context(original=proto, calibration=data)
+        model = manager.run(hwpass.load(proto), context).proto()
         taken = time.perf_counter() - start
         good, every, rest = two_of_four(model)
-        gap = np.square(outputs(model) - dense).sum() / np.square(dense - dense.mean(axis=0)).sum()
-        rows.append([name, label, f"{good} of {every}", "; ".join(rest), f"{gap:.4g}", f"{taken:.0f}"])
+        gap = float(np.square(outputs(model) - dense).sum())
+        shares = [gap / float(np.square(part).sum()) for part in (dense, dense - dense.mean(axis=0))]
+        told: Any = context.findings.notes["prune-weights"]
+        layers = [layer for layer in told["layers"].values() if "error" in layer]
+        errors = [(layer["error"], layer["error by magnitude"]) for layer in layers]
+        each = "" if not errors else (
+            f"{np.median([a for a, _ in errors]):.3g}, by magnitude {np.median([b for _, b in errors]):.3g},"
+            f" ratio {np.median([a / b for a, b in errors]):.3g}"
+        )  # fmt: skip
+        rows.append([name, label, f"{good} of {every}", "; ".join(rest), *(f"{s:.4g}" for s in shares), each,
+                     f"{taken:.0f}"])  # fmt: skip
         print(" | ".join(rows[-1]), flush=True)
-    show("2:4", ["network", "way", "weights that have it", "others", "squared error / variance", "s"], rows)
+    heads = ["network", "way", "have it", "others", "error / power", "error / variance", "error of a layer", "s"]
+    show("2:4, squared errors; those of layers are held out, medians", heads, rows)
 
 
 def main() -> None:
@@ -179,12 +207,13 @@ def main() -> None:
     parser.add_argument("--pattern", default="unstructured")
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--side", type=int, default=224, help="of the images of a network")
     parser.add_argument("--zoo", type=Path)
     options = parser.parse_args()
     if options.what == "fixtures":
         fixtures(options.pattern, options.sparsity, options.names or list(NETS))
     else:
-        network(options.zoo, options.names[0], options.samples)
+        network(options.zoo, options.names[0], options.samples, options.side)
 
 
 if __name__ == "__main__":

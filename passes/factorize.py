@@ -96,7 +96,10 @@ class Factorize(Pass):
         options = worker.options() if worker.layers else {}
         chosen = worker.choose(options, limits, base) if options else None
         if chosen is None and (math.isfinite(limits.seconds) or math.isfinite(limits.bytes)):
-            text = f"{self.name}: no choice of ranks meets {' and '.join(str(b) for b in self._budgets())}"
+            least = worker.least(options, limits.lost, base)
+            reached = ", ".join(f"{least[b.metric]:.3f}x of {b.metric}" for b in self._budgets())
+            asked = " and ".join(str(b) for b in self._budgets())
+            text = f"{self.name}: no choice of ranks meets {asked}: the least that they come to is {reached}"
             if not context.force:
                 raise BudgetError(f"{text}; ask for less, or keep the model as it is with {option('force', True)}")
             context.warn(text)

@@ -147,7 +147,7 @@ class PruneWeights(Pass):
         size = zeros = 0
         for view in layers:
             if view.place not in masked:
-                told[view.node.name] = {"left alone": "its inputs could not be looked at"}
+                told[view.node.name] = {"left alone": "it could not be fitted on the data"}
                 continue
             values = nodes[view.place[0]].inputs[1].values
             none = int(values.size - (values != 0).sum())

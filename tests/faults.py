@@ -6,8 +6,10 @@ import faults_of_files
 import faults_of_passes
 import faults_of_rules
 import faults_of_surgery
+import faults_of_weights
 import small_models_of_files  # noqa: F401  these enter subjects
 import small_models_of_passes  # noqa: F401
+import small_models_of_weights  # noqa: F401
 import small_operators  # noqa: F401
 import small_operators_of_runtimes  # noqa: F401
 from planted import Fault
@@ -30,6 +32,10 @@ LAYERS: dict[str, list[Fault]] = {
     "share-rows": faults_of_passes.SHARE,
     "compensate": faults_of_passes.REFIT,
     "fits": faults_of_passes.FITS,
+    "eliminate": faults_of_weights.ELIMINATE,
+    "masks": faults_of_weights.MASKS,
+    "sparse": faults_of_weights.SPARSE,
+    "factors": faults_of_weights.FACTORS,
     "loader": faults_of_files.LOADING,
     "writer": faults_of_files.WRITING,
     "read-back": faults_of_files.READ_BACK,

@@ -29,7 +29,15 @@ from hwpass import plugins
 from hwpass.command.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("inputs", "writing_passes", "writing_operators", "writing_targets", "stability", "debugging")
+PAGES = (
+    "inputs",
+    "smaller_weights",
+    "writing_passes",
+    "writing_operators",
+    "writing_targets",
+    "stability",
+    "debugging",
+)
 BLOCK = re.compile(r"^(?:<!-- needs (\w+) -->\n)?```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ENTRY_POINTS = {
     plugins.PASSES, plugins.RULES, plugins.SCORES, plugins.RENDERERS, plugins.CALIBRATION, plugins.COST_MODELS,

@@ -209,6 +209,15 @@ class Factoring:
             return None
         return {name: o for (name, o), taken in zip(pairs, answer.x, strict=True) if taken > 0.5 and o.rank}
 
+    def least(self, options: Mapping[str, list[Option]], lost: float, base: Limits) -> dict[str, float]:
+        """The least latency and the least size that pairs which lose no more come to, as shares of what there is."""
+        found = {"latency": base.seconds, "size": base.bytes}
+        for own in options.values():
+            allowed = [option for option in own if option.lost <= lost]
+            found["latency"] += min(option.seconds for option in allowed) - own[0].seconds
+            found["size"] += min(option.bytes for option in allowed) - own[0].bytes
+        return {"latency": found["latency"] / base.seconds, "size": found["size"] / base.bytes}
+
     def apply(self, chosen: Mapping[str, Option], refit: bool) -> Factored:
         """The model with the chosen pairs, refitted layer by layer."""
         surgery = prune(self.coupling, np.ones(int(self.coupling.component.max()) + 1, bool))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from hwpass.data.row_table import RowTable
 from hwpass.runtime.blas_threads import limited
@@ -90,7 +90,8 @@ def sparse_fit(
     """Weights [d, n] or [g, d, n] with zeros, and a bias, for rows as `least_squares.fit` takes them."""
     start = np.asarray(weights, np.float32)
     single = start.ndim == 2
-    with limited(threads, start.shape[-2]):
+    # Where a system is but rounding, its solution may overflow: then it is no better, and not taken.
+    with limited(threads, start.shape[-2]), np.errstate(over="ignore", invalid="ignore"):
         problem = Problem(
             x, target, offset, start[None] if single else start, bias[None] if single else bias, held_out,
             has_bias, clipping or Clipping(),
@@ -104,6 +105,17 @@ def sparse_fit(
 def _by_tap(weights: NDArray[Any], taps: int) -> NDArray[Any]:
     groups, depth, outputs = weights.shape
     return weights.reshape(groups, depth // taps, taps, outputs)
+
+
+def _factored(gram: NDArray[Any], c: float) -> Any:
+    """The factor of gram + c, with as much more as rounding asks for where inputs hardly vary about their means."""
+    for more in (0.0, 1e-2, 1e-1, 1.0):
+        try:
+            step = np.eye(len(gram), dtype=gram.dtype) * gram.dtype.type(c + more)
+            return cho_factor(gram + step, check_finite=False, overwrite_a=True)
+        except LinAlgError:
+            continue
+    return cho_factor(gram * 0 + np.eye(len(gram), dtype=gram.dtype), check_finite=False)
 
 
 class _Search:
@@ -219,8 +231,7 @@ class _Search:
         def solve(right: NDArray[Any], c: float) -> NDArray[Any]:
             if c not in made:
                 made.clear()
-                step = np.float32(c) * np.eye(self.gram.shape[1], dtype=np.float32)
-                made[c] = [cho_factor(g + step, check_finite=False, overwrite_a=True) for g in self.gram]
+                made[c] = [_factored(g, c) for g in self.gram]
             pairs = zip(made[c], right.astype(np.float32), strict=True)
             return np.stack([cho_solve(f, r, check_finite=False) for f, r in pairs])
 
@@ -242,7 +253,9 @@ class _Search:
             if (power <= enough).all():
                 break
             bent = times(way)
-            step = power / np.maximum((way * bent).sum(axis=1, keepdims=True), 1e-30)
+            # Rounding may leave a direction without curvature: nothing is to be had along it.
+            curvature = (way * bent).sum(axis=1, keepdims=True)
+            step = np.where(curvature > 1e-30, power / np.maximum(curvature, 1e-30), 0)
             found += step * way
             rest -= step * bent
             now = np.square(rest).sum(axis=1, keepdims=True)

@@ -155,3 +155,23 @@ def test_without_a_refit_values_stay() -> None:
     found = sparse_fit(wish, RowTable([x]), RowTable([wanted]), weights, np.zeros(2), 80, has_bias=True)
     assert found.mask is not None
     np.testing.assert_array_equal(found.weights, np.where(found.mask.reshape(8, 2), weights, 0))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_inputs_that_hardly_vary_about_their_means_do_no_harm(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of their Gram matrix is rounding, and need not be positive definite."""
+    from hwpass.surgery import sparse_fit as module
+
+    if large:
+        monkeypatch.setattr(module, "LARGE", 4)
+    rng = np.random.default_rng(0)
+    x = (1000 + 1e-3 * rng.standard_normal((400, 16))).astype(np.float32)
+    x[:, 0] = 0
+    weights = rng.standard_normal((16, 4)).astype(np.float32)
+    wanted = (x @ weights).astype(np.float32)
+    found = sparse_fit(Wish(Pattern.parse("2:4"), 0, 1), RowTable([x]), RowTable([wanted]), weights, np.zeros(4), 80,
+                       has_bias=True)  # fmt: skip
+    assert np.isfinite(found.weights).all()
+    assert found.after <= found.before
+    gap = np.abs(x @ found.weights + found.bias - wanted).max()
+    assert gap < 1e-3 * np.abs(wanted).max()
