@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hwpass.options import RunOptions
     from hwpass.planning.plan import Plan
     from hwpass.workflows.bisect import bisect
+    from hwpass.workflows.export import export
     from hwpass.workflows.job import Result
     from hwpass.workflows.replay import replay
     from hwpass.workflows.run import load, run
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Result": "workflows.job",
+    "export": "workflows.export",
     "bisect": "workflows.bisect",
     "load": "workflows.run",
     "replay": "workflows.replay",
@@ -66,6 +68,7 @@ __all__ = [
     "VerdictError",
     "__version__",
     "bisect",
+    "export",
     "load",
     "replay",
     "run",

@@ -9,8 +9,8 @@ import pytest
 
 import hwpass
 from hwpass.errors import BudgetError, UsageError
+from hwpass.workflows.job import Result
 from hwpass.workflows.mixes import chosen_means
-from hwpass.workflows.run import Result
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
