@@ -97,7 +97,7 @@ def _costs(params: int, size: int, result: Model, context: Context, legs: list[P
             params=after_params, size_bytes=after_size, **empty
         )
     stages = context.findings.stages
-    if any(stage.effect in ("mask", "factor") for stage in stages):
+    if any(stage.effect in ("mask", "factor", "format") for stage in stages):
         # No plan of widths tells what zeros and pairs of products cost.
         first = stages[0].effect == "cut"
         before = _cost(legs[0], False) if first else Cost(couple(stages[0].model, context.dims), target).base
