@@ -100,7 +100,11 @@ def _costs(params: int, size: int, result: Model, context: Context, legs: list[P
     if any(stage.effect in ("mask", "factor", "format") for stage in stages):
         # No plan of widths tells what zeros and pairs of products cost.
         first = stages[0].effect == "cut"
-        before = _cost(legs[0], False) if first else Cost(couple(stages[0].model, context.dims), target).base
+        before = (
+            _cost(legs[0], False)
+            if first
+            else Cost(couple(stages[0].model, context.dims), target, context.findings.given).base
+        )
         rows = [before, Cost(couple(result, context.dims), target).base]
     elif not legs:
         base = Cost(couple(result, context.dims), target).base
