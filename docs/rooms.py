@@ -37,6 +37,7 @@ ROOMS = {
 
 #: Modules beside the rooms, and the room that each counts as.
 TOP = {
+    "analyses": "ground",
     "errors": "ground",
     "version": "ground",
     "figures": "ground",

@@ -47,12 +47,13 @@ class Distill(Pass):
             raise UsageError("pass distill needs torch: pip install 'hwpass[torch]'")
 
     def run(self, model: Model, context: Context) -> PassResult:
+        import numpy as np
+
         from hwpass.cost.prediction import Cost
         from hwpass.cost_models import load_target
-        from hwpass.coupling.groups import couple
         from hwpass.data.sizes import peak_bytes, written_bytes
         from hwpass.ops import NoFunction
-        from hwpass.planning.study import sample_dims
+        from hwpass.planning.analyses import walked
         from hwpass.torch.distillation import Distillation, NothingLearned, Work
 
         findings = context.findings
@@ -62,10 +63,12 @@ class Distill(Pass):
         data = context.calibration if pruned.study is None else pruned.study.data
         if data is None or not pruned.surgery.modified:
             return PassResult(model, False)
-        coupling = couple(model, sample_dims(model, context))
-        target = context.target or load_target("server-cpu")
-        before, after = (Cost(c, target).base["macs"] for c in (pruned.coupling, coupling))
-        work = Work(before, after, written_bytes(coupling.build), peak_bytes(coupling.build))
+        build = walked(model, context).build
+        cost = Cost(pruned.coupling, context.target or load_target("server-cpu"))
+        widths = pruned.plan.widths()
+        left = np.asarray([[widths[g.name] for g in pruned.coupling.groups]], np.float64)
+        macs = float(cost(left, ("macs",))["macs"][0])
+        work = Work(cost.base["macs"], macs, written_bytes(build), peak_bytes(build))
         worker = Distillation(pruned.coupling.build.model, model, context, self.seconds, self.most)
         try:
             found = worker.run(data, work)

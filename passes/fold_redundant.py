@@ -29,10 +29,10 @@ class FoldRedundant(Pass):
     preparation = True
 
     def run(self, model: Model, context: Context) -> PassResult:
-        from hwpass.coupling.groups import couple
+        from hwpass.planning.analyses import coupled
         from hwpass.proto.streaming import release_pages
         from hwpass.surgery.redirection import redirect
 
-        modified = redirect(couple(model))
+        modified = redirect(coupled(model, context, own=True))
         release_pages(model.constants().values())
         return PassResult(model, modified)

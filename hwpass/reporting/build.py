@@ -8,9 +8,9 @@ import numpy as np
 
 from hwpass.context import Context
 from hwpass.cost.prediction import Cost
-from hwpass.coupling.groups import couple
 from hwpass.instrument import PassRecord
 from hwpass.model.model import Model
+from hwpass.planning.analyses import base_cost
 from hwpass.planning.stages import Pruned
 from hwpass.reporting.groups import frozen_by_macs, macs_by_layer
 from hwpass.reporting.schema import (
@@ -97,7 +97,7 @@ def _costs(params: int, size: int, result: Model, context: Context, legs: list[P
             params=after_params, size_bytes=after_size, **empty
         )
     if not legs:
-        base = Cost(couple(result, context.dims), target).base
+        base = base_cost(result, target, context)
         rows = [base, base]
     else:
         rows = [_cost(legs[0], False), _cost(legs[-1], True)]
