@@ -1,10 +1,7 @@
-"""Where an inexact rewrite goes wrong: the first tensor that differs, and what is needed to see it again."""
+"""Where an inexact rewrite goes wrong: the first tensor that differs."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,76 +162,3 @@ def _detail(
     if difference.needed <= limit:
         return None
     return f"relative difference {difference.max_rel:.3g} (tolerance {limit:g})"
-
-
-REPLAY = '''"""Replays a failed exactness verdict: python replay.py (needs numpy and onnxruntime)."""
-import json
-import pathlib
-
-import numpy as np
-import onnxruntime as ort
-
-here = pathlib.Path(__file__).parent
-names = json.loads((here / "feed.json").read_text())
-with np.load(here / "feed.npz", allow_pickle=False) as arrays:
-    feed = {name: arrays[key] for key, name in names.items()}
-options = ort.SessionOptions()
-options.add_session_config_entry("session.set_denormal_as_zero", "1")
-results = []
-for file in ("twin.onnx", "pruned.onnx"):
-    session = ort.InferenceSession(str(here / file), options, providers=["CPUExecutionProvider"])
-    results.append(dict(zip([value.name for value in session.get_outputs()], session.run(None, feed))))
-for name, wanted in results[0].items():
-    given = results[1][name]
-    if wanted.shape != given.shape:
-        print(f"{name}: shape {list(given.shape)} instead of {list(wanted.shape)}")
-        continue
-    gap = np.abs(wanted.astype("f8") - given.astype("f8")).max(initial=0)
-    print(f"{name}: largest difference {gap:.3g}, largest magnitude {np.abs(wanted).max(initial=0):.3g}")
-'''
-
-
-def write_reproducer(
-    directory: str | Path,
-    twin: onnx.ModelProto,
-    pruned: onnx.ModelProto,
-    feed: Mapping[str, np.ndarray],
-    plan_json: str | None,
-    text: str,
-) -> Path:
-    """Save both models, the feed, the plan, `text` and a script that replays the failure; returns the folder.
-
-    The folder appears whole or not at all; `-2`, `-3`, ... is appended to a name that is taken. Raises
-    `InputError` when it cannot be written.
-    """
-    target = Path(directory)
-    number = 1
-    while target.exists():
-        number += 1
-        target = Path(f"{directory}-{number}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-            whole = Path(folder) / "reproducer"
-            whole.mkdir()
-            for name, model in (("twin", twin), ("pruned", pruned)):
-                StoredModel(model, whole, name)
-            _save_feed(whole, feed)
-            if plan_json is not None:
-                (whole / "plan.json").write_text(plan_json, encoding="utf-8")
-            (whole / "README.txt").write_text(f"{text.rstrip()}\n\nReplay: python replay.py\n", encoding="utf-8")
-            (whole / "replay.py").write_text(REPLAY, encoding="utf-8")
-            whole.rename(target)
-    except OSError as error:
-        raise InputError(f"{target}: the reproducer cannot be written: {error.strerror or error}") from error
-    return target
-
-
-def _save_feed(folder: Path, feed: Mapping[str, np.ndarray]) -> None:
-    """Arrays under plain keys: input names may not be possible file names."""
-    keys = {f"input_{index}": name for index, name in enumerate(feed)}
-    with zipfile.ZipFile(folder / "feed.npz", "w") as archive:
-        for key, name in keys.items():
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.asarray(feed[name]), allow_pickle=False)
-    (folder / "feed.json").write_text(json.dumps(keys, indent=1), encoding="utf-8")

@@ -26,7 +26,7 @@ from hwpass.runtime.inputs import input_specs
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, Level, ModelLike, StoredModel, one_line, open_session, run_session
 from hwpass.spans import span
-from hwpass.verdicts.divergence import Divergence, IndexMap, first_divergence, write_reproducer
+from hwpass.verdicts.divergence import Divergence, IndexMap, first_divergence
 from hwpass.verdicts.fidelity import Fidelity, OutputFidelity, fidelity
 from hwpass.verdicts.task_metric import Predict, TaskMetric, evaluate_metric, task_metric
 from hwpass.verdicts.tolerances import FidelityTolerance, parse_fidelity
@@ -53,7 +53,6 @@ __all__ = [
     "parse_fidelity",
     "require_valid",
     "task_metric",
-    "write_reproducer",
 ]
 
 

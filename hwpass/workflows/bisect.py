@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,13 @@ class Suspect:
 @dataclass(frozen=True)
 class Bisection:
     """What was found. `passes` are the suspects: one, or several where the check could not tell them apart; none where
-    the check holds to the end. `groups` are the same inside the pass. `runs` of the check were needed."""
+    the check holds to the end. `groups` are the same inside the pass. `runs` of the check were needed, of which
+    `untold` could not tell."""
 
     passes: tuple[Suspect, ...]
     groups: tuple[Suspect, ...] = ()
     runs: int = 0
+    untold: int = 0
     error: str | None = None  # why the pipeline ended before its end
 
     def __repr__(self) -> str:
@@ -69,10 +71,11 @@ class Bisection:
 
     def lines(self) -> list[str]:
         """What people read."""
-        runs = f"{self.runs} run{'' if self.runs == 1 else 's'} of the check"
+        runs = f"{counted(self.runs, 'run')} of the check" + (f", {self.untold} could not tell" if self.untold else "")
         ended = [f"the pipeline itself ended early: {self.error}"] if self.error else []
         if not self.passes:
-            return [f"the check passes after every pass: there is nothing to find ({runs})", *ended]
+            where = "wherever it can tell" if self.untold else "after every pass"
+            return [f"the check passes {where}: there is nothing to find ({runs})", *ended]
         found = [f"the first pass after which the check fails: {_either(self.passes)} ({runs})"]
         if self.groups:
             found.append(f"and in it the group: {_either(self.groups)}")
@@ -157,7 +160,8 @@ class _Search:
     context: Context
     names: list[str]
     error: str | None
-    runs: int = field(default=0)
+    runs: int = 0
+    untold: int = 0
 
     def run(self) -> Bisection:
         loaded = self.recording.loaded
@@ -169,14 +173,14 @@ class _Search:
         told = ["the model as it was given", *(f"the model after {ran.step.name}" for _, ran in changing)]
         low, high = self._between(len(models), lambda number: self._good(models[number], told[number]))
         if high is None:
-            return Bisection((), runs=self.runs, error=self.error)
+            return Bisection((), runs=self.runs, untold=self.untold, error=self.error)
         suspects = changing[low:high]
         passes = tuple(Suspect(ran.step.name, place, len(self.names), str(ran.step)) for place, ran in suspects)
         groups: tuple[Suspect, ...] = ()
         if len(suspects) == 1 and suspects[0][1].pruned is not None:
             groups = self._groups(suspects[0][1].pruned)
         plain = tuple(s if s.what != s.name else Suspect(s.name, s.place, s.of) for s in passes)
-        return Bisection(plain, groups, self.runs, self.error)
+        return Bisection(plain, groups, self.runs, self.untold, self.error)
 
     def _groups(self, pruned: Pruned) -> tuple[Suspect, ...]:
         """The first group whose channels break the check when they go, the groups before it having lost theirs."""
@@ -223,7 +227,9 @@ class _Search:
         with TemporaryFolder() as folder:
             path = folder / "model.onnx"
             model.write(path)
-            return self.ask(path)
+            found = self.ask(path)
+        self.untold += found is None
+        return found
 
 
 def render_bisection(found: Bisection, console: Console) -> None:

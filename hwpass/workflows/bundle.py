@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import tempfile
@@ -113,7 +114,7 @@ def write_bundle(
             whole = Path(scratch) / "bundle"
             whole.mkdir()
             (whole / MODEL).write_bytes(graph.SerializeToString(deterministic=True))
-            (whole / FACTS).write_text(facts.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+            (whole / FACTS).write_text(_text(facts), encoding="utf-8")
             if feed:
                 _write_arrays(whole / DATA, {key: feed[name] for key, name in facts.inputs.items()})
             if setting.plan is not None:
@@ -125,6 +126,13 @@ def write_bundle(
     except OSError as error:
         raise InputError(f"{place}: the reproducer cannot be written: {error.strerror or error}") from error
     return place
+
+
+def _text(facts: Bundle) -> str:
+    data = facts.model_dump(mode="json", by_alias=True)
+    if facts.target is not None:  # what a target does not say has no source, which it would have to have
+        data["target"] = facts.target.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

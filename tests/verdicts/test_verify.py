@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +22,6 @@ from hwpass.verdicts.exactness import (
     first_divergence,
     parse_fidelity,
     require_valid,
-    write_reproducer,
 )
 
 KEPT = [0, 2, 3]
@@ -328,33 +322,3 @@ def test_bad_tolerances_are_usage_errors(text: str, message: str) -> None:
 def test_tolerances_may_name_outputs_with_colons() -> None:
     found = parse_fidelity("scope/out:0:top1 >= 98.5 %")
     assert (found.output, found.metric, found.comparison, found.value) == ("scope/out:0", "top1", ">=", 0.985)
-
-
-# --- the reproducer
-
-
-def test_a_reproducer_can_be_replayed(tmp_path: Path) -> None:
-    feed: Mapping[str, np.ndarray] = feeds()[1]
-    target = tmp_path / "sub" / "failure"
-    twin, wrong = perceptron(kept=KEPT, zero=True), perceptron(scale=2, kept=KEPT)
-    assert write_reproducer(target, twin, wrong, feed, '{"a": 1}', "exactness failed") == target
-    assert json.loads((target / "plan.json").read_text()) == {"a": 1}
-    assert "exactness failed" in (target / "README.txt").read_text()
-    result = subprocess.run(
-        [sys.executable, str(target / "replay.py")],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=dict(os.environ),
-    )
-    assert result.stdout.startswith("y: largest difference ")
-    again = write_reproducer(target, twin, wrong, feed, None, "again")
-    assert again.name == "failure-2"
-    assert not (again / "plan.json").exists()
-    assert sorted(path.name for path in target.parent.iterdir()) == ["failure", "failure-2"]
-
-
-def test_a_reproducer_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="the reproducer cannot be written"):
-        write_reproducer(tmp_path / "file" / "sub", perceptron(), perceptron(), feeds()[0], None, "")
