@@ -92,6 +92,24 @@ class Footprint(_Table):
     weights: Literal["ram", "flash"] = "ram"  #: where constants are held while the model runs
 
 
+class Int8(_Table):
+    """How the runtime computes on integers of 8 bits, where a model says so by QuantizeLinear and DequantizeLinear.
+
+    The defaults are those of ONNX Runtime on x86. A model that is quantised for the target follows them.
+    """
+
+    activations: Literal["uint8", "int8"] = "uint8"  #: the type of activations
+    symmetric: bool = False  #: whether activations are quantised around zero, with a zero point in the middle
+    weight_bits: Annotated[int, Field(ge=2, le=8)] = 8  #: 7 where sums of two products saturate 16 bits
+    products: list[Text] = ["Conv", "MatMul", "Gemm"]  #: operators with weights that have integer kernels
+    others: list[Text] = [  #: those that compute on integers between products
+        "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid",
+    ]  # fmt: skip
+    moving: list[Text] = [  #: those that only move, and keep scale and zero point
+        "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace", "SpaceToDepth",
+    ]  # fmt: skip
+
+
 class Target(_Table):
     """A hardware target with its runtime, as read from a TOML file.
 
@@ -120,6 +138,7 @@ class Target(_Table):
     energy: Energy
     fallback: Fallback | None = None
     footprint: Footprint = Footprint()
+    int8: Int8 = Int8()
     limits: dict[str, Positive] = {}  #: hard limits in bytes, of LIMITS
     #: by kind of kernel, and `network` for what all kernels of a model share: the logarithm of the factor within which
     #: nine of ten latencies lie

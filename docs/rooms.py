@@ -27,6 +27,7 @@ ROOMS = {
     "torch": "the graph of a model as a differentiable function of its weights",
     "planning": "which channels go",
     "verdicts": "whether the result is right, close and good",
+    "formats": "number formats: what is quantised or halved, with which ranges, and what must not be",
     "pipeline": "passes by name, in order, and what they share",
     "instruments": "what watches a pipeline: proofs, differences and files between passes, and limits",
     "passes": "the passes: each calls a room",

@@ -238,7 +238,7 @@ class PassManager:
             watcher.before(step, model, context)
         context.progress(step.name)
         with collected(step.name) as span:
-            if not findings.stages and step.effect in ("refit", "any"):
+            if not findings.stages and step.effect in ("refit", "format", "any"):
                 findings.add(Stage("exact", (), model))
             before = model
             if findings.holds(model, step.effect) or any(w.needs_before for w in self.instruments):

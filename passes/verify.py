@@ -165,7 +165,7 @@ class Verify(Pass):
         from hwpass.verdicts.proof import Prover, ReadBack
 
         findings, rtol = context.findings, self.tolerance
-        prover = Prover(given, feeds, rtol, self.atol, context.threads, context.progress)
+        prover = Prover(given, feeds, rtol, self.atol, context.threads, context.progress, findings.moved)
         proof = findings.proof = prover.prove(first, findings.stages, final)
         for warning in proof.warnings:
             context.warn(warning)

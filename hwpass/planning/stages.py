@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from hwpass.planning.study import Study
     from hwpass.surgery.cut import Surgery
 
-Effect = Literal["none", "exact", "cut", "refit", "any"]
+Effect = Literal["none", "exact", "cut", "refit", "format", "any"]
 """What a pass does: it changes nothing; it rewrites the graph and no value that the model computes; it removes
-channels; it changes weights and keeps the structure; or anything, so that nothing can be proved of it."""
+channels; it changes weights and keeps the structure; it changes the number formats of weights and activations, or the
+statistics of normalisations, and keeps the operators; or anything, so that nothing can be proved of it."""
 
 
 @dataclass

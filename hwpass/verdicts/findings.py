@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from hwpass.cost_models.work import Floats
     from hwpass.model.model import Model
     from hwpass.planning.stages import Effect, Pruned
     from hwpass.verdicts.fidelity import Fidelity
@@ -52,6 +53,7 @@ class Findings:
     stages: list[Stage] = field(default_factory=list)
     whole: Pruned | None = None  # of a plan that removes nothing
     gains: list[tuple[str, float, float]] = field(default_factory=list)  # compensation, per layer: before, after
+    moved: dict[str, Floats] = field(default_factory=dict)  # what was added to biases, by the output of the layer
     proof: Proof | None = None
     fidelity: Fidelity | None = None
     metric: MetricFound | None = None

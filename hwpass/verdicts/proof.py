@@ -9,7 +9,10 @@ is written. Neighbours are compared:
 - *refit*: the dense twin, the refitted weights scattered into zeros of the original shapes, against the refitted model
   (the structure after values changed);
 - *rewriting*: a model before and after passes that change no value; behind a refit also *centring*, that the means of
-  layer normalisations, which only a refit may make something of, changed nothing before it.
+  layer normalisations, which only a refit may make something of, changed nothing before it;
+- *formats*: a model before and after its number formats changed: the structure, and the weights to half a step (see
+  `hwpass.verdicts.formats`). The values of activations are other ones, which is for fidelity to judge: a chain with
+  such a leg is proved in its structure, and its exactness is not judged.
 
 The last model is run as the bytes that are written; `ReadBack` runs those of the file again before it gets its name.
 """
@@ -23,18 +26,21 @@ from pathlib import Path
 
 import numpy as np
 
+from hwpass.cost_models.work import Floats
 from hwpass.errors import InputError, VerdictError, option
 from hwpass.figures import brief, counted
 from hwpass.model.model import Model
 from hwpass.planning.stages import Pruned, Stage
 from hwpass.proto.interface import Interface
 from hwpass.runtime.comparison import VARIATION, Difference, compare_outputs, tolerance_of
+from hwpass.runtime.inputs import is_float
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, one_line, open_session, run_session
 from hwpass.spans import span
 from hwpass.surgery.dense_twin import dense_twin
 from hwpass.surgery.norm_forms import centred_like
 from hwpass.verdicts.exactness import Exactness, judge
+from hwpass.verdicts.formats import OtherModel, same_but_for_formats
 from hwpass.verdicts.masking import left_of, masked, removed_components
 from hwpass.verdicts.proof_sides import AsGiven, InMemory, Side, nudged, nudged_feeds
 from hwpass.verdicts.states import State
@@ -47,6 +53,10 @@ AMPLIFIED = 30.0
 
 #: Feeds on which tensors are compared one by one.
 FEW = 2
+
+
+#: The name of legs that prove the structure, and leave values to fidelity.
+FORMATS = "formats"
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,20 @@ class Proof:
 
     @property
     def state(self) -> State:
-        """Failed when a leg failed; passed when every leg passed and none is missing."""
-        states = {leg.state for leg in self.legs}
-        if "failed" in states:
+        """Failed when a leg failed; passed when every leg passed, none is missing, and each was about values too."""
+        if any(leg.state == "failed" for leg in self.legs):
             return "failed"
-        return "passed" if states == {"passed"} and not self.missing else "not judged"
+        return "passed" if self.proved and self.exact else "not judged"
+
+    @property
+    def proved(self) -> bool:
+        """Whether every leg passed and none is missing: of a model in other number formats, its structure."""
+        return {leg.state for leg in self.legs} == {"passed"} and not self.missing
+
+    @property
+    def exact(self) -> bool:
+        """Whether the legs are about values; not where number formats changed on the way."""
+        return all(leg.name != FORMATS for leg in self.legs)
 
     @property
     def max_abs(self) -> float:
@@ -98,7 +117,10 @@ class Proof:
             for leg in self.legs:
                 if leg.state == state:
                     return f"{leg.sides}: {leg.note}"
-        return self.missing[0] if self.missing else None
+        if self.missing:
+            return self.missing[0]
+        changed = next((leg for leg in self.legs if leg.name == FORMATS), None)
+        return None if changed is None else f"structure proved ({changed.note}); values are judged by fidelity alone"
 
     def __str__(self) -> str:
         if self.state == "passed":
@@ -147,6 +169,7 @@ class Prover:
     atol: float
     threads: int
     progress: Callable[[str], None] = lambda text: None
+    moved: Mapping[str, Floats] = field(default_factory=dict)  # what was added to biases, by the layer's output
     warnings: list[str] = field(default_factory=list)
 
     @span("proof")
@@ -166,27 +189,13 @@ class Prover:
             final.what += f" after {', '.join(chain[-1].passes)}"
         latest: Pruned | None = None
         for place, stage in enumerate(chain):
+            latest = stage.pruned if stage.effect == "cut" and stage.pruned is not None else latest
             before = sides[place - 1] if place else self.given
-            after = sides[place]
-            refitted_next = any(later.effect == "refit" for later in chain[place + 1 :])
-            if stage.effect == "cut" and stage.pruned is not None:
-                latest = stage.pruned
-                legs.append(self._removal(latest, stage.model, after, few=refitted_next))
-            elif stage.effect == "refit":
-                if latest is None:
-                    missing.append(f"{_named(stage)}: its weights changed, and nothing before it was proved with them")
-                    continue
-                legs.append(self._refit(latest, stage.model, after))
-            elif stage.effect == "exact":
-                if place == 0:
-                    renewed = partial(_unless_renewed, stage.model.renewed)
-                    legs.append(self.compare("preparation", before, after, stage.model, renewed))
-                else:
-                    refitted = any(earlier.effect == "refit" for earlier in chain[:place])
-                    cut = latest.surgery.model if refitted and latest is not None else None
-                    legs += self.rewritten(chain[place - 1].model, before, stage.model, after, cut)
-            else:
-                missing.append(f"what {', '.join(stage.passes)} did is not proved: it says nothing of what it keeps")
+            found = self._legs(chain, place, before, sides[place], latest)
+            if isinstance(found, str):
+                missing.append(found)
+                continue
+            legs += found
             if any(leg.state == "failed" for leg in legs):
                 break
         if self.given.interface is not None and final.interface is not None:
@@ -195,6 +204,29 @@ class Prover:
                 legs.append(Leg("interface", f"{self.given.what} against {final.what}", "failed", note=broken))
         tolerance = tolerance_of("float32", self.rtol)
         return Proof(tuple(legs), tuple(missing), tuple(self.warnings), tolerance)
+
+    def _legs(
+        self, chain: Sequence[Stage], place: int, before: Side, after: Side, latest: Pruned | None
+    ) -> list[Leg] | str:
+        """The legs between a stage and the one before; or why there is none. `latest` is the last removal by now."""
+        stage = chain[place]
+        if stage.effect == "cut" and stage.pruned is not None:
+            few = any(later.effect == "refit" for later in chain[place + 1 :])
+            return [self._removal(stage.pruned, stage.model, after, few=few)]
+        if stage.effect == "refit":
+            if latest is None:
+                return f"{_named(stage)}: its weights changed, and nothing before it was proved with them"
+            return [self._refit(latest, stage.model, after)]
+        if stage.effect == "format":
+            return [self._formats(chain[place - 1].model, stage, before, after)]
+        if stage.effect == "exact" and place == 0:
+            renewed = partial(_unless_renewed, stage.model.renewed)
+            return [self.compare("preparation", before, after, stage.model, renewed)]
+        if stage.effect == "exact":
+            refitted = any(earlier.effect == "refit" for earlier in chain[:place])
+            cut = latest.surgery.model if refitted and latest is not None else None
+            return self.rewritten(chain[place - 1].model, before, stage.model, after, cut)
+        return f"what {', '.join(stage.passes)} did is not proved: it says nothing of what it keeps"
 
     def _removal(self, pruned: Pruned, cut: Model, after: Side, few: bool) -> Leg:
         coupling, plan = pruned.coupling, pruned.plan
@@ -207,6 +239,21 @@ class Prover:
         left = InMemory("the dense twin", lambda: dense_twin(pruned.coupling, now), self.threads)
         removed = removed_components(pruned.coupling, pruned.plan)
         return self.compare("refit", left, after, model, partial(left_of, pruned.coupling, removed))
+
+    def _formats(self, old: Model, stage: Stage, before: Side, after: Side) -> Leg:
+        """A model before and after its number formats changed: the structure; and that it runs and gives numbers."""
+        leg = Leg(FORMATS, f"{before.what} against {after.what}", "failed")
+        self.progress(f"proving {FORMATS}")
+        try:
+            changed = same_but_for_formats(old, stage.model, self.moved)
+            outputs = after.outputs(self.feeds)
+        except (OtherModel, InputError) as error:
+            return replace(leg, note=str(error))
+        for wanted, found in zip(before.outputs(self.feeds), outputs, strict=True):
+            for name, value in wanted.items():
+                if is_float(value.dtype) and np.isfinite(value).all() and not np.isfinite(found[name]).all():
+                    return replace(leg, note=f"output {name!r} has NaN or infinity, and had none before")
+        return replace(leg, state="passed", note=str(changed))
 
     def rewritten(self, old: Model, before: Side, new: Model, after: Side, cut: Model | None = None) -> list[Leg]:
         """A model before and after passes that change no value.

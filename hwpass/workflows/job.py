@@ -134,6 +134,7 @@ class Job:
                 stages=list(findings.stages),
                 preparation=list(findings.preparation),
                 notes=dict(findings.notes),
+                moved=dict(findings.moved),
             ),
             warnings=list(self.context.warnings),
         )
@@ -151,7 +152,7 @@ class Job:
         """The attempt's model, plan and report. Raises VerdictError for what is not proved, unless that is accepted."""
         context, findings = attempt.context, attempt.context.findings
         proof = findings.proof
-        if proof is None or proof.state != "passed":
+        if proof is None or not proof.proved:
             why = str(proof) if proof is not None else f"not proved: {_unproved(attempt.steps)}"
             if not unproved:
                 raise VerdictError(f"{why}; nothing was written ({option('unproved', True)} accepts that)")

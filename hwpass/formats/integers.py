@@ -1,0 +1,183 @@
+"""A model on integers, by any of the modes, and what a report says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hwpass.cost_models.target import Int8
+from hwpass.cost_models.work import Floats
+from hwpass.data.synthetic_inputs import Synthetic, synthesise
+from hwpass.errors import UsageError, option
+from hwpass.formats import blocks, dynamic
+from hwpass.formats.nearness import Near, Nearness
+from hwpass.formats.placement import FEWEST_ELEMENTS
+from hwpass.formats.quantising import StaticOptions, quantise
+from hwpass.formats.sensitivity import left_alone
+from hwpass.globs import matches
+from hwpass.model.model import Model
+from hwpass.runtime.calibration import Calibration
+from hwpass.runtime.settings import Settings
+
+
+class Asked(Protocol):
+    """What is asked of a quantisation: the options of the pass."""
+
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def ranges(self) -> str: ...
+
+    @property
+    def per_channel(self) -> bool: ...
+
+    @property
+    def bias_correction(self) -> bool: ...
+
+    @property
+    def max_drop(self) -> float: ...
+
+    @property
+    def max_error(self) -> float: ...
+
+    @property
+    def samples(self) -> int: ...
+
+    @property
+    def bits(self) -> int: ...
+
+    @property
+    def block(self) -> int: ...
+
+    @property
+    def keep(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The new model, what was added to biases, and figures for the report."""
+
+    model: Model
+    moved: Mapping[str, Floats] = field(default_factory=dict)
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+
+def samples_of(
+    model: Model, settings: Settings, synthetic: Synthetic | None
+) -> tuple[Calibration, Calibration, Synthetic | None] | None:
+    """Samples to learn from and others to choose by (the same where there are few), and what was made up for them.
+
+    Without the user's, those that the run has made up already, or new ones. None where none that were made run.
+    """
+    data, made = settings.calibration, None
+    if data is None:
+        made = synthetic or synthesise(
+            model, seed=settings.seed, threads=settings.threads, stated=settings.stated, progress=settings.progress
+        )
+        if made is None:
+            return None
+        data = made.calibration
+    learn, choose = data.split()
+    return learn, choose or learn, made
+
+
+def warn_made_up(made: Synthetic | None, what: str, settings: Settings) -> None:
+    """Say what stood in for calibration data."""
+    if made is not None:
+        settings.warn(
+            f"no calibration data: {what} on {made.what}; give real inputs with {option('calib')} to keep more accuracy"
+        )
+
+
+def on_integers(model: Model, settings: Settings, asked: Asked, synthetic: Synthetic | None) -> Changed | None:
+    """Quantise a model; None where nothing in it can be. Raises UsageError where samples are missed."""
+    rules = settings.target.int8 if settings.target is not None else Int8()
+    samples = samples_of(model, settings, synthetic)
+    if asked.mode == "static":
+        if samples is None:
+            raise UsageError(f"quantize needs samples, and none that were made up run; give some by {option('calib')}")
+        warn_made_up(samples[2], "ranges of activations are those", settings)
+        return _static(model, rules, samples, settings, asked)
+    return _weights(model, rules, samples, settings, asked)
+
+
+def _static(
+    model: Model, rules: Int8, samples: tuple[Calibration, Calibration, Synthetic | None], settings: Settings,
+    asked: Asked,
+) -> Changed | None:  # fmt: skip
+    options = StaticOptions(
+        asked.ranges,
+        asked.per_channel,
+        asked.bias_correction,
+        asked.max_drop,
+        asked.max_error,
+        asked.samples,
+        asked.keep,
+    )
+    found = quantise(model, rules, samples[0], samples[1], settings, options)
+    if found is None:
+        return None
+    _speak(found.near, found.floating, asked, settings)
+    layers = [n for n, node in found.placement.nodes.items() if node.op in rules.products]
+    if not layers:
+        return None
+    reasons = {_node(model, n): reason for n, reason in found.placement.reasons.items()}
+    note = {"layers on integers": len(layers), "ranges": found.method, "biases moved": len(found.shifts)}
+    return Changed(found.model, found.shifts, {**note, **_told(model, found.model, found.near, reasons)})
+
+
+def _weights(
+    model: Model, rules: Int8, samples: tuple[Calibration, Calibration, Synthetic | None] | None, settings: Settings,
+    asked: Asked,
+) -> Changed | None:  # fmt: skip
+    """The modes that need no ranges; samples choose what stays as it is, where there are some."""
+    fits = dynamic.fits if asked.mode == "dynamic" else blocks.fits
+    nodes = [n for n in model.graph.nodes if fits(n) and n.inputs[1].values.size >= FEWEST_ELEMENTS]
+    layers = [n.outputs[0].name for n in nodes if not any(matches(n.name, glob) for glob in asked.keep)]
+    if not layers:
+        return None
+
+    def make(left: frozenset[str]) -> Model:
+        rest = [name for name in layers if name not in left]
+        if asked.mode == "dynamic":
+            return dynamic.dynamic(model, rest, rules.weight_bits, per_channel=asked.per_channel)
+        return blocks.in_blocks(model, rest, asked.bits, asked.block)
+
+    left: frozenset[str] = frozenset()
+    near = None
+    if samples is None:
+        settings.warn("quantize: what is lost was not measured, as no inputs that were made up run")
+        result = make(left)
+    else:
+        warn_made_up(samples[2], "what quantisation loses was measured", settings)
+        near_by = Nearness(model, samples[1], settings.threads)
+        left, result, near = left_alone(make, layers, near_by, asked.max_drop, asked.max_error, settings.progress)
+        _speak(near, left, asked, settings)
+    if len(left) == len(layers):
+        return None
+    reasons = {_node(model, name): "integers lose too much there" for name in left}
+    note = {"layers on integers": len(layers) - len(left)}
+    return Changed(result, {}, {**note, **_told(model, result, near, reasons)})
+
+
+def _told(before: Model, after: Model, near: Near | None, reasons: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"size": round(after.size_bytes() / max(before.size_bytes(), 1), 4)}
+    if near is not None:
+        found["relative error on other samples"] = float(f"{near.error:.3g}")
+        if near.drop is not None:
+            found["predicted drop on other samples"] = float(f"{near.drop:.3g}")
+    if reasons:
+        found["in floating point"] = dict(reasons)
+    return found
+
+
+def _speak(near: Near | None, left: Sequence[str] | frozenset[str], asked: Asked, settings: Settings) -> None:
+    if near is not None and not near.within(asked.max_drop, asked.max_error):
+        settings.warn("quantize: what is allowed to be lost cannot be met, whatever is left in floating point")
+
+
+def _node(model: Model, output: str) -> str:
+    """The name of the node that makes a tensor."""
+    return next((n.name for n in model.graph.nodes if n.outputs and n.outputs[0].name == output), "") or output
