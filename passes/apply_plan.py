@@ -26,6 +26,7 @@ class ApplyPlan(Pass):
 
     name = "apply-plan"
     effect = "cut"
+    in_place = False
     plan: str = field(default="", metadata={"help": "the plan's JSON file"})
 
     def __post_init__(self) -> None:

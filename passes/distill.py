@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from hwpass.contract import PRUNED
 from hwpass.errors import UsageError
 from hwpass.manager import Pass, PassResult, register
 
@@ -31,6 +32,9 @@ class Distill(Pass):
 
     name = "distill"
     effect = "refit"
+    in_place = True
+    requires = (PRUNED,)
+    preserves = ("shapes", "coupling", "cost")
     seconds: float = field(default=60.0, metadata={"help": "about how long one core trains"})
     most: float = field(default=0.0, metadata={"help": "the same where much is to be learned; 0 is seconds"})
 
@@ -58,11 +62,12 @@ class Distill(Pass):
 
         findings = context.findings
         pruned = findings.last
-        if pruned is None:
-            raise UsageError("distill goes after prune-channels in a pipeline")
+        assert pruned is not None
         data = context.calibration if pruned.study is None else pruned.study.data
-        if data is None or not pruned.surgery.modified:
-            return PassResult(model, False)
+        if data is None:
+            return PassResult(model, False, reason="no data to learn from")
+        if not pruned.surgery.modified:
+            return PassResult(model, False, reason="no channel was removed")
         build = walked(model, context).build
         cost = Cost(pruned.coupling, context.target or load_target("server-cpu"))
         widths = pruned.plan.widths()
@@ -74,7 +79,7 @@ class Distill(Pass):
             found = worker.run(data, work)
         except (NoFunction, NothingLearned) as reason:
             context.warn(f"nothing was distilled: {reason}")
-            return PassResult(model, False)
+            return PassResult(model, False, reason=str(reason))
         findings.note(self.name, {
             "error before": float(f"{found.before:.4g}"), "error after": float(f"{found.after:.4g}"),
             "steps": found.steps, "samples": found.samples, "seconds": round(found.seconds, 1),

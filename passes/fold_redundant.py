@@ -27,6 +27,8 @@ class FoldRedundant(Pass):
 
     name = "fold-redundant"
     preparation = True
+    in_place = True
+    preserves = ("shapes", "coupling")
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.planning.analyses import coupled

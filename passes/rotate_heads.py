@@ -26,6 +26,7 @@ class RotateHeads(Pass):
 
     name = "rotate-heads"
     preparation = True
+    in_place = False
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.planning.analyses import sample_dims, walked

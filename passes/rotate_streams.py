@@ -27,6 +27,7 @@ class RotateStreams(Pass):
 
     name = "rotate-streams"
     preparation = True
+    in_place = False
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.planning.analyses import coupled
