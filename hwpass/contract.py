@@ -70,7 +70,8 @@ def _norm_of_our_own(model: Model, context: Context) -> str | None:
     ours = {now.get(name, name) for name in context.findings.centred_norms}
     for node in model.graph.nodes:
         if node.op == "SimplifiedLayerNormalization" and node.outputs[0].name in ours:
-            return f"{node.op} {node.name or node.outputs[0].name} is no standard operator"
+            name = node.name or node.outputs[0].name
+            return f"{node.op} {name} is no standard operator; put lower-norms before {{name}}"
     return None
 
 

@@ -68,7 +68,8 @@ class Contract:
         for condition in self.step.ensures if self.check else ():
             why = condition.missing(model, self.context)
             if why is not None:
-                raise ProofError(f"pass {self.step.name} ensures {condition}, and does not: {why}")
+                name, why = self.step.name, why.replace("{name}", self.step.name)
+                raise ProofError(f"pass {name} ensures {condition}, and does not: {why}")
 
 
 def check_wiring(model: Model, name: str) -> None:

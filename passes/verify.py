@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hwpass.contract import ORIGINAL
+from hwpass.contract import ORIGINAL, STANDARD_NORMS
 from hwpass.errors import ProofError, UsageError, VerdictError, option
 from hwpass.manager import Pass, PassResult, register
 from hwpass.options import RunOptions, pass_option
@@ -49,7 +49,7 @@ class Verify(Pass):
     name = "verify"
     effect = "none"
     in_place = False
-    requires = (ORIGINAL,)
+    requires = (ORIGINAL, STANDARD_NORMS)
     exact: bool = field(default=True, metadata={"help": "prove exactness; false compares two models as they are"})
     rtol: float = pass_option("rtol", -1.0, "negative: 1e-4, more in 16 bits")
     atol: float = pass_option("atol", RunOptions.atol)

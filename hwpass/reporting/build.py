@@ -71,7 +71,12 @@ def report_of(
 def _reported(record: PassRecord) -> ReportedPass:
     parts = [] if record.span is None else _parts(record.span)
     return ReportedPass(
-        name=record.name, seconds=round(record.seconds, 4), changed=record.changed, skipped=record.skipped, parts=parts
+        name=record.name,
+        seconds=round(record.seconds, 4),
+        changed=record.changed,
+        status=record.status,
+        skipped=record.skipped,
+        parts=parts,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,9 +17,12 @@ from hwpass.manager import Pass, PassManager
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
 from hwpass.options import RunOptions, chosen, signature
+from hwpass.pipeline import Group
 from hwpass.planning.plan import Plan
+from hwpass.reporting.schema import Asked
 from hwpass.workflows.job import Job, Result
 from hwpass.workflows.metric_search import search
+from hwpass.workflows.presets import preset
 from hwpass.workflows.reproduce import reproduce
 from hwpass.workflows.steps import PREPARE, amends, budgets, check_inputs, prune_step, usual, verify_step
 from hwpass.workflows.watching import instruments, refuse_beside_search
@@ -57,36 +61,75 @@ def run(
     Raises UsageError, InputError, BudgetError (unless `force`) or VerdictError; each message is one line.
     """
     options = chosen("run", options, asked)
+    steps = pipeline_of(target, options)
+    setting = options.given(("calib", "input", "seed", "threads", "dtype", "dim", "force"))
+    setting |= {"target": target, "progress": progress}
+    if steps is None:
+        refuse_beside_search(options)
+        return _with_options(_searched(source, options, setting), target, options)
+    setting["instruments"] = instruments(options)
+    setting |= options.given(("unproved", "allow_external", "reproducer"))
+    try:
+        return _with_options(execute(source, steps, **setting), target, options)
+    except HwpassError as error:
+        if options.pipeline is not None:  # the usual passes are no concern of a reader who has not named them
+            error.say_place()
+        raise
+
+
+def pipeline_of(target: str | os.PathLike[str] | Target, options: RunOptions) -> tuple[Pass | Group, ...] | None:
+    """The pipeline that `run` would run; None where it looks for the budget itself. Raises UsageError or InputError.
+
+    Everything that can be wrong with the options is found here, before a model is touched.
+    """
     given = budgets(options)
     parse_budgets(given)
     check_inputs(options)
-    setting = options.given(("calib", "input", "seed", "threads", "dtype", "dim", "force"))
-    setting |= {"target": target, "progress": progress}
     if options.pipeline is not None:
         if given:
             raise UsageError(
                 f"{option('pipeline')} says what runs: put budgets into it, as in prune-channels{{latency=0.6x}}"
             )
-        with words_of_a_pipeline():
-            steps = PassManager.parse(options.pipeline).steps
-    elif given or load_target(target).limits:
-        steps = usual(options)
-    elif options.metric is None or options.max_drop is None:
+        if options.preset:
+            raise UsageError(f"{option('pipeline')} and {option('preset')} both say what runs; give one of them")
+        return stated(options.pipeline).pipeline
+    if options.preset:
+        return preset(load_target(target), options).steps
+    if given or load_target(target).limits:
+        return usual(options)
+    if options.metric is None or options.max_drop is None:
         raise UsageError(
             f"give a budget: {', '.join(map(option, METRICS))} or {option('channels')}; or {option('metric')} with"
             f" {option('max_drop')}, which searches for it"
         )
-    else:
-        refuse_beside_search(options)
-        return _searched(source, options, setting)
-    setting["instruments"] = instruments(options)
-    setting |= options.given(("unproved", "allow_external", "reproducer"))
-    try:
-        return execute(source, steps, **setting)
-    except HwpassError as error:
-        if options.pipeline is not None:  # the usual passes are no concern of a reader who has not named them
-            error.say_place()
-        raise
+    return None
+
+
+def stated(pipeline: str | Sequence[Pass | Group]) -> PassManager:
+    """A pipeline that somebody wrote, as text or as objects. Raises UsageError in the words of its text."""
+    with words_of_a_pipeline():
+        return PassManager.parse(pipeline) if isinstance(pipeline, str) else PassManager(pipeline)
+
+
+def _with_options(result: Result, target: str | os.PathLike[str] | Target, options: RunOptions) -> Result:
+    """The result, its report saying what was asked for."""
+    told = {"target": Asked(value=target.name if isinstance(target, Target) else os.fsdecode(target))}
+    for item in dataclasses.fields(options):
+        value = getattr(options, item.name)
+        if value is not item.default and value != item.default:
+            told[item.name] = Asked(value=str(stated(value)) if item.name == "pipeline" else _said(value))
+    return dataclasses.replace(result, report=result.report.model_copy(update={"options": told}))
+
+
+def _said(value: Any) -> str:
+    """An option's value in a few words; data that is no path by its type alone."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float | os.PathLike):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return getattr(value, "__qualname__", type(value).__name__)
 
 
 def _searched(source: Source | Model, options: RunOptions, setting: dict[str, Any]) -> Result:
@@ -115,7 +158,7 @@ run.__signature__ = signature(run, "run")  # type: ignore[attr-defined]
 
 def execute(
     source: Source | Model,
-    pipeline: str | Sequence[Pass],
+    pipeline: str | Sequence[Pass | Group],
     *,
     target: str | os.PathLike[str] | Target | None = None,
     calib: Any = None,
