@@ -145,6 +145,7 @@ class Target(_Table):
     #: by kind of kernel, and `network` for what all kernels of a model share: the logarithm of the factor within which
     #: nine of ten latencies lie
     uncertainty: dict[str, NotNegative] = {}
+    pipeline: Text | None = None  #: the passes that suit it, as text; None: they follow from its formats
     validation: dict[str, Text] = {}  #: what predictions were checked against, and the errors found
     sources: dict[str, Any]  #: where each figure comes from; mirrors the keys above
 

@@ -38,6 +38,7 @@ ROOMS = {
 
 #: Modules beside the rooms, and the room that each counts as.
 TOP = {
+    "analyses": "ground",
     "errors": "ground",
     "version": "ground",
     "figures": "ground",
@@ -48,9 +49,13 @@ TOP = {
     "plugins": "ground",
     "spans": "ground",
     "context": "pipeline",
+    "contract": "pipeline",
+    "contract_check": "pipeline",
     "instrument": "pipeline",
     "manager": "pipeline",
+    "pipeline": "pipeline",
     "pipeline_text": "pipeline",
+    "pipeline_toml": "pipeline",
 }
 
 #: The faces of the package: they give names to what the rooms hold.

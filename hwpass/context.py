@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hwpass.analyses import Analyses
 from hwpass.errors import UsageError
 from hwpass.figures import brief, counted
 from hwpass.model.model import Model
@@ -48,6 +49,7 @@ class Context(Settings):
             self.original = model.source if model.source is not None else model.proto()
         self._bound = model.sha256
         self.findings = Findings()
+        self.analyses = Analyses()
         self.warnings = []
 
     def metric_before(self, spec: str | TaskMetric) -> float:

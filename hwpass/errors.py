@@ -14,6 +14,9 @@ from typing import Any
 #: Characters of the longest message, before what cannot be printed is escaped.
 LONGEST = 1000
 
+#: Characters that are shown of a text on either side of the one that is pointed at.
+AROUND = 50
+
 _SHELL: ContextVar[bool] = ContextVar("shell", default=False)
 _PIPELINE: ContextVar[bool] = ContextVar("pipeline", default=False)
 
@@ -30,11 +33,32 @@ class HwpassError(Exception):
     #: Where in a pipeline it happened, once a manager knows.
     place = ""
 
+    #: A text that was read and a mark below the character that it is about, for a second and a third line.
+    pointed = ""
+
     #: The model before the pass that failed, where it was asked to be kept.
     last_good: Any = None
 
     def __init__(self, message: str = "") -> None:
         super().__init__(one_line(message))
+
+    def point(self, text: str, place: int) -> None:
+        """Show a text with a mark below one of its characters, once.
+
+        >>> error = UsageError("no such pass")
+        >>> error.point("fold,flod", 5)
+        >>> print(error.pointed)
+          fold,flod
+               ^
+        """
+        if self.pointed:
+            return
+        start = max(0, place - AROUND)
+        plain = "".join(c if c.isprintable() and c.isascii() else " " if c.isspace() else "?" for c in text)
+        before = f"{'...' if start else ''}{plain[start:place]}"
+        end = place + AROUND
+        self.pointed = f"  {before}{plain[place:end]}{'...' if end < len(text) else ''}\n  {' ' * len(before)}^"
+        self.add_note(self.pointed)
 
     def say_place(self) -> None:
         """Have the message say where in a pipeline it happened."""

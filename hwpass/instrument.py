@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hwpass.context import Context
+    from hwpass.contract import Condition
     from hwpass.model.model import Model
     from hwpass.planning.stages import Effect
     from hwpass.spans import Span
+
+Status = Literal["ran", "changed", "skipped"]
+"""How a step of a run went."""
 
 
 class Step(Protocol):
@@ -19,6 +23,10 @@ class Step(Protocol):
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
+    requires: ClassVar[tuple[Condition, ...]]
+    ensures: ClassVar[tuple[Condition, ...]]
+    preserves: ClassVar[tuple[str, ...]]
+    in_place: ClassVar[bool | None]
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,16 @@ class PassRecord:
     changed: bool
     skipped: str | None = None
     span: Span | None = field(default=None, compare=False)
+
+    @property
+    def status(self) -> Status:
+        """Whether it changed the model, ran without a change, or had nothing to run on."""
+        return "skipped" if self.skipped is not None else "changed" if self.changed else "ran"
+
+    @property
+    def reason(self) -> str:
+        """Why it was skipped; empty for a pass that was not."""
+        return self.skipped or ""
 
 
 class Instrument:

@@ -11,9 +11,13 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from hwpass import pipeline_text, plugins
-from hwpass.errors import HwpassError, InputError, ProofError, UsageError, VerdictError, option
-from hwpass.figures import brief, shown_path
+from hwpass.analyses import ANALYSES
+from hwpass.contract import Condition
+from hwpass.contract_check import Contract
+from hwpass.errors import HwpassError, InputError, UsageError, option
+from hwpass.figures import brief, counted, shown_path
 from hwpass.instrument import Instrument, PassRecord
+from hwpass.pipeline import Group, Repeat, flat
 from hwpass.planning.stages import Effect, Pruned, Stage
 from hwpass.spans import collected
 
@@ -30,16 +34,17 @@ if TYPE_CHECKING:
 class PassResult:
     """What a pass did: the model (the same object when it was edited in place) and whether it changed.
 
-    A pass that removes channels says which in `pruned`; one that masks or factors weights says so in `declared`. A
-    preparation pass that decides by more than the model says in `again` how a plan repeats what it did; None is its own
-    text.
+    A pass that removes channels says which in `pruned`; one that masks or factors weights says so in `declared`. One
+    that had nothing to work on says why in `reason`. A preparation pass that decides by more than the model says in
+    `again` how a plan repeats what it did; None is its own text.
     """
 
     model: Model
     modified: bool
     pruned: Pruned | None = None
-    again: str | None = None
     declared: Declared | None = None
+    reason: str = ""
+    again: str | None = None
 
     def __repr__(self) -> str:
         return brief(self, repr(self.model), "modified" if self.modified else "as it was")
@@ -57,12 +62,16 @@ class Pass(ABC):
     #: Whether it prepares a model for pruning by its own weights alone: only such a pass may stand in a plan's file.
     preparation: ClassVar[bool] = False
 
-    #: Whether `run` may edit the model that it is given. One that never does is spared a copy, and what is known of the
-    #: model holds on; the manager holds it to that.
-    in_place: ClassVar[bool] = True
-
     #: What it does to the values that the model computes; the proof holds it to that.
     effect: ClassVar[Effect] = "exact"
+    #: What must hold before it runs, and what holds when it ran: the manager checks both.
+    requires: ClassVar[tuple[Condition, ...]] = ()
+    ensures: ClassVar[tuple[Condition, ...]] = ()
+    #: The analyses, of `hwpass.analyses.ANALYSES`, that give the same after it as before; checked by `--verify-each`.
+    preserves: ClassVar[tuple[str, ...]] = ()
+    #: True: a changed model is the one that it was given, which is a copy; False: it is a new one, and the one that it
+    #: was given is as it was; None: it may do either. The manager checks it.
+    in_place: ClassVar[bool | None] = None
 
     def __init_subclass__(cls, **extra: Any) -> None:
         super().__init_subclass__(**extra)
@@ -102,6 +111,14 @@ class Pass(ABC):
 def _names(cls: type[Pass]) -> tuple[str, ...]:
     if not pipeline_text.is_name(cls.name):
         raise ValueError(f"{cls.__name__}.name {cls.name!r} is no name for a pass: write letters, digits, - and _")
+    if cls.name in pipeline_text.WORDS:
+        raise ValueError(f"{cls.__name__}.name: {cls.name} means something else in a pipeline")
+    for analysis in cls.preserves:
+        if analysis not in ANALYSES:
+            raise ValueError(f"{cls.__name__}.preserves: there is no analysis {analysis!r}; {', '.join(ANALYSES)}")
+    for condition in (*cls.requires, *cls.ensures):
+        if not isinstance(condition, Condition):
+            raise TypeError(f"{cls.__name__}: requires and ensures are tuples of hwpass.contract.Condition")
     return (cls.name,)
 
 
@@ -137,11 +154,11 @@ def preparation(plan: Plan, origin: str = "plan") -> list[Pass]:
         if plan.prepare.rstrip().endswith(","):
             raise UsageError("pipeline: it ends in a comma, expected the name of a pass")
         known = passes()
-        for step in pipeline_text.steps(plan.prepare):
-            if step.name in known and not known[step.name].preparation:
+        for word in pipeline_text.names(pipeline_text.steps(plan.prepare)):
+            if word in known and not known[word].preparation:
                 allowed = ", ".join(name for name, cls in known.items() if cls.preparation)
-                raise InputError(f"{where}: {step.name} is no preparation pass; a plan may name {allowed}")
-        return pipeline_text.parse(plan.prepare, known)
+                raise InputError(f"{where}: {word} is no preparation pass; a plan may name {allowed}")
+        return list(flat(pipeline_text.parse(plan.prepare, known)))
     except UsageError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -167,7 +184,9 @@ def _is_a(value: object, kind: Any) -> bool:
 
 
 class PassManager:
-    """Runs passes in order, checks what comes out of those that changed something, and keeps their times.
+    """Runs passes in order, holds each to its contract, and keeps their times.
+
+    A pass edits a copy: where one fails, `last_good` is the model that it was given, as it was.
 
     `instruments` watch: their hooks are called in order around every pass, see `hwpass.instrument.Instrument`.
 
@@ -175,22 +194,26 @@ class PassManager:
     'fold,fuse-bn,prune-channels{macs=0.5x,score=l2}'
     """
 
-    def __init__(self, steps: Sequence[Pass], *, check: bool = True, instruments: Sequence[Instrument] = ()) -> None:
-        self.steps = tuple(steps)
+    def __init__(
+        self, steps: Sequence[Pass | Group], *, check: bool = True, instruments: Sequence[Instrument] = ()
+    ) -> None:
+        self.pipeline = tuple(steps)
+        self.steps: tuple[Pass, ...] = tuple(flat(steps))
         self.check = check
         self.instruments = tuple(instruments)
         self.records: list[PassRecord] = []
+        self.last_good: Model | None = None
 
     @classmethod
     def parse(cls, text: str, *, check: bool = True, instruments: Sequence[Instrument] = ()) -> PassManager:
-        """A pipeline from text: `name,name{option=value,option=value}`. Raises UsageError that names the word."""
+        """A pipeline from text, see `hwpass.pipeline_text`. Raises UsageError that points at the character."""
         return cls(pipeline_text.parse(text, passes()), check=check, instruments=instruments)
 
     def __repr__(self) -> str:
         return brief(self, str(self) or "no passes")
 
     def __str__(self) -> str:
-        return ",".join(str(step) for step in self.steps)
+        return ",".join(map(str, self.pipeline))
 
     @contextmanager
     def _placed(self, step: Pass) -> Iterator[None]:
@@ -211,7 +234,6 @@ class PassManager:
         `further` goes on from what an earlier run with this context found out.
         """
         from hwpass.context import Context
-        from hwpass.runtime.memory import release_memory
 
         context = context or Context()
         if not further:
@@ -222,59 +244,84 @@ class PassManager:
         model = model.copy()
         for watcher in self.instruments:
             watcher.begin(self.steps, model, context)
-        for step in self.steps:
-            reason = next(filter(None, (w.refuses(step, model, context) for w in self.instruments)), None)
-            if reason is not None:
-                self.records.append(PassRecord(str(step), 0.0, False, reason))
-                for watcher in self.instruments:
-                    watcher.skipped(step, model, self.records[-1], context)
-                continue
-            with self._placed(step), self._told(step, model, context):
-                model = self._step(step, model, context)
-            release_memory()
+        model = self._all(self.pipeline, model, context)
         for watcher in self.instruments:
             watcher.end(model, context)
         return model
 
-    def _step(self, step: Pass, model: Model, context: Context) -> Model:
+    def _all(self, steps: Sequence[Pass | Group], model: Model, context: Context) -> Model:
+        """Run steps in order, what is in brackets and what is repeated too."""
+        for step in steps:
+            if isinstance(step, Repeat):
+                model = self._repeated(step, model, context)
+            elif isinstance(step, Group):
+                model = self._all(step.steps, model, context)
+            else:
+                model = self._one(step, model, context)
+        return model
+
+    def _repeated(self, step: Repeat, model: Model, context: Context) -> Model:
+        """Rounds until one changes nothing, as many as there may be."""
+        number, changed = 0, True
+        while changed and number < step.n:
+            start, number = len(self.records), number + 1
+            model = self._all(step.steps, model, context)
+            changed = any(record.changed for record in self.records[start:])
+        end = "the last one still changed the model" if changed else "the last one changed nothing"
+        context.findings.note("repeat", {str(step): f"{counted(number, 'round')} of at most {step.n}, {end}"})
+        return model
+
+    def _one(self, step: Pass, model: Model, context: Context) -> Model:
+        """Run one pass, unless somebody who watches refuses that."""
+        from hwpass.runtime.memory import release_memory
+
+        reason = next(filter(None, (w.refuses(step, model, context) for w in self.instruments)), None)
+        if reason is not None:
+            self.records.append(PassRecord(str(step), 0.0, False, reason))
+            for watcher in self.instruments:
+                watcher.skipped(step, model, self.records[-1], context)
+            return model
+        self.last_good = model
+        with self._placed(step), self._told(step, model, context):
+            model = self._step(step, model, context)
+        release_memory()
+        return model
+
+    def _step(self, step: Pass, before: Model, context: Context) -> Model:
         """Run one pass, check and enter what it made."""
+        from hwpass.planning.analyses import moved
         from hwpass.proto.put_aside import put_aside
         from hwpass.proto.streaming import release_pages
         from hwpass.runtime.blas_threads import limited
 
         findings = context.findings
         for watcher in self.instruments:
-            watcher.before(step, model, context)
+            watcher.before(step, before, context)
         context.progress(step.name)
         with collected(step.name) as span:
             if not findings.stages and step.effect in ("refit", "mask", "factor", "format", "any"):
-                findings.add(Stage("exact", (), model))
-            before = model
-            if step.in_place and (findings.holds(model, step.effect) or any(w.needs_before for w in self.instruments)):
-                model = model.copy()
-            own = () if step.in_place or not self.check else _parts(model)
+                findings.add(Stage("exact", (), before))
+            contract = Contract(step, before, context, self.check)
             with limited(1):
-                result = step.run(model, context)
-            if own and own != _parts(model):
-                raise VerdictError(f"pass {step.name} says that it edits no model in place, and did")
-            if result.modified and step.in_place:
-                context.analyses.forget()
+                result = step.run(contract.given, context)
             # Who says that nothing changed has its copy thrown away: what it did to it would go by the proof.
             model = result.model if result.modified else before
+            mark = contract.kept(result)
             if result.modified:
+                moved(context, contract.mark, mark, step.preserves)
                 put_aside(list(model.constants().values()))
             release_pages([*before.constants().values(), *model.constants().values()])
             if result.modified:
-                if self.check:
-                    _check(model, step.name)
                 findings.add(Stage(step.effect, (step.name,), model, result.pruned, result.declared))
             elif result.pruned is not None:
                 findings.whole = result.pruned
+            contract.ensured(model)
             findings.prepared |= step.effect not in ("none", "exact")
             again = str(step) if result.again is None else result.again
             if step.preparation and not findings.prepared and again:
                 findings.preparation.append(again)
-        record = PassRecord(str(step), span.seconds, result.modified, span=span)
+        reason = result.reason if result.reason and not result.modified else None
+        record = PassRecord(str(step), span.seconds, result.modified, reason, span=span)
         for watcher in self.instruments:
             watcher.after(step, before, model, record, context)
         self.records.append(record)
@@ -289,20 +336,3 @@ class PassManager:
             for watcher in self.instruments:
                 watcher.failed(step, model, error, context)
             raise
-
-
-def _parts(model: Model) -> tuple[object, ...]:
-    """What an edit of a graph would replace: its nodes, and the tensors that they read and make."""
-    return tuple((id(n), n.op, *map(id, n.inputs), *map(id, n.outputs)) for n in model.walk())
-
-
-def _check(model: Model, name: str) -> None:
-    """The graph is one that could be saved: every input of a node is made before it is read."""
-    made = {t.name for t in model.graph.inputs}
-    from onnx_graphsurgeon import Constant
-
-    for node in model.graph.nodes:
-        for tensor in node.inputs:
-            if tensor.name and not isinstance(tensor, Constant) and tensor.name not in made:
-                raise ProofError(f"pass {name} left {node.op} {node.name} reading {tensor.name}, which nothing makes")
-        made.update(t.name for t in node.outputs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -157,9 +157,13 @@ class RunOptions:
         (), "The size of a dynamic axis, or a range: costs are those of the largest. Repeatable.", "texts",
         RUNNING, metavar="N=8|N=1..8",
     )  # fmt: skip
-    pipeline: str | None = _asked(
+    pipeline: str | Sequence[Any] | None = _asked(
         None, "Run these passes instead of the usual ones; see `hwpass passes`.", "text", metavar="TEXT"
     )
+    preset: bool = _asked(
+        False, "Run the target's own pipeline instead of the usual one; see `hwpass passes --preset TARGET`.", "flag",
+        ("run",),
+    )  # fmt: skip
     seed: int = _asked(
         0, "Seed of random inputs.", "seed", EVERY, shown=True,
         also=dict.fromkeys(PRUNING, "Seed of random inputs and scores."),

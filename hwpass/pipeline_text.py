@@ -1,5 +1,7 @@
 """Pipelines as text: `name,name{option=value,option=a|b,option="any text"}`, read and written.
 
+Passes in round brackets are a group, `(name,name)`; `repeat{n=3}(name,name)` runs one several times.
+
 A value, or one item of a list, that has a comma, a brace, a bar, a quote or a space at its ends stands in double quotes
 and is written as JSON writes a string.
 """
@@ -9,17 +11,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from hwpass import plugins
 from hwpass.errors import HwpassError, UsageError, option
 from hwpass.figures import shown
+from hwpass.pipeline import DEEPEST, Group, Repeat
 
 #: Characters of the longest pipeline that is read, and its most passes.
 LONGEST = 1 << 16
 MOST = 256
+
+#: The word before passes that run several times, and all words that name no pass.
+REPEAT = "repeat"
+WORDS = (REPEAT,)
 
 _SPACE = re.compile(r"\s*")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -48,11 +55,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Step:
-    """One pass as it was written: its name, its options by field name (None without `=`), and where it begins."""
+    """One step as it was written: its name (none of a group), its options by field name (None without `=`), where it
+    and each option begins, and the steps in its round brackets (None without)."""
 
     name: str
     options: Mapping[str, Value | None]
     place: int
+    places: Mapping[str, int] = field(default_factory=dict)
+    inner: tuple[Step, ...] | None = None
 
 
 P = TypeVar("P")
@@ -63,30 +73,28 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def parse(text: str, known: Mapping[str, type[P]]) -> list[P]:
-    """The passes of a pipeline, of those that are known by name: dataclasses whose fields are their options.
+def parse(text: str, known: Mapping[str, type[P]]) -> list[P | Group]:
+    """The steps of a pipeline, of the passes that are known by name: dataclasses whose fields are their options.
 
-    Raises UsageError that names the character, the pass or the option.
+    Raises UsageError that names the character, the pass or the option, and points at it.
     """
-    return [_made(step, known) for step in steps(text)]
+    return [_step(step, known, text) for step in steps(text)]
 
 
 def steps(text: str) -> list[Step]:
-    """A pipeline taken apart; nothing is looked up. Raises UsageError that names the character."""
+    """A pipeline taken apart; nothing is looked up. Raises UsageError that names the character and points at it."""
     if len(text) > LONGEST:
         raise UsageError(f"pipeline: {len(text)} characters; write at most {LONGEST}")
-    reader, found = _Reader(text), []
-    reader.space()
-    while not reader.ended():
-        found.append(reader.step())
-        if len(found) > MOST:
-            raise UsageError(f"pipeline: more than {MOST} passes")
-        reader.space()
-        if reader.ended():
-            break
-        reader.expect(",", "a comma or the end")
-        reader.space()  # a comma at the end separates nothing, and does no harm
-    return found
+    return _Reader(text).steps("")
+
+
+def names(found: Iterable[Step]) -> Iterator[str]:
+    """The names of the passes in steps that were taken apart, those in brackets too."""
+    for step in found:
+        if step.inner is None:
+            yield step.name
+        else:
+            yield from names(step.inner)
 
 
 class _Reader:
@@ -94,6 +102,20 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.text, self.place = text, 0
+        self.count = self.depth = 0
+
+    def steps(self, closing: str) -> list[Step]:
+        """Steps with commas between them, up to a closing bracket or the end of the text."""
+        found: list[Step] = []
+        self.space()
+        while not self.ended() and not (closing and found and self.next_is(closing)):
+            found.append(self.step())
+            self.space()
+            if self.ended() or (closing and self.next_is(closing)):
+                break
+            self.expect(",", "a comma or a closing bracket" if closing else "a comma or the end")
+            self.space()  # a comma at the end separates nothing, and does no harm
+        return found
 
     def ended(self) -> bool:
         return self.place >= len(self.text)
@@ -120,33 +142,56 @@ class _Reader:
         place = self.place if place is None else place
         rest = self.text[place : place + 20]
         what = f"cannot read {shown(rest)!r} at character {place + 1}" if rest else f"it ends at character {place}"
-        raise UsageError(f"pipeline: {what}, expected {wanted}; write name,name{{option=value,option=value}}")
+        self.fail(f"pipeline: {what}, expected {wanted}; write name,name{{option=value,option=value}}", place)
+
+    def fail(self, message: str, place: int) -> NoReturn:
+        error = UsageError(message)
+        error.point(self.text, place)
+        raise error
 
     def step(self) -> Step:
         place = self.place
         name = self.take(_NAME)
-        if name is None:
+        if name is None and not self.next_is("("):
             self.refuse("the name of a pass")
         options: dict[str, Value | None] = {}
+        places: dict[str, int] = {}
         self.space()
         if self.next_is("{"):
             self.place += 1
             self.space()
             while not self.next_is("}"):
-                self.option(name, options)
+                self.option(name or "", options, places)
             self.place += 1
-        return Step(name, options, place)
+            self.space()
+        inner = self.inner() if self.next_is("(") else None
+        self.count += inner is None
+        if self.count > MOST:
+            raise UsageError(f"pipeline: more than {MOST} passes")
+        return Step(name or "", options, place, places, inner)
 
-    def option(self, step: str, options: dict[str, Value | None]) -> None:
+    def inner(self) -> tuple[Step, ...]:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self.fail(f"pipeline: more than {DEEPEST} brackets inside one another", self.place)
+        self.place += 1
+        found = self.steps(")")
+        if self.ended():
+            self.refuse("a closing bracket")
+        self.place += 1
+        self.depth -= 1
+        return tuple(found)
+
+    def option(self, step: str, options: dict[str, Value | None], places: dict[str, int]) -> None:
         place = self.place
         key = self.take(_NAME)
         if key is None:
             self.refuse("the name of an option")
         key = key.replace("-", "_")
         if key in options:
-            raise UsageError(
-                f"pass {step}: option {key.replace('_', '-')} is given twice (at character {place + 1}); give it once"
-            )
+            message = f"option {key.replace('_', '-')} is given twice (at character {place + 1}); give it once"
+            self.fail(f"pass {step}: {message}", place)
+        places[key] = place
         self.space()
         if self.next_is("="):
             self.place += 1
@@ -183,28 +228,60 @@ class _Reader:
             self.refuse("a text in double quotes", place)
 
 
-def _made(step: Step, known: Mapping[str, type[P]]) -> P:
+def _step(step: Step, known: Mapping[str, type[P]], text: str) -> P | Group:
+    """A step as an object. Raises UsageError that points at what is wrong."""
+    try:
+        if step.inner is None and step.name != REPEAT:
+            return _made(step, known, text)
+        if step.name not in ("", REPEAT):
+            raise _at(f"pipeline: {shown(step.name)} takes no passes; only {REPEAT} does", text, step.place)
+        inner = [_step(each, known, text) for each in step.inner or ()]
+        if not step.name:
+            return Group(*inner)
+        if not inner:
+            raise _at(f"pipeline: {REPEAT} needs passes in brackets; write {REPEAT}{{n=3}}(a,b)", text, step.place)
+        return Repeat(*inner, **_values(step, {"n": int}, text))
+    except HwpassError as error:
+        error.point(text, step.place)
+        raise
+
+
+def _at(message: str, text: str, place: int) -> UsageError:
+    error = UsageError(message)
+    error.point(text, place)
+    return error
+
+
+def _made(step: Step, known: Mapping[str, type[P]], text: str) -> P:
     if step.name not in known:
         lost = plugins.left_out(plugins.PASSES, step.name)
         why = "see `hwpass passes`" if lost is None else str(lost)
         raise UsageError(f"pipeline: there is no pass {shown(step.name)!r} (at character {step.place + 1}); {why}")
     cls = known[step.name]
     types = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for key, value in step.options.items():
-        if key not in fields:
-            names = ", ".join(k.replace("_", "-") for k in fields) or "none"
-            raise UsageError(
-                f"pass {step.name}: there is no option {shown(key.replace('_', '-'))!r}; its options: {names}"
-            )
-        values[key] = _read(step.name, key.replace("_", "-"), types[key], value)
+    fields = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     try:
-        return cls(**values)
+        return cls(**_values(step, {name: types[name] for name in fields}, text))
     except HwpassError:
         raise
     except (TypeError, ValueError) as error:  # a pass of somebody else's, which checks its options its own way
         raise UsageError(f"pass {step.name}: {shown(str(error), 200)}") from error
+
+
+def _values(step: Step, types: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The options of a step by name, read as their types. Raises UsageError that points at one."""
+    values: dict[str, Any] = {}
+    for key, value in step.options.items():
+        try:
+            if key not in types:
+                names = ", ".join(k.replace("_", "-") for k in types) or "none"
+                word = shown(key.replace("_", "-"))
+                raise UsageError(f"pass {step.name}: there is no option {word!r}; its options: {names}")
+            values[key] = _read(step.name, key.replace("_", "-"), types[key], value)
+        except UsageError as error:
+            error.point(text, step.places[key])
+            raise
+    return values
 
 
 def _read(name: str, key: str, kind: Any, value: Value | None) -> Any:

@@ -26,6 +26,7 @@ class ApplyPlan(Pass):
 
     name = "apply-plan"
     effect = "cut"
+    in_place = False
     plan: str = field(default="", metadata={"help": "the plan's JSON file"})
 
     def __post_init__(self) -> None:
@@ -34,7 +35,7 @@ class ApplyPlan(Pass):
         super().__post_init__()
 
     def run(self, model: Model, context: Context) -> PassResult:
-        from hwpass.coupling.groups import couple
+        from hwpass.planning.analyses import coupled
         from hwpass.planning.plan import Plan
         from hwpass.planning.removal import check_finite, operate
 
@@ -46,4 +47,4 @@ class ApplyPlan(Pass):
         if plan.model_sha256 != model.sha256:
             context.warn("the plan was made for a model of other bytes; it fits this one's groups, and was applied")
         check_finite(model)
-        return outcome(operate(couple(model), plan, context), model)
+        return outcome(operate(coupled(model, context), plan, context), model)

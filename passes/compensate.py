@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from hwpass.contract import PRUNED
 from hwpass.errors import UsageError
 from hwpass.manager import Pass, PassResult, register
 
@@ -27,6 +28,9 @@ class Compensate(Pass):
 
     name = "compensate"
     effect = "refit"
+    in_place = True
+    requires = (PRUNED,)
+    preserves = ("shapes", "coupling")
     samples: int = field(default=1024, metadata={"help": "most calibration samples to use"})
     rows: int = field(default=16384, metadata={"help": "most rows of a layer's input and output to fit on"})
 
@@ -41,14 +45,15 @@ class Compensate(Pass):
 
         findings = context.findings
         pruned = findings.last
-        if pruned is None:
-            raise UsageError("compensate goes after prune-channels in a pipeline")
         if findings.masked:
             context.warn("compensate: nothing was refitted, as it would fill the zeros that prune-weights set")
-            return PassResult(model, False)
+            return PassResult(model, False, reason="weights are masked")
+        assert pruned is not None
         data = context.calibration if pruned.study is None else pruned.study.data
-        if data is None or not pruned.surgery.modified:
-            return PassResult(model, False)
+        if data is None:
+            return PassResult(model, False, reason="no data to fit on")
+        if not pruned.surgery.modified:
+            return PassResult(model, False, reason="no channel was removed")
         now = replace(pruned.surgery, model=model)
         # A bias that was not there before takes room that a budget may not leave.
         spare = not {"size", "memory"} & set(pruned.budgets)

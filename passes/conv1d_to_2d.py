@@ -41,7 +41,7 @@ class Conv1dTo2d(Pass):
         """Whether to change it. What it cost before is noted: budgets are shares of that."""
         from hwpass.cost.prediction import Cost
         from hwpass.coupling.groups import couple
-        from hwpass.planning.study import sample_dims
+        from hwpass.planning.analyses import sample_dims
 
         if context.target is None:
             return True

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from hwpass.contract import PRUNED
 from hwpass.errors import UsageError
 from hwpass.manager import Pass, PassResult, register
 
@@ -32,6 +33,9 @@ class Distill(Pass):
 
     name = "distill"
     effect = "refit"
+    in_place = True
+    requires = (PRUNED,)
+    preserves = ("shapes", "coupling", "cost")
     seconds: float = field(default=60.0, metadata={"help": "about how long one core trains"})
     most: float = field(default=0.0, metadata={"help": "the same where much is to be learned; 0 is seconds"})
 
@@ -48,34 +52,38 @@ class Distill(Pass):
             raise UsageError("pass distill needs torch: pip install 'hwpass[torch]'")
 
     def run(self, model: Model, context: Context) -> PassResult:
+        import numpy as np
+
         from hwpass.cost.prediction import Cost
         from hwpass.cost_models import load_target
-        from hwpass.coupling.groups import couple
         from hwpass.data.sizes import peak_bytes, written_bytes
         from hwpass.ops import NoFunction
-        from hwpass.planning.study import sample_dims
+        from hwpass.planning.analyses import walked
         from hwpass.torch.distillation import Distillation, NothingLearned, Work
 
         findings = context.findings
         pruned = findings.last
-        if pruned is None:
-            raise UsageError("distill goes after prune-channels in a pipeline")
         if findings.masked:
             context.warn("distill: nothing was trained, as it would fill the zeros that prune-weights set")
-            return PassResult(model, False)
+            return PassResult(model, False, reason="weights are masked")
+        assert pruned is not None
         data = context.calibration if pruned.study is None else pruned.study.data
-        if data is None or not pruned.surgery.modified:
-            return PassResult(model, False)
-        coupling = couple(model, sample_dims(model, context))
-        target = context.target or load_target("server-cpu")
-        before, after = (Cost(c, target).base["macs"] for c in (pruned.coupling, coupling))
-        work = Work(before, after, written_bytes(coupling.build), peak_bytes(coupling.build))
+        if data is None:
+            return PassResult(model, False, reason="no data to learn from")
+        if not pruned.surgery.modified:
+            return PassResult(model, False, reason="no channel was removed")
+        build = walked(model, context).build
+        cost = Cost(pruned.coupling, context.target or load_target("server-cpu"))
+        widths = pruned.plan.widths()
+        left = np.asarray([[widths[g.name] for g in pruned.coupling.groups]], np.float64)
+        macs = float(cost(left, ("macs",))["macs"][0])
+        work = Work(cost.base["macs"], macs, written_bytes(build), peak_bytes(build))
         worker = Distillation(pruned.coupling.build.model, model, context, self.seconds, self.most)
         try:
             found = worker.run(data, work)
         except (NoFunction, NothingLearned) as reason:
             context.warn(f"nothing was distilled: {reason}")
-            return PassResult(model, False)
+            return PassResult(model, False, reason=str(reason))
         findings.note(self.name, {
             "error before": float(f"{found.before:.4g}"), "error after": float(f"{found.after:.4g}"),
             "steps": found.steps, "samples": found.samples, "seconds": round(found.seconds, 1),

@@ -62,9 +62,10 @@ class Factorize(Pass):
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.cost.prediction import Cost
         from hwpass.coupling.groups import couple
+        from hwpass.planning.analyses import sample_dims
         from hwpass.planning.factoring import Factoring, Limits
         from hwpass.planning.removal import check_finite
-        from hwpass.planning.study import named, sample_dims
+        from hwpass.planning.study import named
 
         budgets = self._budgets()
         if not budgets and not self.error:

@@ -31,6 +31,7 @@ class Fold(Pass):
 
     name = "fold"
     preparation = True
+    in_place = True
     limit: int = field(
         default=1 << 20, metadata={"help": "largest folded tensor that is larger than its inputs, in bytes"}
     )

@@ -27,13 +27,14 @@ class FoldRedundant(Pass):
 
     name = "fold-redundant"
     preparation = True
+    in_place = True
+    preserves = ("shapes", "coupling")
 
     def run(self, model: Model, context: Context) -> PassResult:
-        from hwpass.coupling.groups import coupled_once
-        from hwpass.planning.study import sample_dims
+        from hwpass.planning.analyses import coupled
         from hwpass.proto.streaming import release_pages
         from hwpass.surgery.redirection import redirect
 
-        modified = redirect(coupled_once(model, sample_dims(model, context), context.analyses))
+        modified = redirect(coupled(model, context, own=True))
         release_pages(model.constants().values())
         return PassResult(model, modified)

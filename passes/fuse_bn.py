@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwpass.contract import NO_NORM_BEHIND_CONV
 from hwpass.manager import Pass, PassResult, register
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class FuseBatchNorm(Pass):
 
     name = "fuse-bn"
     preparation = True
+    in_place = True
+    ensures = (NO_NORM_BEHIND_CONV,)
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.surgery.batch_norms import fuse

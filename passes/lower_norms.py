@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwpass.contract import STANDARD_NORMS
 from hwpass.manager import Pass, PassResult, register
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class LowerNorms(Pass):
 
     name = "lower-norms"
     preparation = True
+    in_place = True
+    ensures = (STANDARD_NORMS,)
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.ops.rules.normalization import MEANLESS

@@ -45,10 +45,10 @@ class PruneActivations(Pass):
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.coupling.groups import couple
+        from hwpass.planning.analyses import sample_dims
         from hwpass.planning.idle_channels import idle
         from hwpass.planning.removal import check_finite
         from hwpass.planning.stages import Stage
-        from hwpass.planning.study import sample_dims
         from hwpass.surgery.compensation import Compensation
 
         data = context.calibration

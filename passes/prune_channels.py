@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hwpass.contract import TARGET
 from hwpass.errors import BudgetError, UsageError, option
 from hwpass.manager import Pass, PassResult, register
 from hwpass.options import pass_option
@@ -39,8 +40,9 @@ class PruneChannels(Pass):
     """
 
     name = "prune-channels"
-    in_place = False
     effect = "cut"
+    in_place = False
+    requires = (TARGET,)
     latency: str = pass_option("latency", "")
     energy: str = pass_option("energy", "")
     memory: str = pass_option("memory", "")
@@ -74,8 +76,7 @@ class PruneChannels(Pass):
         from hwpass.planning.removal import check_finite, operate
         from hwpass.planning.study import Study, StudyOptions
 
-        if context.target is None:
-            raise UsageError("prune-channels needs a target; see `hwpass targets`")
+        assert context.target is not None
         if context.findings.masked:
             raise UsageError("prune-channels goes before prune-weights in a pipeline: a cut breaks patterns of zeros")
         budgets = self.budgets()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hwpass.contract import DATA, PRUNED
 from hwpass.errors import UsageError, option
 from hwpass.manager import Pass, PassResult, register
 
@@ -28,6 +29,9 @@ class PruneVocabulary(Pass):
 
     name = "prune-vocabulary"
     effect = "refit"
+    in_place = True
+    requires = (DATA, PRUNED)
+    preserves = ("shapes", "coupling", "cost")
     first: int = field(default=256, metadata={"help": "rows from the first on that stay as they are"})
 
     def __post_init__(self) -> None:
@@ -41,12 +45,7 @@ class PruneVocabulary(Pass):
         from hwpass.runtime.inputs import input_specs
         from hwpass.surgery.vocabulary import WORTH, nearest, vocabularies
 
-        if context.calibration is None:
-            raise UsageError(
-                f"{option('prune_vocabulary')} keeps the tokens of samples: give some by {option('calib')}"
-            )
-        if context.findings.last is None:
-            raise UsageError("prune-vocabulary goes after prune-channels in a pipeline")
+        assert context.calibration is not None
         changed = False
         found = vocabularies(model, input_specs(model.interface()))
         for table in found:

@@ -86,8 +86,9 @@ class PruneWeights(Pass):
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.coupling.groups import couple
+        from hwpass.planning.analyses import sample_dims
         from hwpass.planning.removal import check_finite
-        from hwpass.planning.study import named, sample_dims
+        from hwpass.planning.study import named
         from hwpass.planning.weight_pruning import WeightPruning, kept_blocks, layers_of, settled
 
         data = context.calibration

@@ -25,15 +25,14 @@ class RotateHeads(Pass):
     """
 
     name = "rotate-heads"
-    in_place = False
     preparation = True
+    in_place = False
 
     def run(self, model: Model, context: Context) -> PassResult:
-        from hwpass.coupling.attention_heads import may_attend
-        from hwpass.planning.study import sample_dims
-        from hwpass.surgery.head_rotation import rotate_heads
+        from hwpass.planning.analyses import sample_dims, walked
+        from hwpass.surgery.head_rotation import may_rotate, rotate_heads
 
-        if not may_attend(model):
+        if not may_rotate(model, walked(model, context)):
             return PassResult(model, False)
         changed = model.copy()
         if not rotate_heads(changed, sample_dims(model, context)):

@@ -26,16 +26,16 @@ class RotateStreams(Pass):
     """
 
     name = "rotate-streams"
-    in_place = False
     preparation = True
+    in_place = False
 
     def run(self, model: Model, context: Context) -> PassResult:
-        from hwpass.planning.study import sample_dims
+        from hwpass.planning.analyses import coupled
         from hwpass.surgery.rotation import rotate, without_means
 
         changed = model.copy()
         norms = without_means(changed)
-        centred = rotate(changed, norms, sample_dims(model, context)) if norms else None
+        centred = rotate(changed, norms, coupled(changed, context, own=True)) if norms else None
         if centred is None:
             return PassResult(model, False)
         context.findings.centred_norms.update(centred)

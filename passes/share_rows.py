@@ -21,6 +21,7 @@ class ShareRows(Pass):
     """
 
     name = "share-rows"
+    in_place = True
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.surgery.vocabulary import share_rows

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from hwpass.contract import ORIGINAL, STANDARD_NORMS
 from hwpass.errors import ProofError, UsageError, VerdictError, option
 from hwpass.manager import Pass, PassResult, register
 from hwpass.options import RunOptions, pass_option
@@ -47,6 +48,8 @@ class Verify(Pass):
 
     name = "verify"
     effect = "none"
+    in_place = False
+    requires = (ORIGINAL, STANDARD_NORMS)
     exact: bool = field(default=True, metadata={"help": "prove exactness; false compares two models as they are"})
     rtol: float = pass_option("rtol", -1.0, "negative: 1e-4, more in 16 bits")
     atol: float = pass_option("atol", RunOptions.atol)
@@ -97,8 +100,7 @@ class Verify(Pass):
         tolerances = self._tolerances()
         metric = task_metric(self.metric) if self.metric else None
         original, findings = context.original, context.findings
-        if original is None:
-            raise UsageError("verify needs the original model in the context")
+        assert original is not None
         context.progress("checking the graph")
         with TemporaryFolder() as folder:
             # ONNX's own inference knows no operator that reads a sparse weight, which runtimes make dense.

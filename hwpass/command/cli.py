@@ -14,6 +14,7 @@ from hwpass.command.from_options import asked_of, config, one_home, single
 from hwpass.command.grouped import option
 from hwpass.command.measuring import bench, calibrate
 from hwpass.command.outputs import outputs
+from hwpass.command.pipelines import list_passes, print_pipeline_of, with_origins
 from hwpass.command.shared_options import ALLOW, CONTEXT, RUNNER, THREADS, TIMEOUT
 from hwpass.command.shell import ShellGroup, fail, printed, source, status_line
 from hwpass.errors import BudgetError, UsageError
@@ -32,7 +33,7 @@ def main() -> None:
     """
 
 
-MODEL = click.argument("model")
+MODEL = click.argument("model", is_eager=True)  # before --config, which looks for a file beside it
 TARGET = option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
 DTYPE = option("--dtype", type=click.Choice(["fp32", "fp16", "int8"]), help="The number format to price the model in.")
 DIM = option("--dim", multiple=True, metavar="N=8|N=1..8", help="The size of a dynamic axis, or a range. Repeatable.")
@@ -55,11 +56,12 @@ OUTPUT = option(
     "--json", "json_path", group="Outputs", metavar="OUT.json", help="Write the report as JSON; - is standard output."
 )
 @option("--plan", "plan_path", group="Outputs", metavar="OUT.json", help="Write the plan.")
+@option("--print-pipeline", group="Debugging", is_flag=True, help="Print the pipeline that would run, and run nothing.")
 @option("--dry-run", group="Outputs", is_flag=True, help="Do everything but write the model.")
 @TIMING
 @config
 def run(model: str, target: str, output: str | None, report_path: str | None, json_path: str | None,
-        plan_path: str | None, dry_run: bool, timing: bool, **options: Any) -> None:  # fmt: skip
+        plan_path: str | None, print_pipeline: bool, dry_run: bool, timing: bool, **options: Any) -> None:  # fmt: skip
     """Prune MODEL (a file, or - for standard input) for a target within budgets, prove it, and report."""
     from hwpass.reporting import terminal as terminal_report
     from hwpass.reporting.renderer import renderer_for
@@ -67,12 +69,15 @@ def run(model: str, target: str, output: str | None, report_path: str | None, js
 
     options = single(options, "run")
     one_home(options["pipeline"])
+    if print_pipeline:
+        print_pipeline_of(target, options)
+        return
     inputs = {"MODEL": model, "target": target, "calib": options["calib"], "metric": options["metric"]}
     written = {"output": None if dry_run else output, "json": json_path, "report": report_path, "plan": plan_path}
     with outputs(inputs, _kept(options), **written) as out:
         renderer = None if report_path is None else renderer_for(report_path)
         with status_line() as progress:
-            result = api.run(source(model)[0], target, progress=progress, **options)
+            result = with_origins(api.run(source(model)[0], target, progress=progress, **options))
         plan = result.plan
         out.write(
             output=result,
@@ -333,17 +338,7 @@ main.add_command(bench)
 main.add_command(calibrate)
 main.add_command(bisect)
 main.add_command(replay)
-
-
-@main.command("passes", context_settings=CONTEXT, examples=(
-        "hwpass passes",
-))  # fmt: skip
-def list_passes() -> None:
-    """The passes and their options."""
-    from hwpass.reporting.listing import render_passes
-
-    with printed() as console:
-        render_passes(console)
+main.add_command(list_passes)
 
 
 def _kept(options: dict[str, Any]) -> dict[str, list[str]]:

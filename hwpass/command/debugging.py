@@ -18,7 +18,7 @@ from hwpass.errors import VerdictError
         "hwpass bisect model.onnx --target mobile-cpu --latency 0.6x --check 'python check.py {model}'",
         "hwpass bisect model.onnx --target mobile-cpu --pipeline fold,fuse-bn --check './on_device.sh {model}'",
 ))  # fmt: skip
-@click.argument("model")
+@click.argument("model", is_eager=True)
 @option("--target", required=True, metavar="NAME|FILE.toml", help="See `hwpass targets`.")
 @option(
     "--check",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from dataclasses import Field
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,6 +21,16 @@ from hwpass.options import of_command, of_passes
 
 #: Bytes of the largest configuration file that is read.
 LARGEST = 1 << 20
+
+#: The file beside a model that gives its options, and where a context keeps which file gave some.
+BESIDE, ORIGIN = "hwpass.toml", "hwpass.origin"
+
+#: What that file may say. A model that was downloaded may bring one along: it can name no code, and no file to write.
+OF_A_MODEL = frozenset({
+    "target", "pipeline", "preset", "score", "compensate", "distill", "effort", "keep", "min_channels", "align",
+    "max_drop", "dtype", "dim", "input", "rtol", "atol", "fidelity", "seed",
+    *(item.name for item in of_command("run") if item.metadata["kind"] == "budget"),
+})  # fmt: skip
 
 TYPES: dict[str, Any] = {
     "not negative": ranges.NOT_NEGATIVE,
@@ -86,18 +97,24 @@ def one_home(pipeline: str | None) -> None:
 
 
 def config(function: Any) -> Any:
-    """A decorator: `--config FILE.toml`, whose table of the command's name gives what the command line does not."""
+    """A decorator: `--config FILE.toml`, whose table of the command's name gives what the command line does not.
+
+    Without it the file `hwpass.toml` beside the model is taken, where there is one with such a table.
+    """
     return option(
         "--config", metavar="FILE.toml", is_eager=True, expose_value=False, callback=_read_config,
-        help="Options from a file: those of its table that has this command's name. The command line goes first.",
+        help="Options from a file: those of its table that has this command's name. The command line goes first. "
+        f"Without it from {BESIDE} beside MODEL, where there is one.",
     )(function)  # fmt: skip
 
 
 def _read_config(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
+    command, trusted = str(context.info_name), path is not None
     if path is None:
+        path = _beside(context.params.get("model"))
+    given = {} if path is None else read_config(path, command, required=trusted)
+    if path is None or not given:
         return
-    command = str(context.info_name)
-    given = read_config(path, command)
     known = {p.name: p for p in context.command.params if p.name != parameter.name}
     # Options go by their own names; what they are called in Python may differ.
     names = {o.removeprefix("--").replace("-", "_"): p for p in known.values() for o in p.opts if len(o) > 2}
@@ -108,8 +125,19 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: str |
         if found is None or found.name is None:
             choices = ", ".join(sorted(name.replace("_", "-") for name in names))
             raise UsageError(f"{where}: there is no such option; choose from {choices}")
+        if not trusted and found.name not in OF_A_MODEL:
+            raise UsageError(f"{where}: a file that lies beside a model may not say this; give it by --config {path}")
         values[found.name] = _as_given(found, value, where)
     context.default_map = {**(context.default_map or {}), **values}
+    context.meta[ORIGIN] = path
+
+
+def _beside(model: object) -> str | None:
+    """The path of the configuration that lies beside a model's file."""
+    if not isinstance(model, str) or model == "-":
+        return None
+    path = Path(model).parent / BESIDE
+    return str(path) if path.is_file() else None
 
 
 def _as_given(parameter: click.Parameter, value: Any, where: str) -> Any:
@@ -118,6 +146,8 @@ def _as_given(parameter: click.Parameter, value: Any, where: str) -> Any:
         if not isinstance(value, bool):
             raise UsageError(f"{where}: write true or false")
         return value
+    if parameter.name == "pipeline" and isinstance(value, list):
+        return _pipeline(value, where)
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, bool | dict | list) for item in items):
         raise UsageError(f"{where}: write a text, a number or a list of them")
@@ -128,14 +158,25 @@ def _as_given(parameter: click.Parameter, value: Any, where: str) -> Any:
     return texts if multiple else texts[0]
 
 
+def _pipeline(value: list[Any], where: str) -> str:
+    """A pipeline that is a list of steps, as text."""
+    from hwpass import pipeline_toml
+    from hwpass.manager import passes
+
+    return ",".join(map(str, pipeline_toml.read(value, passes(), where)))
+
+
 def _is_share(parameter: click.Parameter, value: Any) -> bool:
     """Whether a number is a budget: a share of the dense model, as in Python."""
     budgets = {item.name for item in of_command("run") if item.metadata["kind"] == "budget"}
     return parameter.name in budgets and not isinstance(value, str)
 
 
-def read_config(path: str, command: str) -> dict[str, Any]:
-    """What a configuration file says for a command. Raises InputError, one line that names the place."""
+def read_config(path: str, command: str, *, required: bool = True) -> dict[str, Any]:
+    """What a configuration file says for a command; nothing is an error where it is `required`.
+
+    Raises InputError, one line that names the place.
+    """
     text = read_data(path, "configuration", LARGEST)
     try:
         data = tomllib.loads(text)
@@ -143,6 +184,8 @@ def read_config(path: str, command: str) -> dict[str, Any]:
         reason = shown(str(error), 200) if isinstance(error, ValueError) else "brackets are nested too deeply"
         raise InputError(f"{shown_path(path)}: not a configuration: {reason}") from None
     table = data.get(command)
+    if table is None and not required:
+        return {}
     if table is None:
         raise InputError(f"{shown_path(path)}: has no table [{command}]; write one with this command's options")
     if not isinstance(table, dict):

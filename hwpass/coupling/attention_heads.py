@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hwpass.coupling.constant_channels import plain
-from hwpass.coupling.groups import Coupling
+from hwpass.coupling.groups import Walked
 from hwpass.coupling.moved_columns import Unfit, codes_behind, scalar
 from hwpass.model.model import Model
 from hwpass.ops import Node, traits_of
@@ -99,7 +99,7 @@ class Heads:
         return {*made, *(t.name for node in [self.node.gs, *self.behind][:-1] for t in node.outputs)}
 
 
-def heads(coupling: Coupling) -> tuple[list[Heads], list[tuple[Node, str]]]:
+def heads(coupling: Walked) -> tuple[list[Heads], list[tuple[Node, str]]]:
     """The heads that may be turned, and the products of attention whose heads may not, with the reason."""
     finder = _Finder(coupling)
     found: list[Heads] = []
@@ -177,7 +177,7 @@ def _readers(heads: Heads) -> Iterator[gs.Node]:
 
 
 class _Finder:
-    def __init__(self, coupling: Coupling) -> None:
+    def __init__(self, coupling: Walked) -> None:
         self.coupling = coupling
         graph = coupling.build.model.graph
         self.main = {id(node) for node in graph.nodes}

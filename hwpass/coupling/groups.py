@@ -15,10 +15,9 @@ from hwpass.model.model import Model
 from hwpass.ops import Node
 from hwpass.ops.axes import Axis, Ids
 from hwpass.proto.gc_pause import collection_paused
-from hwpass.runtime.analyses import Analyses
 from hwpass.spans import span
 
-__all__ = ["Builder", "Coupling", "Group", "couple", "coupled_once"]
+__all__ = ["Builder", "Coupling", "Group", "Walked", "couple", "grouped", "principal", "solved", "walk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +41,21 @@ class Group:
 
 
 @dataclass(eq=False)
-class Coupling:
-    """The solved relations of a model."""
+class Walked:
+    """The relations of a model as its rules state them: every node with its tensors, their shapes and known values."""
 
     build: Builder
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The analysed nodes in graph order."""
+        return self.build.nodes
+
+
+@dataclass(eq=False)
+class Coupling(Walked):
+    """The solved relations of a model."""
+
     component: Ids  # [ids] -> component; component 0 is frozen
     groups: list[Group] = field(default_factory=list)
 
@@ -53,11 +63,6 @@ class Coupling:
         width = sum(group.width for group in self.groups)
         sizes = (counted(len(self.groups), "group"), counted(width, "channel"), counted(len(self.nodes), "node"))
         return brief(self, self.build.model.path, *sizes)
-
-    @property
-    def nodes(self) -> list[Node]:
-        """The analysed nodes in graph order."""
-        return self.build.nodes
 
     def weight_axes(self, node: Node) -> tuple[Axis, ...]:
         """The axes of the weight of a node with a product."""
@@ -82,26 +87,37 @@ class Coupling:
         return mask
 
 
-@span("coupling")
 def couple(model: Model, dims: Mapping[str, int] | None = None) -> Coupling:
     """Solve the channel relations of a model.
 
     `dims` gives extents of dynamic dimensions to analyse at; the relations do not depend on them.
     """
+    return solved(walk(model, dims))
+
+
+@span("shapes")
+def walk(model: Model, dims: Mapping[str, int] | None = None) -> Walked:
+    """State the relations of a model, without solving them."""
     with collection_paused():
-        build = analyse(model, dims)
-        component = decide(build, _principal(build))
-        coupling = Coupling(build, component)
-        coupling.groups = _groups(coupling)
+        return Walked(analyse(model, dims))
+
+
+@span("coupling")
+def solved(walked: Walked) -> Coupling:
+    """Solve stated relations, once: what was decided is entered into them."""
+    with collection_paused():
+        build = walked.build
+        return grouped(build, decide(build, principal(build)))
+
+
+def grouped(build: Builder, component: Ids) -> Coupling:
+    """The channels of relations that are solved, in groups."""
+    coupling = Coupling(build, component)
+    coupling.groups = _groups(coupling)
     return coupling
 
 
-def coupled_once(model: Model, dims: Mapping[str, int], analyses: Analyses) -> Coupling:
-    """The same, kept until the model changes."""
-    return analyses.of(model, "coupling", tuple(sorted(dims.items())), lambda: couple(model, dims))
-
-
-def _principal(build: Builder) -> Ids:
+def principal(build: Builder) -> Ids:
     """The ids of dimensions that stand by their size: they are worth more thinning than heads."""
     found = [np.zeros(0, np.int64)]
     for name, place in build.model.principal.items():

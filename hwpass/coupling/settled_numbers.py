@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from hwpass.coupling.groups import Coupling
+from hwpass.coupling.groups import Walked
 from hwpass.errors import InputError
 from hwpass.model.model import quiet
 from hwpass.ops import Node
@@ -31,7 +31,7 @@ class Settled(NamedTuple):
     value: NDArray[Any]
 
 
-def settled_scales(coupling: Coupling) -> Iterator[Settled]:
+def settled_scales(coupling: Walked) -> Iterator[Settled]:
     """The computed numbers that a multiplication or a division scales a whole tensor by, where they are settled."""
     nodes = {id(node.gs): node for node in coupling.nodes}
     for node in coupling.nodes:
@@ -45,7 +45,7 @@ def settled_scales(coupling: Coupling) -> Iterator[Settled]:
                 yield Settled(node, position, value)
 
 
-def _settled(coupling: Coupling, tensor: gs.Tensor, nodes: dict[int, Node]) -> bool:
+def _settled(coupling: Walked, tensor: gs.Tensor, nodes: dict[int, Node]) -> bool:
     """Whether a number stays as it is where all extents change but those of channels."""
     steps: dict[int, Node] = {}
     shapes: dict[int, Node] = {}
@@ -82,7 +82,7 @@ def _extents(node: Node, step: int) -> NDArray[np.int64]:
 
 
 def _run(
-    coupling: Coupling, tensor: gs.Tensor, steps: list[gs.Node], feed: dict[str, NDArray[np.int64]]
+    coupling: Walked, tensor: gs.Tensor, steps: list[gs.Node], feed: dict[str, NDArray[np.int64]]
 ) -> NDArray[Any] | None:
     graph = coupling.build.model.graph
     made: dict[str, gs.Tensor] = {n: gs.Variable(n, np.int64, [len(v)]) for n, v in feed.items()}

@@ -28,6 +28,19 @@ def toml_text(table: Mapping[str, Any]) -> str:
     return "\n".join(_lines(table, "")) + "\n"
 
 
+def inline(value: Any) -> str:
+    """A value on one line, tables and lists in it too.
+
+    >>> inline({"a": [1, "b"], "c": {"d": True}})
+    '{a = [1, "b"], c = {d = true}}'
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(key)} = {inline(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return _value(value)
+    return f"[{', '.join(map(inline, value))}]"
+
+
 def _lines(table: Mapping[str, Any], place: str) -> Iterator[str]:
     for key, value in table.items():
         if not isinstance(value, Mapping):

@@ -12,8 +12,7 @@ from hwpass.cost.prediction import Cost
 from hwpass.cost_models import Target
 from hwpass.cost_models.work import Floats
 from hwpass.coupling.branches import branches
-from hwpass.coupling.groups import Coupling, couple, coupled_once
-from hwpass.coupling.walk import dynamic_dimensions
+from hwpass.coupling.groups import Coupling
 from hwpass.data.doctor import concerns
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
 from hwpass.errors import UsageError, option
@@ -22,6 +21,7 @@ from hwpass.globs import matches
 from hwpass.model.model import Model
 from hwpass.node_names import short
 from hwpass.planning.allocation import Allocation, Allocator, choices, steps
+from hwpass.planning.analyses import coupled
 from hwpass.planning.consumers import macs_of
 from hwpass.planning.score import Importance, Seen, judge, score_named
 from hwpass.proto import adapter
@@ -76,7 +76,7 @@ class Study:
         `given` is what `Cost` takes: costs of the model as it was before kernels became others.
         """
         context.progress("coupling channels")
-        coupling = coupled_once(model, sample_dims(model, context), context.analyses)
+        coupling = coupled(model, context)
         fixed = _fixed(coupling, options.keep)
         if context.calibration is not None and coupling.groups:
             context.progress("looking at the data")
@@ -135,7 +135,7 @@ class Study:
         `keep` is the mask over components of what is left. Losses include what it took to get there. None where
         the model's channels are coupled in another way.
         """
-        coupling = couple(model, sample_dims(model, context))
+        coupling = coupled(model, context)
         ours, theirs = ([(g.name, g.width) for g in c.groups] for c in (self.coupling, coupling))
         if ours != theirs:
             return None
@@ -188,18 +188,6 @@ class Study:
             between=not self.options.align,
             progress=context.progress,
         )
-
-
-def sample_dims(model: Model, context: Settings) -> dict[str, int]:
-    """The sizes of dynamic axes: those that are stated, else those of the user's own data, one sample at a time."""
-    if context.calibration is None:
-        return dict(context.dims)
-    feed = next(iter(context.calibration.batches(1, limit=1)))
-    found = {}
-    for name, (tensor, place) in dynamic_dimensions(model.graph).items():
-        if tensor.name in feed and place < feed[tensor.name].ndim:
-            found[name] = int(feed[tensor.name].shape[place])
-    return {**found, **context.dims}
 
 
 def named(names: list[str], keep: tuple[str, ...]) -> set[str]:

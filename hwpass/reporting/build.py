@@ -8,9 +8,9 @@ import numpy as np
 
 from hwpass.context import Context
 from hwpass.cost.prediction import Cost
-from hwpass.coupling.groups import couple
 from hwpass.instrument import PassRecord
 from hwpass.model.model import Model
+from hwpass.planning.analyses import base_cost
 from hwpass.planning.stages import Pruned
 from hwpass.reporting.groups import frozen_by_macs, macs_by_layer
 from hwpass.reporting.schema import (
@@ -71,7 +71,12 @@ def report_of(
 def _reported(record: PassRecord) -> ReportedPass:
     parts = [] if record.span is None else _parts(record.span)
     return ReportedPass(
-        name=record.name, seconds=round(record.seconds, 4), changed=record.changed, skipped=record.skipped, parts=parts
+        name=record.name,
+        seconds=round(record.seconds, 4),
+        changed=record.changed,
+        status=record.status,
+        skipped=record.skipped,
+        parts=parts,
     )
 
 
@@ -100,14 +105,10 @@ def _costs(params: int, size: int, result: Model, context: Context, legs: list[P
     if any(stage.effect in ("mask", "factor", "format") for stage in stages):
         # No plan of widths tells what zeros and pairs of products cost.
         first = stages[0].effect == "cut"
-        before = (
-            _cost(legs[0], False)
-            if first
-            else Cost(couple(stages[0].model, context.dims), target, context.findings.given).base
-        )
-        rows = [before, Cost(couple(result, context.dims), target).base]
+        before = _cost(legs[0], False) if first else base_cost(stages[0].model, target, context)
+        rows = [{**before, **context.findings.given}, base_cost(result, target, context)]
     elif not legs:
-        base = Cost(couple(result, context.dims), target).base
+        base = base_cost(result, target, context)
         rows = [base, base]
     else:
         rows = [_cost(legs[0], False), _cost(legs[-1], True)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Keys of a target that are no figures; they stand in the heading.
 WORDS = (
     "name", "description", "aliases", "extends", "model", "runtime", "dtype", "sources", "fusion", "validation",
-    "uncertainty",
+    "uncertainty", "pipeline",
 )  # fmt: skip
 
 
@@ -59,6 +59,8 @@ def render_target(name: str, console: Console) -> None:
     print_line(console, f"runtime: {target.runtime}")
     print_line(console, f"cost model: {target.model}")
     _render_fallback(target, console)
+    if target.pipeline is not None:
+        print_line(console, f"pipeline: {target.pipeline}")
     figures = list(target_figures(target))
     # A source often covers many figures: it is printed once, and the figures carry its number.
     numbers = {text: number for number, text in enumerate(dict.fromkeys(s for _, _, s in figures if s), 1)}
@@ -171,6 +173,9 @@ def render_passes(console: Console) -> None:
     for name, cls in passes().items():
         print_line(console, name, "bold")
         print_line(console, f"  {summary(cls)}")
+        for word, found in (("requires", cls.requires), ("ensures", cls.ensures)):
+            if found:
+                print_line(console, f"  {word}: {'; '.join(condition.summary for condition in found)}")
         for option in pass_options(cls):
             default = f" (default {option.default})" if option.default else ""
             print_line(console, f"  {option.name}: {option.help}{default}")

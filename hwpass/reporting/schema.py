@@ -268,6 +268,7 @@ class PassRecord(_Part):
     name: str
     seconds: float
     changed: bool
+    status: Literal["ran", "changed", "skipped"] = "ran"
     skipped: str | None = Field(default=None, description="why it did not run; null where it ran")
     parts: list[TimedPart] = Field(default_factory=list, description="what its seconds went to, as a tree")
 
@@ -275,6 +276,13 @@ class PassRecord(_Part):
     def outcome(self) -> str:
         """Whether it changed the model, in a word, or why it did not run."""
         return f"did not run: {self.skipped}" if self.skipped is not None else "yes" if self.changed else "no"
+
+
+class Asked(_Part):
+    """An option of the run that was given."""
+
+    value: str
+    origin: str = Field(default="call", description="command line, the file that says so, or call from Python")
 
 
 class Report(_Part):
@@ -289,6 +297,7 @@ class Report(_Part):
     budget: dict[str, str] = Field(
         default_factory=dict, description="as given (or found by the search within a drop), for example latency: 0.6x"
     )
+    options: dict[str, Asked] = Field(default_factory=dict, description="what was asked for, and where")
     before: Costs
     after: Costs
     ratio: Ratios
@@ -313,7 +322,7 @@ class Report(_Part):
     def to_json(self) -> str:
         """JSON in the order of the schema, with mappings sorted: the same report gives the same text."""
         data = self.model_dump(mode="json")
-        for key in ("budget", "notes"):  # what stands in a note is in the order of its pass
+        for key in ("budget", "options", "notes"):  # what stands in a note is in the order of its pass
             data[key] = dict(sorted(data[key].items()))
         if data["verdicts"]["fidelity"]:
             outputs = data["verdicts"]["fidelity"]["outputs"]

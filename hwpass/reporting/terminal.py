@@ -38,6 +38,10 @@ def show(report: Report, console: Console, *, timing: bool = False) -> None:
     if report.notes:
         print_line(console, "")
         print_table(console, NOTES, report.note_rows(), "lll")
+    for origin in dict.fromkeys(asked.origin for asked in report.options.values()):
+        if origin not in ("call", "command line"):
+            told = [f"{name.replace('_', '-')} {a.value}" for name, a in report.options.items() if a.origin == origin]
+            print_line(console, f"from {short_path(origin)}: {', '.join(told)}", "dim")
     for warning in report.warnings:
         console.print(Text("warning: ", "yellow") + Text(warning), soft_wrap=True)
     if timing:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hwpass.analyses import Analyses
 from hwpass.figures import brief, counted
-from hwpass.runtime.analyses import Analyses
 from hwpass.runtime.threads import check_threads
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Settings:
     force: bool = False
     progress: Callable[[str], None] = lambda text: None
     warnings: list[str] = field(default_factory=list)
-    analyses: Analyses = field(default_factory=Analyses)
+    analyses: Analyses = field(default_factory=Analyses)  # of the models of the run
 
     def __post_init__(self) -> None:
         check_threads(self.threads)

@@ -10,15 +10,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from hwpass.coupling.groups import Coupling
+from hwpass.coupling.groups import Walked
 from hwpass.ops import Node
 from hwpass.ops.rule import Array
 
 
 class ConstantEdits:
-    """New values of constants of a coupled model, by the node and the input that read them."""
+    """New values of constants of a model that was walked over, by the node and the input that read them."""
 
-    def __init__(self, coupling: Coupling) -> None:
+    def __init__(self, coupling: Walked) -> None:
         self.coupling = coupling
         self.values: dict[tuple[int, int], Array] = {}
         self._index = {id(node.gs): node.index for node in coupling.nodes}

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hwpass.coupling.attention_heads import Heads, Weight, heads
-from hwpass.coupling.groups import Coupling, couple
+from hwpass.coupling.groups import Walked, walk
 from hwpass.coupling.settled_numbers import settled_scales
 from hwpass.model.model import Model
 from hwpass.ops.axes import Ids
@@ -22,19 +22,24 @@ Floats = NDArray[np.float64]
 RIDGE = 1e-6
 
 
+def may_rotate(model: Model, walked: Walked) -> bool:
+    """Whether `rotate_heads` has to be tried: a model has heads to turn, or numbers that may stand in their way."""
+    return bool(_unturned(model, walked)) or any(True for _ in settled_scales(walked))
+
+
 def rotate_heads(model: Model, dims: Mapping[str, int]) -> bool:
     """Turn the heads of a model, whose arrays are replaced, to their principal axes; whether there were any."""
-    coupling = couple(model, dims)
+    coupling = walk(model, dims)
     settled = list(settled_scales(coupling))
     for node, position, value in settled:
         # Read from the extent that is to shrink, the scale would be another.
         node.gs.inputs[position] = gs.Constant(f"{node.gs.outputs[0].name}_scale", np.array(value))
     if settled:
         model.graph.cleanup(remove_unused_node_outputs=False)
-        coupling = couple(model, dims)
+        coupling = walk(model, dims)
     found = _unturned(model, coupling)
     if unpack(model, found):
-        coupling = couple(model, dims)
+        coupling = walk(model, dims)
         found = _unturned(model, coupling)
     edits = ConstantEdits(coupling)
     for one in found:
@@ -45,7 +50,7 @@ def rotate_heads(model: Model, dims: Mapping[str, int]) -> bool:
     return bool(found)
 
 
-def _unturned(model: Model, coupling: Coupling) -> list[Heads]:
+def _unturned(model: Model, coupling: Walked) -> list[Heads]:
     return [one for one in heads(coupling)[0] if not one.operands.keys() <= model.principal.keys()]
 
 

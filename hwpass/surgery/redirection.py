@@ -29,7 +29,7 @@ def _redirect_all(edits: ConstantEdits, found: Redundancy) -> None:
     """Have nobody read the channels that carry nothing of their own."""
     if not len(found.free):
         return
-    free = np.zeros(int(edits.coupling.component.max()) + 1, bool)
+    free = np.zeros(int(found.coupling.component.max()) + 1, bool)
     free[found.free] = True
     for reader in found.readers:
         if free[reader.components].any():

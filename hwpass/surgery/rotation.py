@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from hwpass.coupling.constant_channels import added_bias
-from hwpass.coupling.groups import couple
+from hwpass.coupling.groups import Coupling
 from hwpass.coupling.residual_streams import Stream, Use, streams
 from hwpass.model.model import Model
 from hwpass.model.node_order import put_in_order
@@ -20,13 +20,12 @@ from hwpass.surgery.constant_edits import ConstantEdits
 Floats = NDArray[np.float64]
 
 
-def rotate(model: Model, norms: Mapping[int, Norm], dims: Mapping[str, int]) -> dict[str, bool] | None:
-    """Turn the streams between `norms`, which `without_means` took from the model.
+def rotate(model: Model, norms: Mapping[int, Norm], coupling: Coupling) -> dict[str, bool] | None:
+    """Turn the streams between `norms`, which `without_means` took from the model that was coupled then.
 
     What is left of the norms, by the name of the output: whether it is only centred. None where no stream can be
     turned; the model is of no more use then.
     """
-    coupling = couple(model, dims)
     found, unfit = streams(coupling, [node for node in coupling.nodes if id(node.gs) in norms])
     if not found:
         return None

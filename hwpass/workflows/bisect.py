@@ -26,7 +26,7 @@ from hwpass.planning.removal import operate
 from hwpass.planning.stages import Pruned
 from hwpass.reporting.tables import print_line
 from hwpass.workflows.job import Job
-from hwpass.workflows.run import trusted
+from hwpass.workflows.run import stated, trusted
 from hwpass.workflows.steps import budgets, check_inputs, usual
 
 #: What a check ends with where it cannot tell, as for `git bisect run`.
@@ -123,7 +123,7 @@ def _pipeline(options: RunOptions) -> Sequence[Pass]:
     if given:
         raise UsageError(f"{option('pipeline')} says what runs: put budgets into it")
     with words_of_a_pipeline():
-        return PassManager.parse(options.pipeline).steps
+        return stated(options.pipeline).steps
 
 
 def _asker(check: Check) -> Callable[[Path], bool | None]:

@@ -16,7 +16,7 @@ from hwpass.coupling.groups import couple
 from hwpass.errors import BudgetError, UsageError, option
 from hwpass.figures import shown
 from hwpass.manager import Pass, PassManager
-from hwpass.planning.study import sample_dims
+from hwpass.planning.analyses import sample_dims
 from hwpass.workflows.job import Attempt, Job
 
 #: What may help to meet a budget, in the order of a pipeline.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,11 +19,14 @@ from hwpass.manager import Pass, PassManager
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
 from hwpass.options import RunOptions, chosen, signature
+from hwpass.pipeline import Group
 from hwpass.pipeline_text import texts
 from hwpass.planning.plan import Plan
+from hwpass.reporting.schema import Asked
 from hwpass.workflows.job import Job, Result
 from hwpass.workflows.metric_search import search
 from hwpass.workflows.mixes import best_mix, chosen_means
+from hwpass.workflows.presets import preset
 from hwpass.workflows.reproduce import reproduce
 from hwpass.workflows.steps import (
     PREPARE,
@@ -71,49 +75,88 @@ def run(
     Raises UsageError, InputError, BudgetError (unless `force`) or VerdictError; each message is one line.
     """
     options = chosen("run", options, asked)
-    given = budgets(options)
-    parse_budgets(given)
-    check_inputs(options)
+    steps = pipeline_of(target, options)
     setting = options.given(("calib", "input", "seed", "threads", "dtype", "dim", "force"))
     setting |= {"target": target, "progress": progress}
-    also = texts("also", options.also)
-    if also and (options.pipeline is not None or not given):
-        raise UsageError(f"{option('also')} needs a budget, such as {option('latency', '0.5x')}, and no pipeline")
-    if options.pipeline is not None:
-        if given:
-            raise UsageError(
-                f"{option('pipeline')} says what runs: put budgets into it, as in prune-channels{{latency=0.6x}}"
-            )
-        with words_of_a_pipeline():
-            steps = PassManager.parse(options.pipeline).steps
-    elif given and also:
+    if steps is None:
         refuse_beside_search(options)
-        return _mixed(source, options, given, setting)
-    elif given or load_target(target).limits:
-        steps = usual(options)
-    elif options.metric is None or options.max_drop is None:
-        raise UsageError(
-            f"give a budget: {', '.join(map(option, METRICS))} or {option('channels')}; or {option('metric')} with"
-            f" {option('max_drop')}, which searches for it"
-        )
-    else:
-        refuse_beside_search(options)
-        return _searched(source, options, setting)
+        searched = _mixed if options.also else _searched
+        return _with_options(searched(source, options, setting), target, options)
     setting["instruments"] = instruments(options)
     setting |= options.given(("unproved", "allow_external", "reproducer"))
     try:
-        return execute(source, steps, **setting)
+        return _with_options(execute(source, steps, **setting), target, options)
     except HwpassError as error:
         if options.pipeline is not None:  # the usual passes are no concern of a reader who has not named them
             error.say_place()
         raise
 
 
-def _mixed(source: Source | Model, options: RunOptions, asked: Mapping[str, str], setting: dict[str, Any]) -> Result:
+def pipeline_of(target: str | os.PathLike[str] | Target, options: RunOptions) -> tuple[Pass | Group, ...] | None:
+    """The pipeline that `run` would run; None where it looks for the budget itself. Raises UsageError or InputError.
+
+    Everything that can be wrong with the options is found here, before a model is touched.
+    """
+    given = budgets(options)
+    parse_budgets(given)
+    check_inputs(options)
+    if options.also:
+        if options.pipeline is not None or options.preset or not given:
+            raise UsageError(f"{option('also')} needs a budget, such as {option('latency', '0.5x')}, and no pipeline")
+        if "channels" in given:
+            raise UsageError(f"{option('channels')} sets every width itself and conflicts with {option('also')}")
+        chosen_means(texts("also", options.also))
+        return None
+    if options.pipeline is not None:
+        if given:
+            raise UsageError(
+                f"{option('pipeline')} says what runs: put budgets into it, as in prune-channels{{latency=0.6x}}"
+            )
+        if options.preset:
+            raise UsageError(f"{option('pipeline')} and {option('preset')} both say what runs; give one of them")
+        return stated(options.pipeline).pipeline
+    if options.preset:
+        return preset(load_target(target), options).steps
+    if given or load_target(target).limits:
+        return usual(options)
+    if options.metric is None or options.max_drop is None:
+        raise UsageError(
+            f"give a budget: {', '.join(map(option, METRICS))} or {option('channels')}; or {option('metric')} with"
+            f" {option('max_drop')}, which searches for it"
+        )
+    return None
+
+
+def stated(pipeline: str | Sequence[Pass | Group]) -> PassManager:
+    """A pipeline that somebody wrote, as text or as objects. Raises UsageError in the words of its text."""
+    with words_of_a_pipeline():
+        return PassManager.parse(pipeline) if isinstance(pipeline, str) else PassManager(pipeline)
+
+
+def _with_options(result: Result, target: str | os.PathLike[str] | Target, options: RunOptions) -> Result:
+    """The result, its report saying what was asked for."""
+    told = {"target": Asked(value=target.name if isinstance(target, Target) else os.fsdecode(target))}
+    for item in dataclasses.fields(options):
+        value = getattr(options, item.name)
+        if value is not item.default and value != item.default:
+            told[item.name] = Asked(value=str(stated(value)) if item.name == "pipeline" else _said(value))
+    return dataclasses.replace(result, report=result.report.model_copy(update={"options": told}))
+
+
+def _said(value: Any) -> str:
+    """An option's value in a few words; data that is no path by its type alone."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float | os.PathLike):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return getattr(value, "__qualname__", type(value).__name__)
+
+
+def _mixed(source: Source | Model, options: RunOptions, setting: dict[str, Any]) -> Result:
     """The mix of means within the budgets that loses least; it alone is distilled, where that is asked for."""
-    means = chosen_means(texts("also", options.also))
-    if "channels" in asked:
-        raise UsageError(f"{option('channels')} sets every width itself and conflicts with {option('also')}")
+    means, asked = chosen_means(texts("also", options.also)), budgets(options)
     make = partial(mixed_steps, replace(options, distill="off"))
     last = partial(mixed_steps, options) if distill_step(options) else None
     (last or make)(means, {name: dict.fromkeys(asked, 0.5) for name in means})
@@ -149,7 +192,7 @@ run.__signature__ = signature(run, "run")  # type: ignore[attr-defined]
 
 def execute(
     source: Source | Model,
-    pipeline: str | Sequence[Pass],
+    pipeline: str | Sequence[Pass | Group],
     *,
     target: str | os.PathLike[str] | Target | None = None,
     calib: Any = None,

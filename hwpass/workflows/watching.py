@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hwpass.errors import UsageError, option
 from hwpass.instrument import Instrument
 from hwpass.instruments.limits import PassLimit
+from hwpass.instruments.preserved import CheckPreserved
 from hwpass.instruments.printing import PrintAfter, on_standard_error
 from hwpass.instruments.recording import KeepLastGood
 from hwpass.instruments.saving import SaveAfter
@@ -36,7 +37,7 @@ def instruments(options: RunOptions, tell: Callable[[str], None] = on_standard_e
     if options.keep_last_good is not None:
         found.append(KeepLastGood(options.keep_last_good))
     if options.verify_each:
-        found.append(VerifyEach(options.rtol, options.atol))
+        found += [CheckPreserved(), VerifyEach(options.rtol, options.atol)]
     return found
 
 

@@ -1,92 +1,151 @@
-"""Analyses are made once, and again only when a pass changed the model."""
+"""Analyses of a run are computed once, found again while they are true, and computed anew when they are not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
+from graphs import build, programs
+from hypothesis import given
+from sketch import Sketch
 
 import hwpass
 from hwpass.context import Context
+from hwpass.cost_models import load_target
 from hwpass.coupling import groups
-from hwpass.coupling.groups import coupled_once
-from hwpass.coupling.walk import Builder, analyse
-from hwpass.errors import VerdictError
-from hwpass.manager import Pass, PassManager, PassResult
+from hwpass.coupling.groups import couple
+from hwpass.manager import PassManager
 from hwpass.model.model import Model
-from hwpass.runtime.analyses import Analyses
+from hwpass.planning.analyses import base_cost, coupled, walked
+from hwpass.reporting.schema import TimedPart
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
-def test_one_model_at_a_time() -> None:
-    kept, one, other = Analyses(), object(), object()
-    assert [kept.of(one, "a", key, lambda: len(kept.made)) for key in (1, 1, 2)] == [0, 0, 1]
-    assert kept.of(other, "a", 1, lambda: "new") == "new"
-    assert kept.of(one, "a", 1, lambda: "again") == "again"
-    kept.of(one, "b", 1, lambda: "b")
-    kept.forget(frozenset({"b"}))
-    assert kept.of(one, "a", 1, lambda: "third") == "third"
-    assert kept.of(one, "b", 1, lambda: "never") == "b"
-    assert kept.made == {"a": 5, "b": 1}
-    assert kept.used_again == {"a": 1, "b": 1}
+def small() -> Model:
+    s = Sketch()
+    x = s.op("Relu", s.op("Conv", s.input(["N", 3, 6, 6]), s.weight(4, 3, 3, 3)))
+    s.output(s.op("Conv", x, s.weight(5, 4, 1, 1)))
+    return Model.load(s.model())
 
 
-@dataclass(frozen=True)
-class Does(Pass):
-    """What a test says."""
-
-    name = "does"
-
-    def run(self, model: Model, context: Context) -> PassResult:
-        return ACTION[0](model, context)
+def same(one: groups.Coupling, other: groups.Coupling) -> bool:
+    return np.array_equal(one.component, other.component) and [
+        (g.name, g.layers, g.components.tolist()) for g in one.groups
+    ] == [(g.name, g.layers, g.components.tolist()) for g in other.groups]
 
 
-ACTION: list[Callable[[Model, Context], PassResult]] = []
+def test_a_coupling_is_found_again_until_the_graph_changes() -> None:
+    model, context = small(), Context()
+    first = coupled(model, context)
+    assert coupled(model, context) is coupled(model.copy(), context) is first
+    assert walked(model, context) is first
+    assert context.analyses.computed == {"coupling": 1, "shapes": 1}
+    model.graph.nodes[1].op, model.graph.nodes[1].attrs = "Softmax", {"axis": 1}
+    second = coupled(model, context)
+    assert second is not first
+    assert same(second, couple(model))
+    assert not same(second, first)
 
 
-@pytest.fixture
-def model() -> Model:
-    return Model.load(FIXTURES / "compact" / "gru.onnx")
+def test_one_whose_graph_was_edited_since_serves_no_copy() -> None:
+    model, context = small(), Context()
+    copy = model.copy()
+    first = coupled(model, context)
+    model.graph.nodes[1].op = "Softmax"
+    assert coupled(copy, context) is not first
 
 
-def told(model: Model, context: Context, modified: bool) -> PassResult:
-    coupled_once(model, {}, context.analyses)
-    return PassResult(model, modified)
+def test_one_that_is_to_be_edited_by_is_of_that_very_graph() -> None:
+    model, context = small(), Context()
+    first = coupled(model, context)
+    copy = model.copy()
+    second = coupled(copy, context, own=True)
+    assert second is not first
+    assert [node.gs for node in second.nodes] == list(copy.walk())
+    assert same(first, second)
+    assert context.analyses.computed == {"coupling": 1, "shapes": 2}, "it is walked again, and not solved"
 
 
-@pytest.mark.parametrize(("modified", "times"), [(False, 1), (True, 2)])
-def test_what_a_pass_leaves_as_it_was_is_known_already(model: Model, modified: bool, times: int) -> None:
-    ACTION[:] = [lambda m, context: told(m, context, modified)]
-    context = Context()
-    PassManager([Does(), Does()]).run(model, context)
-    assert context.analyses.made["coupling"] == times
+def test_other_weights_have_the_same_relations() -> None:
+    model, context = small(), Context()
+    first = coupled(model, context)
+    node = model.graph.nodes[0]
+    node.inputs[1] = gs.Constant(node.inputs[1].name, 2 * node.inputs[1].values)
+    second = coupled(model, context)
+    assert second is not first
+    assert np.array_equal(second.nodes[0].value(1), node.inputs[1].values)
+    assert same(second, couple(model))
+    assert context.analyses.computed["coupling"] == 1
 
 
-def test_a_pass_that_edits_in_place_has_to_say_so(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def edit(model: Model, context: Context) -> PassResult:
-        model.graph.nodes.pop()
-        return PassResult(model, False)
+@given(programs())
+def test_a_solution_that_serves_again_is_what_solving_gives(program: Any) -> None:
+    model, context = Model.load(build(program)), Context()
+    first = coupled(model, context)
+    second = coupled(model.copy(), context, own=True)
+    third = couple(model.copy())
+    assert context.analyses.computed["coupling"] == 1
+    assert same(first, second)
+    assert same(second, third)
+    for one, other in ((second.build.left, third.build.left), (second.build.right, third.build.right)):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert second.build.origin == third.build.origin
 
-    ACTION[:] = [edit]
-    monkeypatch.setattr(Does, "in_place", False)
-    with pytest.raises(VerdictError, match="pass does says that it edits no model in place, and did"):
-        PassManager([Does()]).run(model)
+
+def test_costs_go_over_to_a_model_where_a_pass_preserves_them() -> None:
+    from dataclasses import dataclass
+
+    from hwpass.manager import Pass, PassResult
+
+    @dataclass(frozen=True)
+    class Tune(Pass):
+        """Doubles the first weights."""
+
+        name = "tune-for-a-test"
+        effect = "any"
+
+        def run(self, model: Model, context: Context) -> PassResult:
+            node = model.graph.nodes[0]
+            node.inputs[1] = gs.Constant(node.inputs[1].name, 2 * node.inputs[1].values)
+            return PassResult(model, True)
+
+    class Keeps(Tune):
+        preserves = ("cost",)
+
+    target = load_target("mobile-cpu")
+    for cls, computed in ((Tune, 2), (Keeps, 1)):
+        context = Context(target=target)
+        model = small()
+        context.bind(model)
+        before = base_cost(model, target, context)
+        after = base_cost(PassManager([cls()]).run(model, context, further=True), target, context)
+        assert before == after
+        assert context.analyses.computed["cost"] == computed
 
 
-@pytest.mark.parametrize("network", ["cnn", "densenet"])
-def test_a_usual_run_solves_the_coupling_at_most_twice(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once for the model as it was prepared, once for what stands halfway to the budget."""
-    solved = []
+def parts(found: list[TimedPart]) -> Counter[str]:
+    """How often each part of a run was done, at any depth."""
+    total: Counter[str] = Counter()
+    for part in found:
+        total[part.name] += part.count
+        total += parts(part.parts)
+    return total
 
-    def counted(*given: Any) -> Builder:
-        solved.append(given)
-        return analyse(*given)
 
-    monkeypatch.setattr(groups, "analyse", counted)
-    given: dict[str, Any] = {"calib": FIXTURES / "calib.npz", "effort": "quick", "distill": "off"}
-    hwpass.run(FIXTURES / f"{network}.onnx", "server-cpu", latency=0.5, **given)
+@pytest.mark.parametrize("name", ["cnn", "densenet", "mobilenet", "resnet_se", "vit"])
+def test_a_run_with_data_solves_the_coupling_at_most_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[int] = []
+    decide = groups.decide
+    monkeypatch.setattr(groups, "decide", lambda *given: solved.append(1) or decide(*given))
+    result = hwpass.run(
+        FIXTURES / f"{name}.onnx", "mobile-cpu", macs=0.7, calib=FIXTURES / "calib.npz", effort="quick", score="l2"
+    )
     assert 1 <= len(solved) <= 2
+    timed = sum((parts(record.parts) for record in result.report.passes), Counter[str]())
+    assert timed["coupling"] == len(solved)
+    assert timed["coupling, kept from before"] >= 1

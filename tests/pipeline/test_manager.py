@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +16,12 @@ from hypothesis import strategies as st
 from sketch import Sketch
 
 import hwpass
+from hwpass import pipeline_toml
 from hwpass.context import Context
 from hwpass.errors import HwpassError, InputError, UsageError
 from hwpass.manager import _PASSES, Pass, PassManager, PassResult, passes, register
 from hwpass.model.model import Model
+from hwpass.pipeline import Group, Repeat
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -42,27 +46,48 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 }  # fmt: skip
 
 
+def values_of(field: dataclasses.Field[Any]) -> st.SearchStrategy[Any]:
+    """Values of one option: of its choices where it has such, else of its type; its default goes too."""
+    if field.name in SPECIAL:
+        return SPECIAL[field.name]
+    if "choices" in field.metadata:
+        return st.sampled_from([choice for choice, _ in field.metadata["choices"]()])
+    return st.just(field.default) | KINDS[str(field.type)]
+
+
 def options() -> st.SearchStrategy[Pass]:
     """Any registered pass with any options that make sense."""
+
+    def made(cls: type[Pass], values: dict[str, Any]) -> Pass:
+        try:
+            return cls(**values)
+        except UsageError:
+            return cls()  # most values of that option make no sense
+
     return st.one_of([
-        st.builds(cls, **{f.name: _values(f) for f in dataclasses.fields(cls)})
+        st.fixed_dictionaries({f.name: values_of(f) for f in dataclasses.fields(cls)}).map(partial(made, cls))
         for cls in passes().values()
     ])  # fmt: skip
 
 
-def _values(option: dataclasses.Field[Any]) -> st.SearchStrategy[Any]:
-    """Values of an option that make sense."""
-    if option.name in SPECIAL:
-        return SPECIAL[option.name]
-    if "choices" in option.metadata:
-        return st.sampled_from([choice for choice, _ in option.metadata["choices"]()])
-    return KINDS[str(option.type)]
+def pipelines() -> st.SearchStrategy[list[Any]]:
+    """Any passes, some of them in brackets and some repeated."""
+    some = st.lists(st.deferred(lambda: steps), min_size=1, max_size=3)
+    groups = some.map(lambda inner: Group(*inner))
+    repeats = st.builds(lambda inner, n: Repeat(*inner, n=n), some, st.integers(1, 12))
+    steps = st.one_of(options(), options(), groups, repeats)
+    return st.lists(steps, max_size=3)
 
 
-@given(st.lists(options(), max_size=4))
-def test_any_pipeline_survives_its_text(steps: list[Pass]) -> None:
+@given(pipelines())
+def test_any_pipeline_survives_its_text_and_its_toml(steps: list[Any]) -> None:
     manager = PassManager(steps)
-    assert PassManager.parse(str(manager)).steps == manager.steps
+    text = str(manager)
+    assert PassManager.parse(text).pipeline == manager.pipeline
+    items = tomllib.loads(pipeline_toml.written(manager.pipeline))["pipeline"]
+    read = pipeline_toml.read(items, passes())
+    assert tuple(read) == manager.pipeline
+    assert str(PassManager(read)) == text
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,8 @@ def test_a_pipeline_that_names_one_says_why_it_is_not_there(name: str, folder: P
     model = ROOT / "fixtures" / "cnn.onnx"
     done = python(folder, "-m", "hwpass", "run", str(model), "--target", "mobile-cpu", "--pipeline", f"fold,{name}")
     assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
+    *_, last, shown, mark = done.stderr.splitlines()
+    assert (shown, mark) == (f"  fold,{name}", f"{'':7}^")
     assert last.startswith(f"hwpass: pipeline: there is no pass '{name}' (at character 6); distribution ")
     assert "left out: " in last
 
