@@ -34,6 +34,7 @@ ROOMS = {
     "reporting": "what people and programs read of a run",
     "workflows": "one command, one module",
     "command": "the command line",
+    "integrations": "adapters for tools that run hwpass as a step",
 }
 
 #: Modules beside the rooms, and the room that each counts as.
