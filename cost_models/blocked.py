@@ -169,6 +169,7 @@ class _Layers:
     def of(cls, work: Work, elementwise: frozenset[str]) -> _Layers:
         kernels = len(work.kind)
         flat = np.ones(kernels, bool) if not work.axes.size else work.axes == 2
+        flat = flat & (work.itemsize > 1)  # integers lie channel by channel
         windows = {name: np.flatnonzero((work.kind == name) & flat) for name in ("conv", "depthwise", "grouped")}
         may = np.zeros(kernels, bool)
         for places in windows.values():
@@ -179,7 +180,9 @@ class _Layers:
             sources = work.source[edges]
             fed = bool((may[np.maximum(sources, 0)] & (sources >= 0)).any())
             adds = kind == "conv" and flat[k] and edges.size > 1
-            if adds or (edges.size and ((kind == "pool" and flat[k]) or (kind in FOLLOWING and fed))):
+            if adds or (
+                edges.size and ((kind == "pool" and flat[k]) or (kind in FOLLOWING and fed and work.itemsize[k] > 1))
+            ):
                 following.append(k)
                 lists.append(edges)
                 may[k] = True

@@ -53,6 +53,12 @@ class CpuConstants(Figures):
     winograd: float = Field(ge=1)  #: rate of a 3x3 stride-1 convolution over the direct rate (1: not used)
     recurrent: float = Field(gt=0, le=1)  #: share of the peak that recurrent kernels reach
     conversion_ns: float = Field(ge=0)  #: convert one element between layouts, beside its memory time
+    # Kernels on integers of 8 bits; only where `peak` has a rate for them.
+    int8_output_ns: float = Field(default=0, ge=0)  #: scale, round and store one output of a product
+    int8_gather_ns: float = Field(default=0, ge=0)  #: gather one element of a window
+    int8_depthwise_mac_ns: float = Field(default=0, ge=0)  #: one multiply-accumulate of a depthwise convolution
+    int8_element_ns: float = Field(default=0, ge=0)  #: one output of any other operator
+    int8_pool_ns: float = Field(default=0, ge=0)  #: one output of a pool, over each position of its window
 
 
 @register
@@ -130,7 +136,28 @@ class CachedSimdCpu(CostModel):
             own, read = work.columns(these), reads[:, these]
             blocked = self._depthwise(own)
             result[:, these] = blocked if read.all() else np.where(read, blocked, self._gathered(own, peak[these]))
+        narrow = work.kept("on integers", lambda: np.flatnonzero(work.itemsize == 1))
+        if len(narrow) and "int8" in self.target.peak:
+            result[:, narrow] = self._on_integers(work.columns(narrow), peak[narrow])
         return result
+
+    def _on_integers(self, work: Work, peak: Floats) -> Floats:
+        """Kernels on integers of 8 bits: the product, outputs that are brought back to 8 bits, windows that are
+        gathered. Depthwise convolutions load and widen every element anew."""
+        c = self._constants
+        outputs = work.groups * work.m * work.n
+        columns = np.where(work.kind == "matmul", self._columns(work.n), work.n)
+        product = work.groups * work.m * columns * work.k * work.taps / peak
+        windowed = (work.taps > 1) | (work.stride > 1)
+        gather = np.where(windowed, work.groups * work.m * work.k * work.taps * c.int8_gather_ns * 1e-9, 0.0)
+        single = work.macs * c.int8_depthwise_mac_ns * 1e-9
+        found = np.where(work.kind == "depthwise", single, product + gather) + outputs * c.int8_output_ns * 1e-9
+        each = np.where(work.kind == "pool", work.taps * c.int8_pool_ns, c.int8_element_ns) * 1e-9
+        converts = np.isin(work.op, ("QuantizeLinear", "DequantizeLinear")) if work.op.size else np.zeros(1, bool)
+        moved = np.where(work.kind == "reduce", np.maximum(work.read, work.written), work.written)
+        convert = self._op_ns(["QuantizeLinear"], "elementwise") * 1e-9
+        plain = np.where(converts, work.written * convert, moved * each)
+        return np.asarray(np.where(work.macs > 0, found, np.where(work.kind == "free", 0.0, plain)))
 
     def _blocked(self, work: Work, reads: Bools, peak: Floats) -> Floats:
         """A dense (or grouped) convolution in the blocked layout.

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from hwpass.cost.formats import Formats
-from hwpass.cost.fusion import Kernel, constant_only, fused
+from hwpass.cost.fusion import DEQUANTISE, QUANTISE, Kernel, constant_only, fused
 from hwpass.cost.liveness import Flow, Liveness
 from hwpass.cost.zeros import zeros_of
-from hwpass.cost_models.target import Footprint
+from hwpass.cost_models.target import Footprint, Int8
 from hwpass.cost_models.work import Floats, Work, small
 from hwpass.coupling.groups import Coupling
 from hwpass.ops import Node, Tensor
@@ -65,18 +65,19 @@ class Kernels:
         formats: Formats | None = None,
         footprint: Footprint | None = None,
         patterns: Sequence[str] = (),
+        int8: Int8 | None = None,
     ) -> None:
         """`kernels` are those of `fused`, or these and what they come down to without whole branches.
 
         `formats` says how many bytes elements take (the model's own by default), `footprint` how buffers are rounded;
-        `patterns` are those of zeros in weights that are looked for.
+        `patterns` are those of zeros in weights that are looked for, `int8` which operators have kernels on integers.
         """
         self.coupling = coupling
         self._formats = formats or Formats()
         self._footprint = footprint or Footprint()
         self._patterns = tuple(patterns)
         self.model = coupling.build.model
-        self.kernels = fused(coupling, fusion) if kernels is None else kernels
+        self.kernels = fused(coupling, fusion, int8) if kernels is None else kernels
         self.dense = np.asarray([g.width for g in coupling.groups], np.float64)
         self._extents: dict[int, int] = {}
         self._ids: list[NDArray[np.int64]] = []
@@ -152,8 +153,8 @@ class Kernels:
         self, number: int, kernel: Kernel, flow: Flow, computed: dict[str, list[tuple[str, Tensor | None]]]
     ) -> None:
         """What a kernel reads: constants, and each activation once."""
-        seen = {t.name for node in kernel.nodes for t in node.gs.outputs}
-        for place, node in enumerate(kernel.nodes):
+        seen = {t.name for node in (*kernel.nodes, *kernel.feeding) for t in node.gs.outputs}
+        for place, node in enumerate((*kernel.nodes, *kernel.feeding)):
             for tensor, operand in zip(node.gs.inputs, node.inputs, strict=False):
                 if isinstance(tensor, gs.Constant) or tensor.name in computed:
                     for name, own in computed.get(tensor.name) or [(tensor.name, operand)]:
@@ -168,7 +169,8 @@ class Kernels:
                         flow.bytes.append(flow.size[tensor.name])
                         flow.channels.append(self._channels(operand))
             output = node.outputs[0] if node.outputs else None
-            if (place or node.extent is None) and output is not None and output.axes is not None:
+            free = kernel.integer and place and node.op in (QUANTISE, DEQUANTISE)
+            if (place or node.extent is None) and not free and output is not None and output.axes is not None:
                 self._elements[number].append(self._product([f for axis in output.axes for f in axis]))
 
     def _weight(self, number: int, node: int, name: str, own: Tensor | None) -> None:
@@ -218,6 +220,8 @@ class Kernels:
             self.taps[number], self.stride[number] = extent.taps, extent.stride
         if node.outputs and node.outputs[0].dtype is not None:
             self.itemsize[number] = self._formats(node.outputs[0].dtype)
+        if kernel.integer:
+            self.itemsize[number] = 1.0
 
     def _finish(self) -> None:
         component, groups = self.coupling.component, self.coupling.groups

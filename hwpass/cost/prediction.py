@@ -49,16 +49,18 @@ class Cost:
         Raises InputError where the target is not what its cost model wants.
         """
         self.target, self.given = target, dict(given or {})
-        self.remainders = Remainders(coupling, target.fusion)
+        # A runtime without figures for integers runs products on what it brings back to floating point.
+        int8 = target.int8 if "int8" in target.peak else None
+        self.remainders = Remainders(coupling, target.fusion, int8)
         self.formats = formats = Formats(target)
         #: Those of the model as it is, with every branch; made now, as the graph may be rewritten later.
-        self.kernels = Kernels(coupling, target.fusion, None, formats, target.footprint, [*target.sparse])
+        self.kernels = Kernels(coupling, target.fusion, None, formats, target.footprint, [*target.sparse], int8)
         self.model = Hosted(target, self.kernels.kernels)
         branches = any(kernel.without >= 0 for kernel in self.remainders.kernels)
         self._parts, self._parts_model = self.kernels, self.model
         if branches:
             self._parts = Kernels(
-                coupling, target.fusion, self.remainders.kernels, formats, target.footprint, [*target.sparse]
+                coupling, target.fusion, self.remainders.kernels, formats, target.footprint, [*target.sparse], int8
             )
             self._parts_model = Hosted(target, self._parts.kernels)
         self.dense = self._parts.dense

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwpass.cost.fusion import Kernel, fuse, fused
+from hwpass.cost_models.target import Int8
 from hwpass.cost_models.work import Floats
 from hwpass.coupling.branches import branches
 from hwpass.coupling.groups import Coupling
@@ -22,12 +23,12 @@ from hwpass.ops import Node
 class Remainders:
     """The kernels of a coupled model, what they come down to without branches, and which of them run."""
 
-    def __init__(self, coupling: Coupling, fusion: Sequence[Sequence[str]]) -> None:
+    def __init__(self, coupling: Coupling, fusion: Sequence[Sequence[str]], int8: Int8 | None = None) -> None:
         outputs = [t.name for t in coupling.build.model.graph.outputs]
         without = [None if b is None else b.gone | b.constant | b.folded for b in branches(coupling)]
         self.kernels: list[Kernel] = []
         whole, partly = [], []
-        for kernel in fused(coupling, fusion):
+        for kernel in fused(coupling, fusion, int8):
             losses = [_left(kernel, gone) for gone in without]
             whole.append([left == [] for left in losses])
             partly.append([bool(left) for left in losses])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -41,8 +40,9 @@ def test_a_vision_transformer_keeps_its_accuracy_in_half_precision() -> None:
     exact = result.report.verdicts.exactness
     assert exact is not None
     assert [leg.name for leg in exact.legs] == ["preparation", "formats"]
-    told: Any = result.report.notes["to-fp16"]
-    assert told["in 32 bits"]["it sums many terms"] == 7
+    wide = result.report.notes["to-fp16"]["in 32 bits"]
+    assert isinstance(wide, dict)
+    assert wide["it sums many terms"] == 7
 
 
 def attention(fill: float = -1e9, epsilon: float = 1e-12) -> Sketch:
