@@ -189,6 +189,11 @@ class RunOptions:
         False, "Prove every pass by itself as soon as it ran, and stop at the first whose proof fails.", "flag",
         WATCHED, group="Debugging",
     )  # fmt: skip
+    measure_each: bool = _asked(
+        False, "Measure the model as given and after every pass that changes it: size, activations, "
+        "multiply-accumulates, latency, and the error against the original on --calib.", "flag", WATCHED,
+        group="Debugging",
+    )  # fmt: skip
     print_after: str | Iterable[str] = _asked(
         (), "Print on standard error how the graph differs after a pass, after all, or after those that change it. "
         "Repeatable.", "texts", WATCHED, metavar="NAME|all|change", group="Debugging",

@@ -19,6 +19,7 @@ from hwpass.reporting.schema import (
     FidelityVerdict,
     Frozen,
     GroupChange,
+    MeasuredPart,
     MetricVerdict,
     ModelInfo,
     ProofLeg,
@@ -29,6 +30,7 @@ from hwpass.reporting.schema import (
 )
 from hwpass.reporting.schema import PassRecord as ReportedPass
 from hwpass.spans import Span
+from hwpass.verdicts.findings import Measured
 from hwpass.verdicts.legs import Proof
 from hwpass.version import __version__
 
@@ -65,6 +67,19 @@ def report_of(
         warnings=context.warnings,
         trials=findings.trials,
         notes=findings.notes,
+        measured=[_measured(item) for item in findings.measured],
+    )
+
+
+def _measured(item: Measured) -> MeasuredPart:
+    return MeasuredPart(
+        after=item.after,
+        params=item.params,
+        size_bytes=item.size_bytes,
+        macs=item.macs,
+        activation_bytes=item.activations,
+        latency_ms=None if item.latency is None else item.latency * 1e3,
+        rel_l2=item.rel_l2,
     )
 
 

@@ -278,6 +278,18 @@ class PassRecord(_Part):
         return f"did not run: {self.skipped}" if self.skipped is not None else "yes" if self.changed else "no"
 
 
+class MeasuredPart(_Part):
+    """The model as it was given, or after a pass that changed it."""
+
+    after: str = Field(description="the pass, as text; `as given` for the first")
+    params: int
+    size_bytes: int
+    macs: float | None = None
+    activation_bytes: float | None = Field(default=None, description="most bytes of activations alive at once")
+    latency_ms: float | None = Field(default=None, description="predicted")
+    rel_l2: float | None = Field(default=None, description="of the worst output, against the original, on 64 samples")
+
+
 class Asked(_Part):
     """An option of the run that was given."""
 
@@ -309,6 +321,9 @@ class Report(_Part):
     warnings: list[str] = Field(default_factory=list)
     trials: list[Trial] = Field(
         default_factory=list, description="what the search within a drop tried, in order; else empty"
+    )
+    measured: list[MeasuredPart] = Field(
+        default_factory=list, description="the models on the way, with `--measure-each`; else empty"
     )
     notes: dict[str, Note] = Field(
         default_factory=dict, description="what passes found out that has no other place here, by the pass's name"
@@ -366,6 +381,21 @@ class Report(_Part):
             (t.asked, f"{t.latency:.3g}x", f"{t.metric:.4g}", f"{t.drop:.3g}", "within" if t.passed else "dropped")
             for t in sorted(self.trials, key=lambda t: t.latency)
         ]
+
+    def measured_rows(self) -> list[tuple[str, ...]]:
+        """A row for each model on the way, its costs as shares of the first."""
+        first = self.measured[0] if self.measured else None
+
+        def share(item: MeasuredPart, metric: str) -> str:
+            value, base = getattr(item, metric), getattr(first, metric)
+            return "-" if value is None else "1x" if item is first else f"{value / base:.3g}x" if base else "-"
+
+        metrics = ("params", "size_bytes", "activation_bytes", "macs", "latency_ms")
+        return [
+            (shown(item.after, 60), *(share(item, metric) for metric in metrics),
+             "-" if item.rel_l2 is None else f"{item.rel_l2:.3g}")
+            for item in self.measured
+        ]  # fmt: skip
 
     def note_rows(self) -> list[tuple[str, str, str]]:
         """Pass, finding and value of everything in the notes, as text on one line."""

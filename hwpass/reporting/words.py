@@ -9,6 +9,9 @@ from hwpass.figures import human_seconds
 #: The heading of the notes.
 NOTES = ("pass", "found", "value")
 
+#: The heads of the table of models on the way.
+MEASURED = ("after", "parameters", "size", "activations", "MACs", "latency", "relative L2 error")
+
 
 def abbreviated(names: Sequence[str], limit: int = 3) -> str:
     """The first names and how many more there are.

@@ -43,6 +43,22 @@ class Trial:
     passed: bool
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A model on the way: predicted costs where there is a target, closeness to the original where there are inputs.
+
+    `activations` are the most bytes of them that are alive at once. `rel_l2` is the largest of any output.
+    """
+
+    after: str
+    params: int
+    size_bytes: int
+    macs: float | None = None
+    activations: float | None = None
+    latency: float | None = None
+    rel_l2: float | None = None
+
+
 @dataclass
 class Findings:
     """What passes leave for each other, for the proof and for the report. Fresh for each run of a pipeline."""
@@ -59,6 +75,7 @@ class Findings:
     fidelity: Fidelity | None = None
     metric: MetricFound | None = None
     trials: list[Trial] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)  # of --measure-each
     unmet: str | None = None
     notes: dict[str, Note] = field(default_factory=dict)  # a pass's own findings, by its name, for the report
     read_back: Callable[[Path], None] | None = None  # proves the bytes of a file that is about to get its name

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hwpass.errors import UsageError, option
 from hwpass.instrument import Instrument
 from hwpass.instruments.limits import PassLimit
+from hwpass.instruments.measure_each import MeasureEach
 from hwpass.instruments.preserved import CheckPreserved
 from hwpass.instruments.printing import PrintAfter, on_standard_error
 from hwpass.instruments.recording import KeepLastGood
@@ -15,7 +16,7 @@ from hwpass.instruments.verify_each import VerifyEach
 from hwpass.options import RunOptions
 
 #: The options that a run is watched by.
-WATCHING = ("verify_each", "print_after", "save_after", "pass_limit", "reproducer", "keep_last_good")
+WATCHING = ("verify_each", "measure_each", "print_after", "save_after", "pass_limit", "reproducer", "keep_last_good")
 
 
 def watched(options: RunOptions) -> list[str]:
@@ -30,6 +31,8 @@ def instruments(options: RunOptions, tell: Callable[[str], None] = on_standard_e
     found: list[Instrument] = []
     if options.pass_limit is not None:
         found.append(PassLimit(options.pass_limit))
+    if options.measure_each:
+        found.append(MeasureEach())
     if options.print_after:
         found.append(PrintAfter(options.print_after, tell))
     if options.save_after is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwpass.figures import human_seconds
 from hwpass.reporting.renderer import Renderer, register
-from hwpass.reporting.words import NOTES, abbreviated
+from hwpass.reporting.words import MEASURED, NOTES, abbreviated
 
 if TYPE_CHECKING:
     from hwpass.reporting.schema import GroupChange, Report
@@ -61,6 +61,7 @@ def page(report: Report) -> str:
         _groups(report.changed_groups(), len(report.groups)),
         _frozen(report),
         _notes(report),
+        _measured(report),
         _warnings(report.warnings),
         _passes(report),
     ]
@@ -133,6 +134,12 @@ def _frozen(report: Report) -> str:
 
 def _notes(report: Report) -> str:
     return "<h2>Found by passes</h2>\n" + _table(NOTES, report.note_rows()) if report.notes else ""
+
+
+def _measured(report: Report) -> str:
+    if not report.measured:
+        return ""
+    return "<h2>After each pass</h2>\n" + _table(MEASURED, report.measured_rows(), numbers=range(1, len(MEASURED)))
 
 
 def _warnings(warnings: Sequence[str]) -> str:

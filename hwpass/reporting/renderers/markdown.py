@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwpass.figures import human_seconds
 from hwpass.reporting.renderer import Renderer, register
-from hwpass.reporting.words import NOTES, abbreviated, figure, milliseconds
+from hwpass.reporting.words import MEASURED, NOTES, abbreviated, figure, milliseconds
 
 if TYPE_CHECKING:
     from hwpass.reporting.schema import Report
@@ -42,6 +42,7 @@ class Markdown(Renderer):
             *_groups(report),
             *_section("Frozen", ("nodes", "reason", "which"), _frozen(report), "rll"),
             *_section("Found by passes", NOTES, _texts(report.note_rows()), "lll"),
+            *_section("After each pass", MEASURED, _texts(report.measured_rows()), "lrrrrrr"),
             *_warnings(report),
             *_section("Passes", ("pass", "time", "changed"), _passes(report), "lrl"),
         ]
