@@ -17,9 +17,12 @@ import hwpass
 from hwpass.context import Context
 from hwpass.cost_models import load_target
 from hwpass.coupling import groups
+from hwpass.coupling.factors import decide
 from hwpass.coupling.groups import couple
+from hwpass.coupling.walk import Builder
 from hwpass.manager import PassManager
 from hwpass.model.model import Model
+from hwpass.ops.axes import Ids
 from hwpass.planning.analyses import base_cost, coupled, walked
 from hwpass.reporting.schema import TimedPart
 
@@ -140,8 +143,12 @@ def parts(found: list[TimedPart]) -> Counter[str]:
 @pytest.mark.parametrize("name", ["cnn", "densenet", "mobilenet", "resnet_se", "vit"])
 def test_a_run_with_data_solves_the_coupling_at_most_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     solved: list[int] = []
-    decide = groups.decide
-    monkeypatch.setattr(groups, "decide", lambda *given: solved.append(1) or decide(*given))
+
+    def counted(build: Builder, inner: Ids) -> Ids:
+        solved.append(1)
+        return decide(build, inner)
+
+    monkeypatch.setattr(groups, "decide", counted)
     result = hwpass.run(
         FIXTURES / f"{name}.onnx", "mobile-cpu", macs=0.7, calib=FIXTURES / "calib.npz", effort="quick", score="l2"
     )
