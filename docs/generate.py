@@ -141,10 +141,17 @@ def pass_pages() -> str:
         "",
         NOTE,
         "A pipeline is their names in order: `fold,fuse-bn,prune-channels{latency=0.6x,keep=head*|stem*},verify`.",
-        "Options stand in braces; several values of one option are joined by `|`.",
+        "Options stand in braces; several values of one option are joined by `|`. Passes in round brackets are a",
+        "group; `repeat{n=3}(fold,fuse-bn)` runs one at most three times: a round that changes nothing is the last.",
+        "Pipelines in Python and in `hwpass.toml`, and the presets of targets, are in [pipelines.md](pipelines.md).",
     ]
     for name, cls in passes().items():
         lines += ["", f"## {name}", "", inspect.getdoc(cls) or ""]
+        asks = [("Requires that", c) for c in cls.requires] + [("Ensures that", c) for c in cls.ensures]
+        said = [f"{word} {condition.summary} (`{condition}`)." for word, condition in asks]
+        said += [f"Preserves {', '.join(cls.preserves)}."] if cls.preserves else []
+        if said:
+            lines += ["", *said]
         options = pass_options(cls)
         if options:
             lines += ["", "| option | default | meaning |", "|---|---|---|"]

@@ -177,7 +177,7 @@ class _Reader:
         self.place += 1
         found = self.steps(")")
         if self.ended():
-            self.refuse("a closing bracket")
+            self.refuse("a comma or a closing bracket")
         self.place += 1
         self.depth -= 1
         return tuple(found)
@@ -234,7 +234,7 @@ def _step(step: Step, known: Mapping[str, type[P]], text: str) -> P | Group:
         if step.inner is None and step.name != REPEAT:
             return _made(step, known, text)
         if step.name not in ("", REPEAT):
-            raise _at(f"pipeline: {shown(step.name)} takes no passes; only {REPEAT} does", text, step.place)
+            raise _at(f"pipeline: {shown(step.name)!r} takes no passes; only {REPEAT} does", text, step.place)
         inner = [_step(each, known, text) for each in step.inner or ()]
         if not step.name:
             return Group(*inner)

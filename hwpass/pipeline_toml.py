@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from hwpass import pipeline_text
-from hwpass.errors import HwpassError, UsageError
+from hwpass.errors import HwpassError, UsageError, words_of_a_pipeline
 from hwpass.figures import shown
 from hwpass.files.toml_text import inline
 from hwpass.pipeline import DEEPEST, ROUNDS, Group, Repeat, flat
@@ -42,7 +42,7 @@ def read(items: object, known: Mapping[str, type[P]], where: str = "pipeline", d
         if isinstance(item, str):
             found += pipeline_text.parse(item, known)
         elif isinstance(item, list):
-            found.append(Group(*read(item, known, place, depth + 1)))
+            found.append(_grouped(read(item, known, place, depth + 1), place))
         elif isinstance(item, dict) and "repeat" in item:
             found.append(_repeated(item, known, place, depth))
         elif isinstance(item, dict) and "pass" in item:
@@ -54,15 +54,20 @@ def read(items: object, known: Mapping[str, type[P]], where: str = "pipeline", d
     return found
 
 
-def _repeated(item: Mapping[str, Any], known: Mapping[str, type[P]], place: str, depth: int) -> Repeat:
+def _grouped(steps: list[Any], place: str, **rounds: int) -> Group:
+    try:
+        with words_of_a_pipeline():
+            return Repeat(*steps, **rounds) if rounds else Group(*steps)
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from None
+
+
+def _repeated(item: Mapping[str, Any], known: Mapping[str, type[P]], place: str, depth: int) -> Group:
     wrong = sorted(set(item) - _REPEAT)
     if wrong:
         raise UsageError(f"{place}: {shown(wrong[0], 40)}: no such key; write repeat = 3, steps = [...]")
     steps = read(item.get("steps", []), known, place, depth + 1)
-    try:
-        return Repeat(*steps, n=ROUNDS if item["repeat"] is True else item["repeat"])
-    except UsageError as error:
-        raise UsageError(f"{place}: {error}") from None
+    return _grouped(steps, place, n=ROUNDS if item["repeat"] is True else item["repeat"])
 
 
 def _made(item: Mapping[str, Any], known: Mapping[str, type[P]], place: str) -> P:
@@ -84,7 +89,8 @@ def _made(item: Mapping[str, Any], known: Mapping[str, type[P]], place: str) -> 
             raise UsageError(f"{place}: option {shown(key, 40)} is given twice; give it once")
         values[word] = _value(value, types[word])
     try:
-        return cls(**values)
+        with words_of_a_pipeline():
+            return cls(**values)
     except HwpassError as error:
         error.args = (f"{place}: {error}",)
         raise

@@ -19,8 +19,10 @@ from hwpass.cost_models import load_target
 from hwpass.coupling import groups
 from hwpass.coupling.factors import decide
 from hwpass.coupling.groups import couple
+from hwpass.coupling.walk import Builder
 from hwpass.manager import PassManager
 from hwpass.model.model import Model
+from hwpass.ops.axes import Ids
 from hwpass.planning.analyses import base_cost, coupled, walked
 from hwpass.reporting.schema import TimedPart
 
@@ -79,9 +81,9 @@ def test_other_weights_have_the_same_relations() -> None:
     node.inputs[1] = gs.Constant(node.inputs[1].name, 2 * node.inputs[1].values)
     second = coupled(model, context)
     assert second is not first
-    found = second.nodes[0].value(1)
-    assert found is not None
-    assert np.array_equal(found, node.inputs[1].values)
+    value = second.nodes[0].value(1)
+    assert value is not None
+    assert np.array_equal(value, node.inputs[1].values)
     assert same(second, couple(model))
     assert context.analyses.computed["coupling"] == 1
 
@@ -144,9 +146,9 @@ def parts(found: list[TimedPart]) -> Counter[str]:
 def test_a_run_with_data_solves_the_coupling_at_most_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     solved: list[int] = []
 
-    def counted(*given: Any) -> Any:
+    def counted(build: Builder, inner: Ids) -> Ids:
         solved.append(1)
-        return decide(*given)
+        return decide(build, inner)
 
     monkeypatch.setattr(groups, "decide", counted)
     result = hwpass.run(
