@@ -154,8 +154,9 @@ class CachedSimdCpu(CostModel):
         found = np.where(work.kind == "depthwise", single, product + gather) + outputs * c.int8_output_ns * 1e-9
         each = np.where(work.kind == "pool", work.taps * c.int8_pool_ns, c.int8_element_ns) * 1e-9
         converts = np.isin(work.op, ("QuantizeLinear", "DequantizeLinear")) if work.op.size else np.zeros(1, bool)
-        plain = np.where(converts, work.written * self._op_ns(["QuantizeLinear"], "elementwise") * 1e-9,
-                         np.where(work.kind == "reduce", np.maximum(work.read, work.written), work.written) * each)  # fmt: skip
+        count = np.where(work.kind == "reduce", np.maximum(work.read, work.written), work.written)
+        each = np.where(converts, self._op_ns(["QuantizeLinear"], "elementwise") * 1e-9, each)
+        plain = count * each
         return np.asarray(np.where(work.macs > 0, found, np.where(work.kind == "free", 0.0, plain)))
 
     def _blocked(self, work: Work, reads: Bools, peak: Floats) -> Floats:

@@ -80,7 +80,14 @@ def _costs(params: int, size: int, result: Model, context: Context, legs: list[P
         return Costs(params=params, size_bytes=size, **empty), Costs(
             params=after_params, size_bytes=after_size, **empty
         )
-    if not legs:
+    stages = context.findings.stages
+    last = max((place for place, stage in enumerate(stages) if stage.pruned is not None), default=-1)
+    if any(stage.effect == "format" for stage in stages[last + 1 :]):
+        # Widths alone do not tell what other number formats cost.
+        left = Cost(couple(result, context.dims), target).base
+        first = _cost(legs[0], False) if legs else Cost(couple(stages[0].model, context.dims), target).base
+        rows = [first, left]
+    elif not legs:
         base = Cost(couple(result, context.dims), target).base
         rows = [base, base]
     else:

@@ -17,7 +17,7 @@ from hwpass.options import RunOptions, chosen, signature
 from hwpass.planning.plan import Plan
 from hwpass.workflows.job import Job, Result
 from hwpass.workflows.metric_search import search
-from hwpass.workflows.steps import PREPARE, amends, budgets, check_inputs, prune_step, usual, verify_step
+from hwpass.workflows.steps import PREPARE, amends, budgets, check_inputs, format_steps, prune_step, usual, verify_step
 
 
 def load(source: Source, *, allow_external: bool = False) -> Model:
@@ -94,7 +94,7 @@ def _searched(source: Source | Model, options: RunOptions, setting: dict[str, An
     assert options.metric is not None
     assert options.max_drop is not None
     # Everything that can be wrong with the request is found before the model is touched.
-    fixes = amends(options)
+    fixes = (*amends(options), *format_steps(options))
     prune("1x")
     verify(options.max_drop)
     job = Job(trusted(source, options.allow_external), **setting)
