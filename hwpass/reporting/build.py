@@ -19,7 +19,6 @@ from hwpass.reporting.schema import (
     FidelityVerdict,
     Frozen,
     GroupChange,
-    MeasuredPart,
     MetricVerdict,
     ModelInfo,
     ProofLeg,
@@ -28,7 +27,8 @@ from hwpass.reporting.schema import (
     TimedPart,
     Verdicts,
 )
-from hwpass.reporting.schema import PassRecord as ReportedPass
+from hwpass.reporting.schema_of_passes import MeasuredPart
+from hwpass.reporting.schema_of_passes import PassRecord as ReportedPass
 from hwpass.spans import Span
 from hwpass.verdicts.findings import Measured
 from hwpass.verdicts.legs import Proof

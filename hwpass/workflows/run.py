@@ -22,7 +22,7 @@ from hwpass.options import RunOptions, chosen, signature
 from hwpass.pipeline import Group
 from hwpass.pipeline_text import texts
 from hwpass.planning.plan import Plan
-from hwpass.reporting.schema import Asked
+from hwpass.reporting.schema_of_passes import Asked
 from hwpass.workflows.job import Job, Result
 from hwpass.workflows.metric_search import search
 from hwpass.workflows.mixes import best_mix, chosen_means

@@ -24,7 +24,7 @@ from hwpass.manager import PassManager
 from hwpass.model.model import Model
 from hwpass.ops.axes import Ids
 from hwpass.planning.analyses import base_cost, coupled, walked
-from hwpass.reporting.schema import TimedPart
+from hwpass.reporting.schema_of_passes import TimedPart
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from reports import report
 
 from hwpass.command.cli import main
-from hwpass.reporting.schema import PassRecord, Report, TimedPart
+from hwpass.reporting.schema import Report
+from hwpass.reporting.schema_of_passes import PassRecord, TimedPart
 from hwpass.reporting.timing import timing_rows
 
 CNN = Path(__file__).parents[2] / "fixtures/cnn.onnx"
