@@ -24,10 +24,9 @@ from hwpass.reporting.schema import (
     ProofLeg,
     Ratios,
     Report,
-    TimedPart,
     Verdicts,
 )
-from hwpass.reporting.schema_of_passes import MeasuredPart
+from hwpass.reporting.schema_of_passes import MeasuredPart, TimedPart
 from hwpass.reporting.schema_of_passes import PassRecord as ReportedPass
 from hwpass.spans import Span
 from hwpass.verdicts.findings import Measured
