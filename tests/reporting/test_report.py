@@ -45,8 +45,8 @@ from hwpass.verdicts.findings import MetricFound
 def test_the_schema_has_exactly_these_keys() -> None:
     data = json.loads(report().to_json())
     assert list(data) == [
-        "schema", "hwpass", "model", "target", "budget", "before", "after", "ratio", "verdicts", "groups",
-        "frozen", "passes", "seconds", "warnings", "trials", "notes",
+        "schema", "hwpass", "model", "target", "budget", "options", "before", "after", "ratio", "verdicts", "groups",
+        "frozen", "passes", "seconds", "warnings", "trials", "measured", "notes",
     ]  # fmt: skip
     assert data["schema"] == 1
     assert list(data["model"]) == ["path", "sha256", "nodes", "opset"]
