@@ -43,8 +43,8 @@ class Quantize(Pass):
     apart) is within bounds. Dynamic: weights of matrix products, and each activation by its own range as it comes.
     Weights: those of matrix products alone, in blocks of 4 or 8 bits (MatMulNBits).
 
-    Does not fire on a model that is quantised, on products whose weights are not constant float32 numbers, or few; on scaled or transposed Gemms; on
-    recurrent layers; in bodies of If, Loop and Scan; on layers that `keep` names.
+    Does not fire on a model that is quantised; on products whose weights are not constant float32 numbers, or few; on
+    scaled or transposed Gemms; on recurrent layers; in bodies of If, Loop and Scan; on layers that `keep` names.
     """
 
     name = "quantize"
