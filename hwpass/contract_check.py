@@ -9,7 +9,6 @@ from hwpass.errors import ProofError, UsageError
 if TYPE_CHECKING:
     from hwpass.context import Context
     from hwpass.instrument import Step
-    from hwpass.model.fingerprint import Fingerprint
     from hwpass.model.model import Model
 
 
@@ -43,25 +42,21 @@ class Contract:
         self.mark = Fingerprint(before)
         self.given = before if step.in_place is False else before.copy()
 
-    def kept(self, result: Made) -> Fingerprint:
-        """Check how a pass gave its model, and that the graph could be saved; what tells it from others.
-
-        Raises ProofError.
-        """
+    def kept(self, result: Made) -> None:
+        """Check how a pass gave its model, and that the graph could be saved. Raises ProofError."""
         from hwpass.model.fingerprint import Fingerprint
 
         name, model = self.step.name, result.model
         if self.step.in_place is False and Fingerprint(self.before) != self.mark:
             raise ProofError(f"pass {name} edited the model that it was given; it declares in_place = False")
         if not result.modified:
-            return self.mark
+            return
         if self.step.in_place is False and model is self.given:
             raise ProofError(f"pass {name} edited the model that it was given; it declares in_place = False")
         if self.step.in_place and model is not self.given:
             raise ProofError(f"pass {name} gave a new model; it declares in_place = True")
         if self.check:
             check_wiring(model, name)
-        return Fingerprint(model)
 
     def ensured(self, model: Model) -> None:
         """Raise ProofError where a condition that the pass ensures does not hold of what it left."""

@@ -306,9 +306,9 @@ class PassManager:
                 result = step.run(contract.given, context)
             # Who says that nothing changed has its copy thrown away: what it did to it would go by the proof.
             model = result.model if result.modified else before
-            mark = contract.kept(result)
+            contract.kept(result)
             if result.modified:
-                moved(context, contract.mark, mark, step.preserves)
+                moved(context, contract.mark, model, step.preserves)
                 put_aside(list(model.constants().values()))
             release_pages([*before.constants().values(), *model.constants().values()])
             if result.modified:

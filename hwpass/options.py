@@ -142,6 +142,11 @@ class RunOptions:
         "Mixes are tried, and the one kept that loses least on samples set apart. Repeatable.", "texts", ("run",),
         metavar="factorize|quantize", of_pass=True,
     )  # fmt: skip
+    quantize: str = _asked(
+        "off", "Number formats at the end: int8 weights and activations, int8 of matrix products as inputs come "
+        "(dynamic), weights of 4 bits alone, or fp16. Layers that lose too much stay as they are.", "choice",
+        choices=("off", "int8", "dynamic", "int4-weights", "fp16"), of_pass=True, shown=True, group="Data and accuracy",
+    )  # fmt: skip
     keep: str | Iterable[str] = _asked(
         (), "Layers whose channels all stay. Repeatable.", "texts", PRUNING, metavar="GLOB", of_pass=True
     )

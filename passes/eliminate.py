@@ -27,6 +27,7 @@ class Eliminate(Pass):
 
     name = "eliminate"
     preparation = True
+    in_place = True
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.surgery.elimination import eliminate

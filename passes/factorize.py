@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hwpass.contract import TARGET
 from hwpass.errors import BudgetError, UsageError, option
 from hwpass.manager import Pass, PassResult, register
 from hwpass.options import pass_option
@@ -34,6 +35,8 @@ class Factorize(Pass):
 
     name = "factorize"
     effect = "factor"
+    in_place = False
+    requires = (TARGET,)
     latency: str = pass_option("latency", "")
     size: str = pass_option("size", "")
     error: float = field(
@@ -61,21 +64,19 @@ class Factorize(Pass):
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.cost.prediction import Cost
-        from hwpass.coupling.groups import couple
-        from hwpass.planning.analyses import sample_dims
+        from hwpass.planning.analyses import coupled
         from hwpass.planning.factoring import Factoring, Limits
         from hwpass.planning.removal import check_finite
         from hwpass.planning.study import named
 
         budgets = self._budgets()
         if not budgets and not self.error:
-            return PassResult(model, False)
-        if context.target is None:
-            raise UsageError(f"{self.name} needs a target; see `hwpass targets`")
+            return PassResult(model, False, reason="neither a budget nor an error was given")
+        assert context.target is not None
         if context.findings.masked:
             raise UsageError(f"{self.name} goes before prune-weights in a pipeline: a factor has none of its zeros")
         check_finite(model)
-        coupling = couple(model, sample_dims(model, context))
+        coupling = coupled(model, context, own=True)
         worker = Factoring(coupling, context.target, context.calibration, context, self.samples, self.rows)
         worker.look(named([node.name for node in coupling.nodes], self.keep))
         base = Cost(coupling, context.target).base
@@ -83,12 +84,12 @@ class Factorize(Pass):
         limits = Limits(asked.get("latency", math.inf), asked.get("size", math.inf), self.error or math.inf)
         if budgets and base["latency"] <= limits.seconds and base["size"] <= limits.bytes:
             context.warn(f"{self.name}: the model meets the budget already: nothing was factored")
-            return PassResult(model, False)
+            return PassResult(model, False, reason="the model meets the budget already")
         if worker.layers:
             worker.measure()
         found = self._chosen(worker, limits, Limits(base["latency"], base["size"]), context)
         if found is None:
-            return PassResult(model, False)
+            return PassResult(model, False, reason="no pair of products pays")
         context.findings.note(self.name, self._told(found, worker, base))
         return PassResult(found.model, True, declared=found.factors)
 

@@ -27,6 +27,7 @@ class PruneActivations(Pass):
 
     name = "prune-activations"
     effect = "refit"
+    in_place = False
     most: float = field(
         default=1e-4,
         metadata={"help": "most that removed channels may give of what varies in the output of a layer behind"},
@@ -44,8 +45,7 @@ class PruneActivations(Pass):
                 raise UsageError(f"pass {self.name}: option {name}={getattr(self, name)}: give 1 or more")
 
     def run(self, model: Model, context: Context) -> PassResult:
-        from hwpass.coupling.groups import couple
-        from hwpass.planning.analyses import sample_dims
+        from hwpass.planning.analyses import coupled
         from hwpass.planning.idle_channels import idle
         from hwpass.planning.removal import check_finite
         from hwpass.planning.stages import Stage
@@ -54,15 +54,15 @@ class PruneActivations(Pass):
         data = context.calibration
         if data is None:
             context.warn(f"{self.name}: nothing was removed, as there is no calibration data to see channels on")
-            return PassResult(model, False)
+            return PassResult(model, False, reason="no data to see channels on")
         if context.findings.masked:
             raise UsageError(f"{self.name} goes before prune-weights in a pipeline: a cut breaks patterns of zeros")
         check_finite(model)
-        coupling = couple(model, sample_dims(model, context))
+        coupling = coupled(model, context, own=True)
         align = 1 if context.target is None else context.target.align
         found = idle(model, data, context, self.most, align)
         if found is None:
-            return PassResult(model, False)
+            return PassResult(model, False, reason="every channel varies on the data")
         context.findings.add(Stage("mask", (self.name,), found.unread, declared=found.masks))
         context.findings.add(Stage("cut", (self.name,), found.pruned.surgery.model, found.pruned))
         surgery = replace(found.pruned.surgery, model=found.pruned.surgery.model.copy())

@@ -54,6 +54,7 @@ class PruneWeights(Pass):
 
     name = "prune-weights"
     effect = "mask"
+    in_place = False
     sparsity: float = field(default=0.5, metadata={"help": "share of zeros; N:M decides it by itself"})
     pattern: str = field(
         default="unstructured", metadata={"help": "unstructured, N:M such as 2:4, or OUTPUTSxINPUTS such as 4x1"}
@@ -85,8 +86,7 @@ class PruneWeights(Pass):
                 raise UsageError(f"pass {self.name}: option {name}={getattr(self, name)}: give 1 or more")
 
     def run(self, model: Model, context: Context) -> PassResult:
-        from hwpass.coupling.groups import couple
-        from hwpass.planning.analyses import sample_dims
+        from hwpass.planning.analyses import coupled
         from hwpass.planning.removal import check_finite
         from hwpass.planning.study import named
         from hwpass.planning.weight_pruning import WeightPruning, kept_blocks, layers_of, settled
@@ -96,14 +96,14 @@ class PruneWeights(Pass):
             raise UsageError(f"{self.name}: zeros=gram needs calibration data: give some by {option('calib')}")
         check_finite(model)
         request = self._request(data is not None)
-        coupling = couple(model, sample_dims(model, context))
+        coupling = coupled(model, context, own=True)
         layers, refused = layers_of(coupling, request)
         kept_names = named([node.name for node in coupling.nodes], self.keep)
         layers = [view for view in layers if view.node.name not in kept_names]
         if not layers or settled(layers, request):
             why = "no layer can have the pattern" if not layers else "the weights have as many zeros already"
             context.warn(f"{self.name}: nothing was set to zero, as {why}")
-            return PassResult(model, False)
+            return PassResult(model, False, reason=why)
         blocks = kept_blocks(layers, request, coupling, data, context)
         found = WeightPruning(coupling, layers, blocks, request, context).run(data)
         if data is None:

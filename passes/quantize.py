@@ -74,7 +74,7 @@ class Quantize(Pass):
             raise UsageError(f"pass quantize: option samples={self.samples}: give 1 to {1 << 20}")
 
     def run(self, model: Model, context: Context) -> PassResult:
-        from hwpass.formats.integers import on_integers
+        from hwpass.formats.integers import on_integers, speak_of_latency
 
         last = context.findings.last
         synthetic = last.study.synthetic if last is not None and last.study is not None else None
@@ -84,6 +84,8 @@ class Quantize(Pass):
                 "nothing was quantised: no product of the model has constant float32 weights that integers serve"
             )
             return PassResult(model, False)
+        if context.target is not None:
+            speak_of_latency(model, found.model, context)
         context.findings.note(self.name, found.note)
         context.findings.moved.update(found.moved)
         return PassResult(found.model, True)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from hwpass.cost.prediction import Cost
 from hwpass.cost_models.target import Int8
 from hwpass.cost_models.work import Floats
+from hwpass.coupling.groups import couple
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
 from hwpass.errors import UsageError, option
 from hwpass.formats import blocks, dynamic
@@ -101,6 +103,18 @@ def on_integers(model: Model, settings: Settings, asked: Asked, synthetic: Synth
         warn_made_up(samples[2], "ranges of activations are those", settings)
         return _static(model, rules, samples, settings, asked)
     return _weights(model, rules, samples, settings, asked)
+
+
+def speak_of_latency(before: Model, after: Model, settings: Settings) -> None:
+    """Warn where the target is predicted to be slower on integers than on what was there before."""
+    if settings.target is None:
+        return
+    first, second = (Cost(couple(m, settings.dims), settings.target).base["latency"] for m in (before, after))
+    if second > first:
+        settings.warn(
+            f"quantize: {settings.target.name} is predicted to take {second / first:.2f}x as long on integers; "
+            "what is gained is size"
+        )
 
 
 def _static(

@@ -75,7 +75,7 @@ def base_cost(model: Model, target: Target, context: Settings) -> Mapping[str, f
     return context.analyses.keep("cost", key, base)
 
 
-def moved(context: Settings, before: Fingerprint, after: Fingerprint, preserved: tuple[str, ...]) -> None:
+def moved(context: Settings, before: Fingerprint, after: Model, preserved: tuple[str, ...]) -> None:
     """A pass changed a model: drop what it does not preserve.
 
     Costs are numbers, and so go over to the new model. What refers to nodes is found again by what it depends on: a
@@ -83,7 +83,7 @@ def moved(context: Settings, before: Fingerprint, after: Fingerprint, preserved:
     """
 
     def renamed(key: Hashable) -> Hashable | None:
-        return (after, *key[1:]) if isinstance(key, tuple) and key[0] == before else None
+        return (Fingerprint(after), *key[1:]) if isinstance(key, tuple) and key[0] == before else None
 
     context.analyses.changed([name for name in preserved if name == "cost"], renamed)
 

@@ -19,16 +19,15 @@ from hwpass.reporting.schema import (
     FidelityVerdict,
     Frozen,
     GroupChange,
-    MeasuredPart,
     MetricVerdict,
     ModelInfo,
     ProofLeg,
     Ratios,
     Report,
-    TimedPart,
     Verdicts,
 )
-from hwpass.reporting.schema import PassRecord as ReportedPass
+from hwpass.reporting.schema_of_passes import MeasuredPart, TimedPart
+from hwpass.reporting.schema_of_passes import PassRecord as ReportedPass
 from hwpass.spans import Span
 from hwpass.verdicts.findings import Measured
 from hwpass.verdicts.legs import Proof

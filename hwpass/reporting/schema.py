@@ -6,11 +6,12 @@ import json
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from hwpass.errors import option
 from hwpass.figures import brief, human_bytes, human_count, human_energy, human_seconds, shown
 from hwpass.node_names import Printable, short_path
+from hwpass.reporting.schema_of_passes import Asked, MeasuredPart, Part, PassRecord
 from hwpass.reporting.words import abbreviated, figure, milliseconds
 from hwpass.verdicts.findings import Trial
 from hwpass.verdicts.notes import Note
@@ -51,11 +52,7 @@ Figure = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A float, or null where there is no finite figure."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, ser_json_inf_nan="null")
-
-
-class ModelInfo(_Part):
+class ModelInfo(Part):
     """The model that was given."""
 
     path: Printable
@@ -64,7 +61,7 @@ class ModelInfo(_Part):
     opset: int = Field(description="version of the default operator set")
 
 
-class Costs(_Part):
+class Costs(Part):
     """Predicted costs of one inference, and what the model needs; null without a target that models them."""
 
     latency_ms: Figure = None
@@ -75,7 +72,7 @@ class Costs(_Part):
     peak_memory_bytes: int | None = None
 
 
-class Ratios(_Part):
+class Ratios(Part):
     """After over before, so that 0.6 is what `--latency 0.6x` asks for.
 
     `compression` is the other way round: bytes before over bytes after.
@@ -103,7 +100,7 @@ class Ratios(_Part):
         )
 
 
-class ProofLeg(_Part):
+class ProofLeg(Part):
     """One comparison of the proof: two models on the way that must give the same."""
 
     name: str
@@ -114,7 +111,7 @@ class ProofLeg(_Part):
     note: str | None = None
 
 
-class _Judged(_Part):
+class _Judged(Part):
     """A verdict of three states."""
 
     passed: bool | None = Field(description="null where it was not judged")
@@ -192,7 +189,7 @@ class VerdictRow(NamedTuple):
     alarming: bool = False
 
 
-class Verdicts(_Part):
+class Verdicts(Part):
     """Null for a verdict that was not asked for."""
 
     exactness: ExactnessVerdict | None = None
@@ -233,7 +230,7 @@ class Verdicts(_Part):
         return rows
 
 
-class GroupChange(_Part):
+class GroupChange(Part):
     """Channels that go together: how many there were and are, what removing them cost and gained."""
 
     name: str
@@ -246,58 +243,14 @@ class GroupChange(_Part):
     layers: list[str] = Field(default_factory=list, description="whose weights have these channels")
 
 
-class Frozen(_Part):
+class Frozen(Part):
     """A node whose channels may not be touched, and why; the most expensive first."""
 
     node: str
     reason: str
 
 
-class TimedPart(_Part):
-    """A part of what a pass did; parts of one name are taken together."""
-
-    name: str
-    seconds: float
-    count: int = Field(description="how often it was done")
-    parts: list[TimedPart] = Field(default_factory=list, description="its own parts, in the order of their beginning")
-
-
-class PassRecord(_Part):
-    """One pass of the pipeline."""
-
-    name: str
-    seconds: float
-    changed: bool
-    status: Literal["ran", "changed", "skipped"] = "ran"
-    skipped: str | None = Field(default=None, description="why it did not run; null where it ran")
-    parts: list[TimedPart] = Field(default_factory=list, description="what its seconds went to, as a tree")
-
-    @property
-    def outcome(self) -> str:
-        """Whether it changed the model, in a word, or why it did not run."""
-        return f"did not run: {self.skipped}" if self.skipped is not None else "yes" if self.changed else "no"
-
-
-class MeasuredPart(_Part):
-    """The model as it was given, or after a pass that changed it."""
-
-    after: str = Field(description="the pass, as text; `as given` for the first")
-    params: int
-    size_bytes: int
-    macs: float | None = None
-    activation_bytes: float | None = Field(default=None, description="most bytes of activations alive at once")
-    latency_ms: float | None = Field(default=None, description="predicted")
-    rel_l2: float | None = Field(default=None, description="of the worst output, against the original, on 64 samples")
-
-
-class Asked(_Part):
-    """An option of the run that was given."""
-
-    value: str
-    origin: str = Field(default="call", description="command line, the file that says so, or call from Python")
-
-
-class Report(_Part):
+class Report(Part):
     """Everything about one run; `to_json` is the stable file format."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)

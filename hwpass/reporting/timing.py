@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from hwpass.figures import human_seconds
-from hwpass.reporting.schema import PassRecord, Report, TimedPart
+from hwpass.reporting.schema import Report
+from hwpass.reporting.schema_of_passes import PassRecord, TimedPart
 from hwpass.reporting.tables import print_line, print_table
 
 #: Parts of less than this share of the run are left to the JSON.

@@ -39,6 +39,10 @@ ROUNDS_OF_CHOICE, CHOICE_WORK, SPAN = (12, 120), 2e10, 1500.0
 #: Systems of more inputs are factored for each price in single precision; eigenvectors would take too long.
 LARGE = 1200
 
+#: Inputs of less power than such a share of that of their means, or of the largest's, do not vary as far as single
+#: precision tells.
+QUIET = 1e-5
+
 #: Steps of conjugate gradients at most and at least, multiply-accumulates that one solution may take, and the share of
 #: the first residual that ends them.
 STEPS, STEPS_WORK, ENOUGH = (8, 40), 5e9, 1e-4
@@ -130,6 +134,11 @@ class _Search:
         places = np.arange(gram.shape[1])
         gram[:, places, places] = problem.power
         gram /= self.scale * self.scale.swapaxes(1, 2)
+        # Of inputs that hardly vary nothing is known but rounding: their weights stay what they are, or go.
+        mean = problem.sum_x / max(problem.rows, 1)
+        floor = QUIET * np.maximum(problem.rows * np.square(mean), problem.power.max(axis=1, keepdims=True))
+        self.quiet = (problem.power <= floor)[:, :, None]
+        gram[np.broadcast_to(self.quiet | self.quiet.swapaxes(1, 2), gram.shape)] = 0
         self.large = gram.shape[1] > LARGE
         each = float(gram.size) * problem.weights.shape[2]  # multiply-accumulates of gram x weights
         self.rounds = int(np.clip(CHOICE_WORK / (2 * each), *ROUNDS_OF_CHOICE))
@@ -190,7 +199,7 @@ class _Search:
     def choose(self, cross: Floats) -> Mask:
         """Which weights are kept, [g, d, n]."""
         ridge = CHOICE
-        right = cross / self.scale + ridge * self.given
+        right = self._right(cross, ridge)
         price = PRICE
         solve = self._solver()
         free = solve(right, ridge)
@@ -212,6 +221,10 @@ class _Search:
             price *= growth if self.rounds == ROUNDS_OF_CHOICE[1] else SPAN ** (LOOK / self.rounds)
             looked, since = now, 0
         return np.asarray(self._mask(np.square(held)), bool).reshape(held.shape)
+
+    def _right(self, cross: Floats, strength: float) -> Floats:
+        """The right side of the ridge system in these coordinates."""
+        return np.asarray(np.where(self.quiet, 0, cross / self.scale) + strength * self.given)
 
     def _mask(self, scores: NDArray[Any]) -> Mask:
         return self.wish.pattern.mask(_by_tap(scores, self.wish.taps), self.wish.kept)
@@ -239,7 +252,7 @@ class _Search:
 
     def solve(self, cross: tuple[Floats, Floats], mask: Mask, strength: float, start: Rows) -> tuple[Rows, Floats]:
         """The remaining weights by conjugate gradients, each output for itself, and the bias."""
-        right = np.where(mask, cross[0] / self.scale + strength * self.given, 0).astype(self.gram.dtype)
+        right = np.where(mask, self._right(cross[0], strength), 0).astype(self.gram.dtype)
         found: NDArray[Any] = np.where(mask, start * self.scale, 0).astype(self.gram.dtype)
 
         def times(weights: NDArray[Any]) -> NDArray[Any]:

@@ -22,7 +22,7 @@ from hwpass.options import RunOptions, chosen, signature
 from hwpass.pipeline import Group
 from hwpass.pipeline_text import texts
 from hwpass.planning.plan import Plan
-from hwpass.reporting.schema import Asked
+from hwpass.reporting.schema_of_passes import Asked
 from hwpass.workflows.job import Job, Result
 from hwpass.workflows.metric_search import search
 from hwpass.workflows.mixes import best_mix, chosen_means
@@ -34,6 +34,7 @@ from hwpass.workflows.steps import (
     budgets,
     check_inputs,
     distill_step,
+    format_steps,
     mixed_steps,
     prune_step,
     usual,
@@ -103,6 +104,8 @@ def pipeline_of(target: str | os.PathLike[str] | Target, options: RunOptions) ->
     if options.also:
         if options.pipeline is not None or options.preset or not given:
             raise UsageError(f"{option('also')} needs a budget, such as {option('latency', '0.5x')}, and no pipeline")
+        if options.quantize != "off":
+            raise UsageError(f"{option('also', 'quantize')} decides on that; leave {option('quantize')} out")
         if "channels" in given:
             raise UsageError(f"{option('channels')} sets every width itself and conflicts with {option('also')}")
         chosen_means(texts("also", options.also))
@@ -178,7 +181,7 @@ def _searched(source: Source | Model, options: RunOptions, setting: dict[str, An
     assert options.metric is not None
     assert options.max_drop is not None
     # Everything that can be wrong with the request is found before the model is touched.
-    fixes = amends(options)
+    fixes = (*amends(options), *format_steps(options))
     prune("1x")
     verify(options.max_drop)
     job = Job(trusted(source, options.allow_external), **setting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -27,6 +27,7 @@ from hwpass.passes.quantize import Quantize
 from hwpass.passes.rotate_heads import RotateHeads
 from hwpass.passes.rotate_streams import RotateStreams
 from hwpass.passes.share_rows import ShareRows
+from hwpass.passes.to_fp16 import ToFp16
 from hwpass.passes.verify import Verify
 from hwpass.pipeline_text import texts
 from hwpass.planning.score import makes_inputs
@@ -63,6 +64,15 @@ WORK = {
     "quick": Effort(rounds=1, measured=64, samples=128, rows=4096, seconds=0.0),
     "normal": Effort(),
     "thorough": Effort(rounds=3, samples=4096, rows=32768, seconds=300.0),
+}
+
+#: What number formats a run may end in.
+FORMATS: dict[str, tuple[Quantize | ToFp16, ...]] = {
+    "off": (),
+    "int8": (Quantize(),),
+    "dynamic": (Quantize(mode="dynamic"),),
+    "int4-weights": (Quantize(mode="weights"),),
+    "fp16": (ToFp16(),),
 }
 
 BUDGETS = (*METRICS, "channels")
@@ -156,7 +166,23 @@ def verify_step(options: RunOptions, max_drop: float | None = None) -> Verify:
 def usual(options: RunOptions) -> tuple[Pass, ...]:
     """A whole run within the budgets that are asked for. Raises UsageError."""
     asked = budgets(options)
-    return (*PREPARE, prune_step(options, asked), *amends(options, once=True), verify_step(options, options.max_drop))
+    return (
+        *PREPARE, prune_step(options, asked), *amends(options, once=True), *format_steps(options),
+        verify_step(options, options.max_drop),
+    )  # fmt: skip
+
+
+def format_steps(options: RunOptions) -> tuple[Pass, ...]:
+    """Other number formats, where they are asked for. Raises UsageError."""
+    if options.quantize not in FORMATS:
+        known = list(FORMATS)
+        raise UsageError(
+            f"{option('quantize', shown(options.quantize))}: choose {', '.join(known[:-1])} or {known[-1]}"
+        )
+    if options.max_drop is None:
+        return FORMATS[options.quantize]
+    # What is lost is predicted without labels, so that what the metric is measured on chooses nothing.
+    return tuple(replace(step, max_drop=options.max_drop) for step in FORMATS[options.quantize])
 
 
 def mixed_steps(

@@ -14,17 +14,21 @@ from hypothesis import strategies as st
 from sketch import Sketch
 
 import hwpass
+from hwpass.cost.prediction import Cost
 from hwpass.cost_models import load_target
 from hwpass.cost_models.target import Int8
+from hwpass.coupling.groups import couple
 from hwpass.errors import UsageError
 from hwpass.formats.nearness import Near
 from hwpass.formats.placement import place
-from hwpass.formats.qdq import activation_parameters, rounded, weight_scales
+from hwpass.formats.qdq import Writer, activation_parameters, rounded, weight_scales
 from hwpass.formats.ranges import METHODS, Seen
 from hwpass.formats.sensitivity import left_alone
 from hwpass.manager import PassManager
 from hwpass.model.model import Model
+from hwpass.options import RunOptions
 from hwpass.workflows.run import execute
+from hwpass.workflows.steps import usual
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -213,3 +217,45 @@ def test_options_that_make_no_sense_are_refused(text: str) -> None:
 
 def test_a_target_says_how_it_computes_on_integers() -> None:
     assert load_target("server-cpu").int8.activations == "uint8"
+
+
+def test_one_option_ends_the_usual_pipeline_in_another_format() -> None:
+    steps = usual(RunOptions(latency=0.6, quantize="int8", max_drop=0.03, metric="a.b:c"))
+    assert [step.name for step in steps][-2:] == ["quantize", "verify"]
+    assert str(steps[-2]) == "quantize{max-drop=0.03}"
+    assert "to-fp16" in [step.name for step in usual(RunOptions(latency=0.6, quantize="fp16"))]
+    assert "quantize" not in [step.name for step in usual(RunOptions(latency=0.6))]
+    with pytest.raises(UsageError, match="quantize"):
+        usual(RunOptions(latency=0.6, quantize="int3"))
+
+
+def test_kernels_on_integers_are_priced_where_the_target_has_rates_for_them() -> None:
+    model = Model.load(FIXTURES / "cnn.onnx")
+    layers = place(model, Int8())
+    own = {name: activation_parameters((0.0, 1.0), Int8()) for name in layers.leaders}
+    quantised = Writer(model, layers, own, Int8()).write()
+
+    def cost(net: Model, target: str) -> Cost:
+        return Cost(couple(net), load_target(target))
+
+    fast, slow = (cost(quantised, name) for name in ("server-cpu", "server-cpu-avx2"))
+    kernels = {kernel.ops for kernel in fast.kernels.kernels if kernel.integer}
+    assert kernels == {"Conv+Relu", "MaxPool", "Flatten", "Gemm+Relu", "Gemm"}
+    assert fast.base["latency"] < 0.6 * cost(model, "server-cpu").base["latency"]
+    assert fast.base["size"] < 0.27 * cost(model, "server-cpu").base["size"]
+    # Without integer kernels what is dequantised is multiplied, and the pairs cost time besides.
+    assert not any(kernel.integer for kernel in slow.kernels.kernels)
+    assert slow.base["latency"] > cost(model, "server-cpu-avx2").base["latency"]
+    assert fast.base["macs"] == slow.base["macs"] == cost(model, "server-cpu").base["macs"]
+
+
+def test_a_target_that_is_slower_on_integers_is_said_beforehand() -> None:
+    result = execute(
+        FIXTURES / "cnn.onnx", "quantize{samples=64,ranges=minmax},verify", target="server-cpu-avx2",
+        calib=FIXTURES / "calib.npz",
+    )  # fmt: skip
+    assert any("as long on integers" in text for text in result.report.warnings)
+    before, after = result.report.before.latency_ms, result.report.after.latency_ms
+    assert before is not None
+    assert after is not None
+    assert after > before

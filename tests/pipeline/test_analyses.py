@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from hwpass.coupling import groups
 from hwpass.coupling.factors import decide
 from hwpass.coupling.groups import couple
 from hwpass.coupling.walk import Builder
-from hwpass.manager import PassManager
+from hwpass.manager import Pass, PassManager, PassResult
 from hwpass.model.model import Model
 from hwpass.ops.axes import Ids
 from hwpass.planning.analyses import base_cost, coupled, walked
-from hwpass.reporting.schema import TimedPart
+from hwpass.reporting.schema_of_passes import TimedPart
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -102,26 +103,24 @@ def test_a_solution_that_serves_again_is_what_solving_gives(program: Any) -> Non
     assert second.build.origin == third.build.origin
 
 
+@dataclass(frozen=True)
+class Tune(Pass):
+    """Doubles the first weights."""
+
+    name = "tune-for-a-test"
+    effect = "any"
+
+    def run(self, model: Model, context: Context) -> PassResult:
+        node = model.graph.nodes[0]
+        node.inputs[1] = gs.Constant(node.inputs[1].name, 2 * node.inputs[1].values)
+        return PassResult(model, True)
+
+
+class Keeps(Tune):
+    preserves = ("shapes", "coupling", "cost")
+
+
 def test_costs_go_over_to_a_model_where_a_pass_preserves_them() -> None:
-    from dataclasses import dataclass
-
-    from hwpass.manager import Pass, PassResult
-
-    @dataclass(frozen=True)
-    class Tune(Pass):
-        """Doubles the first weights."""
-
-        name = "tune-for-a-test"
-        effect = "any"
-
-        def run(self, model: Model, context: Context) -> PassResult:
-            node = model.graph.nodes[0]
-            node.inputs[1] = gs.Constant(node.inputs[1].name, 2 * node.inputs[1].values)
-            return PassResult(model, True)
-
-    class Keeps(Tune):
-        preserves = ("cost",)
-
     target = load_target("mobile-cpu")
     for cls, computed in ((Tune, 2), (Keeps, 1)):
         context = Context(target=target)
@@ -131,6 +130,17 @@ def test_costs_go_over_to_a_model_where_a_pass_preserves_them() -> None:
         after = base_cost(PassManager([cls()]).run(model, context, further=True), target, context)
         assert before == after
         assert context.analyses.computed["cost"] == computed
+
+
+def test_a_coupling_that_is_preserved_has_the_new_weights() -> None:
+    context, model = Context(), small()
+    context.bind(model)
+    coupled(model, context)
+    result = PassManager([Keeps()]).run(model, context, further=True)
+    value = coupled(result, context).nodes[0].value(1)
+    assert value is not None
+    assert np.array_equal(value, result.graph.nodes[0].inputs[1].values)
+    assert context.analyses.computed["coupling"] == 1
 
 
 def parts(found: list[TimedPart]) -> Counter[str]:

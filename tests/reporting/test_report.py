@@ -45,8 +45,8 @@ from hwpass.verdicts.findings import MetricFound
 def test_the_schema_has_exactly_these_keys() -> None:
     data = json.loads(report().to_json())
     assert list(data) == [
-        "schema", "hwpass", "model", "target", "budget", "before", "after", "ratio", "verdicts", "groups",
-        "frozen", "passes", "seconds", "warnings", "trials", "notes",
+        "schema", "hwpass", "model", "target", "budget", "options", "before", "after", "ratio", "verdicts", "groups",
+        "frozen", "passes", "seconds", "warnings", "trials", "measured", "notes",
     ]  # fmt: skip
     assert data["schema"] == 1
     assert list(data["model"]) == ["path", "sha256", "nodes", "opset"]
@@ -59,7 +59,7 @@ def test_the_schema_has_exactly_these_keys() -> None:
     assert list(data["verdicts"]["fidelity"]) == ["passed", "state", "note", "alarming", "outputs"]
     assert list(data["groups"][0]) == ["name", "before", "after", "loss", "latency_gain_ms", "layers"]
     assert list(data["frozen"][0]) == ["node", "reason"]
-    assert list(data["passes"][0]) == ["name", "seconds", "changed", "skipped", "parts"]
+    assert list(data["passes"][0]) == ["name", "seconds", "changed", "status", "skipped", "parts"]
 
 
 def test_json_is_deterministic_and_comes_back() -> None:
