@@ -119,17 +119,17 @@ def _costs(params: int, size: int, result: Model, context: Context, legs: list[P
     if any(stage.effect in ("mask", "factor", "format") for stage in stages):
         # No plan of widths tells what zeros and pairs of products cost.
         first = stages[0].effect == "cut"
-        before = _cost(legs[0], False) if first else base_cost(stages[0].model, target, context)
+        before = cost_of(legs[0], False) if first else base_cost(stages[0].model, target, context)
         rows = [{**before, **context.findings.given}, base_cost(result, target, context)]
     elif not legs:
         base = base_cost(result, target, context)
         rows = [base, base]
     else:
-        rows = [_cost(legs[0], False), _cost(legs[-1], True)]
+        rows = [cost_of(legs[0], False), cost_of(legs[-1], True)]
     return costs_from(rows[0], params, size), costs_from(rows[1], after_params, after_size)
 
 
-def _cost(leg: Pruned, pruned: bool) -> dict[str, float]:
+def cost_of(leg: Pruned, pruned: bool) -> dict[str, float]:
     """The predicted cost of the model that a removal began with, or that it left."""
     assert leg.cost is not None
     if not pruned:

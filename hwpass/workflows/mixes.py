@@ -6,17 +6,17 @@ and judging them on samples that nothing was chosen on; within its part each pas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from hwpass.cost.budgets import parse_budgets
-from hwpass.cost.prediction import Cost
-from hwpass.coupling.groups import couple
 from hwpass.errors import BudgetError, UsageError, option
 from hwpass.figures import shown
 from hwpass.manager import Pass, PassManager
-from hwpass.planning.analyses import sample_dims
+from hwpass.planning.analyses import base_cost
+from hwpass.reporting.build import cost_of
 from hwpass.workflows.job import Attempt, Job
 
 #: What may help to meet a budget, in the order of a pipeline.
@@ -26,7 +26,10 @@ MEANS = ("prune", "factorize", "quantize")
 SCALED = ("prune", "factorize")
 
 #: Tries to bring means to the budget, how much less than the budget is as good, and how far below it a try aims.
-TRIES, NEAR, AIM = 4, 0.95, 0.99
+TRIES, NEAR, AIM = 5, 0.95, 0.99
+
+#: Powers by which a cost follows what is asked.
+FLATTEST, STEEPEST = 0.25, 2.0
 
 #: What a means leaves of a cost at least.
 LEAST = 0.02
@@ -117,6 +120,7 @@ def _tried(
     # What is not scaled goes its own way first: the others are left what it does not give.
     whole = {metric: 1.0 if len(scaled) < len(means) else limits[metric] / base[metric] for metric in limits}
     found: list[Trial] = []
+    before = whole
     for _ in range(TRIES):
         each = {metric: max(LEAST, min(1.0, reach) ** (1 / max(1, len(scaled)))) for metric, reach in whole.items()}
         shares = {name: each for name in scaled if min(each.values()) < 1}
@@ -131,10 +135,24 @@ def _tried(
         found.append(trial)
         if not scaled or NEAR <= trial.worst <= 1 + 1e-9 or (trial.met and min(whole.values()) >= 1):
             break
-        # In parts: a means may give less than it was asked for, and on stairs more.
-        whole = {metric: min(1.0, whole[metric] / trial.over[metric] * AIM) for metric in whole}
+        earlier = found[-2] if len(found) > 1 else None
+        whole, before = {m: _next(m, whole, trial, before, earlier) for m in whole}, whole
     met = [trial for trial in found if trial.met]
     return met or found[-1:]
+
+
+def _next(
+    metric: str, now: Mapping[str, float], trial: Trial, before: Mapping[str, float], earlier: Trial | None
+) -> float:
+    """The share of a cost to ask for next: what is asked and what is left go together by a power, at first by itself.
+
+    What does not shrink with the channels (overhead of kernels, layers that stay) makes that power less than 1.
+    """
+    power = 1.0
+    if earlier is not None and now[metric] != before[metric]:
+        left = math.log(trial.over[metric] / earlier.over[metric])
+        power = min(STEEPEST, max(FLATTEST, left / math.log(now[metric] / before[metric])))
+    return min(1.0, now[metric] * (AIM / trial.over[metric]) ** (1 / power))
 
 
 def loss_of(attempt: Attempt) -> tuple[float, float]:
@@ -146,7 +164,10 @@ def loss_of(attempt: Attempt) -> tuple[float, float]:
 
 
 def _costs(attempt: Attempt, job: Job) -> dict[str, float]:
-    """What a model costs, whatever was done to it."""
-    context = job.context
+    """What a model costs, whatever was done to it; as its plan says where nothing but channels went."""
+    context, findings = job.context, attempt.context.findings
     assert context.target is not None
-    return Cost(couple(attempt.model, sample_dims(attempt.model, context)), context.target).base
+    last = findings.last
+    if last is not None and last.cost is not None and not {"factor", "format"} & {s.effect for s in findings.stages}:
+        return cost_of(last, True)
+    return dict(base_cost(attempt.model, context.target, attempt.context))
