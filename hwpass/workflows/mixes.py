@@ -152,7 +152,7 @@ def _next(
     if earlier is not None and now[metric] != before[metric]:
         left = math.log(trial.over[metric] / earlier.over[metric])
         power = min(STEEPEST, max(FLATTEST, left / math.log(now[metric] / before[metric])))
-    return min(1.0, now[metric] * (AIM / trial.over[metric]) ** (1 / power))
+    return min(1.0, now[metric] * math.pow(AIM / trial.over[metric], 1 / power))
 
 
 def loss_of(attempt: Attempt) -> tuple[float, float]:
