@@ -195,8 +195,8 @@ class RunOptions:
         WATCHED, group="Debugging",
     )  # fmt: skip
     measure_each: bool = _asked(
-        False, "Measure the model as given and after every pass that changes it: size, activations, "
-        "multiply-accumulates, latency, and the error against the original on --calib.", "flag", WATCHED,
+        False, "Also run the model after every pass that changes it, and show the error against the original on "
+        "--calib beside its costs.", "flag", WATCHED,
         group="Debugging",
     )  # fmt: skip
     print_after: str | Iterable[str] = _asked(

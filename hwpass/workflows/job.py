@@ -17,6 +17,7 @@ from hwpass.data.given_inputs import given_inputs
 from hwpass.errors import VerdictError, option
 from hwpass.figures import brief
 from hwpass.instrument import PassRecord
+from hwpass.instruments.measure_each import MeasureEach
 from hwpass.manager import Pass, PassManager
 from hwpass.model.digest import content_digest
 from hwpass.model.model import Model
@@ -135,6 +136,7 @@ class Job:
                 preparation=list(findings.preparation),
                 notes=dict(findings.notes),
                 moved=dict(findings.moved),
+                measured=list(findings.measured),
             ),
             warnings=list(self.context.warnings),
         )
@@ -144,6 +146,8 @@ class Job:
     @staticmethod
     def further(attempt: Attempt, manager: PassManager) -> Attempt:
         """Run more passes on what an attempt left."""
+        if not any(isinstance(watcher, MeasureEach) for watcher in manager.instruments):
+            manager.instruments = (*manager.instruments, MeasureEach(compare=False))
         model = manager.run(attempt.model, attempt.context, further=True)
         steps = (*attempt.steps, *manager.steps)
         return Attempt(model, attempt.context, steps, (*attempt.records, *manager.records))
