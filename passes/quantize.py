@@ -27,6 +27,10 @@ RANGES = {
 }
 
 
+#: Operators on what is stored in few bits.
+STORED = ("DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits")
+
+
 @register
 @dataclass(frozen=True)
 class Quantize(Pass):
@@ -39,8 +43,8 @@ class Quantize(Pass):
     apart) is within bounds. Dynamic: weights of matrix products, and each activation by its own range as it comes.
     Weights: those of matrix products alone, in blocks of 4 or 8 bits (MatMulNBits).
 
-    Does not fire on products whose weights are not constant float32 numbers, or few; on scaled or transposed Gemms; on
-    recurrent layers; in bodies of If, Loop and Scan; on layers that `keep` names.
+    Does not fire on a model that is quantised; on products whose weights are not constant float32 numbers, or few; on
+    scaled or transposed Gemms; on recurrent layers; in bodies of If, Loop and Scan; on layers that `keep` names.
     """
 
     name = "quantize"
@@ -76,6 +80,8 @@ class Quantize(Pass):
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.formats.integers import on_integers, speak_of_latency
 
+        if any(node.op in STORED for node in model.walk()):
+            return PassResult(model, False, reason="the model is quantised: what it has in floating point was left so")
         last = context.findings.last
         synthetic = last.study.synthetic if last is not None and last.study is not None else None
         found = on_integers(model, context, self, synthetic)
