@@ -52,7 +52,7 @@ class MeasuredPart(Part):
     latency_ms: float | None = Field(default=None, description="predicted")
     rel_l2: float | None = Field(
         default=None,
-        description="of the worst output, against the original, on 64 samples, where models on the way were run; else null",
+        description="of the worst output, against the original, on 64 samples; null where that was not asked for",
     )
 
 
