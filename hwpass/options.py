@@ -195,8 +195,8 @@ class RunOptions:
         WATCHED, group="Debugging",
     )  # fmt: skip
     measure_each: bool = _asked(
-        False, "Measure the model as given and after every pass that changes it: size, activations, "
-        "multiply-accumulates, latency, and the error against the original on --calib.", "flag", WATCHED,
+        False, "Also run the model after every pass that changes it, and show the error against the original on "
+        "--calib beside its costs.", "flag", WATCHED,
         group="Debugging",
     )  # fmt: skip
     print_after: str | Iterable[str] = _asked(
@@ -235,6 +235,11 @@ def of_command(command: str) -> Iterator[dataclasses.Field[Any]]:
     return (item for item in dataclasses.fields(RunOptions) if command in item.metadata["commands"])
 
 
+def left_out(item: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether an option has its default; an array, which is compared entry by entry, is none."""
+    return value is item.default or (value == item.default) is True
+
+
 def chosen(command: str, options: RunOptions | None, asked: Mapping[str, Any]) -> RunOptions:
     """Options of a command, with some of them given by name. Raises UsageError for one that it does not take, and
     TypeError for a name that is none."""
@@ -242,7 +247,7 @@ def chosen(command: str, options: RunOptions | None, asked: Mapping[str, Any]) -
     taken = {item.name for item in of_command(command)}
     for item in dataclasses.fields(RunOptions):
         value = getattr(found, item.name)
-        if item.name not in taken and value is not item.default and value != item.default:
+        if item.name not in taken and not left_out(item, value):
             raise UsageError(f"{option(item.name)} has no effect on {command}; leave it out")
     return found
 

@@ -73,6 +73,16 @@ class Liveness:
             _overlaps(kernels, names, ends, flow.sinks, footprint.in_place),
         )
 
+    def total(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
+        """Sum of the bytes of all activations, [P], without rounding; `values` and `runs` as for `held`."""
+        return np.asarray((values[:, self.sizes] * self._there(runs)).sum(axis=1))
+
+    def _there(self, runs: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        """Which activations a kernel that runs makes, or the outside, [P or 1, L]."""
+        if runs is None or not len(self.sizes):
+            return np.ones((1, len(self.sizes)), bool)
+        return np.asarray(((self.makers < 0) | runs[:, self.makers]).any(axis=2))
+
     def held(self, values: Floats, runs: NDArray[np.bool_] | None = None) -> Floats:
         """Bytes of activations live while each kernel runs, rounded as the footprint says, [P, K].
 
@@ -87,7 +97,7 @@ class Liveness:
         if self.footprint.align_bytes > 1:
             held = np.ceil(held / self.footprint.align_bytes) * self.footprint.align_bytes
         if runs is not None:
-            held = held * ((self.makers < 0) | runs[:, self.makers]).any(axis=2)
+            held = held * self._there(runs)
         live = np.cumsum(held @ self.span, axis=1)[:, :-1]
         kernel, before, after = self.overlaps.T
         live[:, kernel] -= np.minimum(held[:, before], held[:, after])

@@ -180,6 +180,12 @@ class Cost:
         found = self(self.dense[None, :], (*METRICS, *LIMITED))
         return {key: float(value[0]) for key, value in found.items()} | self.given
 
+    def activations(self, widths: Floats) -> tuple[float, float]:
+        """Bytes of all activations between kernels at widths [G], inputs and outputs of the model included, and the
+        most that are live at the same time, both in the target's formats."""
+        values, runs = self._parts.values(widths[None, :]), self.remainders.runs(widths[None, :])
+        return float(self._parts.live.total(values, runs)[0]), float(self._parts.live.peak(values, runs)[0])
+
     def work(self, widths: Floats) -> Work:
         """The work of one plan that keeps every branch, [1, K]."""
         return self.kernels.work(widths[None, :])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 
+import numpy as np
+
 from hwpass.cost.prediction import Cost
 from hwpass.cost_models import Target
 from hwpass.coupling.groups import Coupling, Walked, grouped, principal, solved, walk
@@ -73,6 +75,18 @@ def base_cost(model: Model, target: Target, context: Settings) -> Mapping[str, f
     with span("cost"):
         base = dict(Cost(coupling, target).base)
     return context.analyses.keep("cost", key, base)
+
+
+def priced_as_it_is(model: Model, target: Target, context: Settings) -> Cost:
+    """What prices a model at the widths that it has, without groups: nothing is solved, and nothing is entered.
+
+    A walk that is kept serves; else one is made and forgotten, so that those which passes ask for are not pushed out.
+    """
+    key = _key(model, context.dims)
+    kept = [context.analyses.entries.get(name) for name in ("coupling", "shapes")]
+    walks = (entry.value for entry in kept if entry is not None and entry.key == key and entry.holds())
+    found = next(walks, None) or walk(model, context.dims)
+    return Cost(Coupling(found.build, np.zeros(found.build.count, np.int64)), target)
 
 
 def moved(context: Settings, before: Fingerprint, after: Model, preserved: tuple[str, ...]) -> None:

@@ -50,6 +50,10 @@ def report_of(
         for leg in legs:
             leg.cost = leg.cost or Cost(leg.coupling, context.target)
     before, after = _costs(params, size, result, context, legs)
+    if findings.measured:
+        before, after = (
+            _with_activations(*pair) for pair in ((before, findings.measured[0]), (after, findings.measured[-1]))
+        )
     return Report(
         schema=1,
         hwpass=__version__,
@@ -70,6 +74,12 @@ def report_of(
     )
 
 
+def _with_activations(costs: Costs, of: Measured) -> Costs:
+    if of.activations is None or of.peak is None:
+        return costs
+    return costs.model_copy(update={"activation_bytes": round(of.activations), "peak_activation_bytes": round(of.peak)})
+
+
 def _measured(item: Measured) -> MeasuredPart:
     return MeasuredPart(
         after=item.after,
@@ -77,6 +87,7 @@ def _measured(item: Measured) -> MeasuredPart:
         size_bytes=item.size_bytes,
         macs=item.macs,
         activation_bytes=item.activations,
+        peak_activation_bytes=item.peak,
         latency_ms=None if item.latency is None else item.latency * 1e3,
         rel_l2=item.rel_l2,
     )

@@ -12,7 +12,7 @@ from hwpass.errors import option
 from hwpass.figures import brief, human_bytes, human_count, human_energy, human_seconds, shown
 from hwpass.node_names import Printable, short_path
 from hwpass.reporting.schema_of_passes import Asked, MeasuredPart, Part, PassRecord
-from hwpass.reporting.words import abbreviated, figure, milliseconds
+from hwpass.reporting.words import MEASURED, abbreviated, figure, milliseconds
 from hwpass.verdicts.findings import Trial
 from hwpass.verdicts.notes import Note
 from hwpass.verdicts.states import State, state_of
@@ -69,7 +69,11 @@ class Costs(Part):
     macs: int
     params: int
     size_bytes: int
-    peak_memory_bytes: int | None = None
+    activation_bytes: int | None = Field(default=None, description="of all activations of an inference")
+    peak_activation_bytes: int | None = Field(default=None, description="most bytes of them live at once")
+    peak_memory_bytes: int | None = Field(
+        default=None, description="of live activations and weights, and the runtime's"
+    )
 
 
 class Ratios(Part):
@@ -83,6 +87,8 @@ class Ratios(Part):
     macs: Figure = None
     params: Figure = None
     size: Figure = None
+    activations: Figure = None
+    peak_activations: Figure = None
     peak_memory: Figure = None
     compression: Figure = None
 
@@ -95,6 +101,8 @@ class Ratios(Part):
             macs=_over(after.macs, before.macs),
             params=_over(after.params, before.params),
             size=_over(after.size_bytes, before.size_bytes),
+            activations=_over(after.activation_bytes, before.activation_bytes),
+            peak_activations=_over(after.peak_activation_bytes, before.peak_activation_bytes),
             peak_memory=_over(after.peak_memory_bytes, before.peak_memory_bytes),
             compression=_over(before.size_bytes, after.size_bytes),
         )
@@ -276,7 +284,7 @@ class Report(Part):
         default_factory=list, description="what the search within a drop tried, in order; else empty"
     )
     measured: list[MeasuredPart] = Field(
-        default_factory=list, description="the models on the way, with `--measure-each`; else empty"
+        default_factory=list, description="the model as it was given, and after each pass that changed it"
     )
     notes: dict[str, Note] = Field(
         default_factory=dict, description="what passes found out that has no other place here, by the pass's name"
@@ -308,6 +316,7 @@ class Report(Part):
         """Name, before, after, ratio and what was asked for of each known cost, as text."""
         before, after, ratio = self.before, self.after, self.ratio
         peaks = (before.peak_memory_bytes, after.peak_memory_bytes)
+        flows = (before.activation_bytes, after.activation_bytes)
         rows = [
             (
                 "latency",
@@ -320,6 +329,7 @@ class Report(Part):
             ("MACs", human_count(before.macs), human_count(after.macs), ratio.macs, "macs"),
             ("parameters", human_count(before.params), human_count(after.params), ratio.params, ""),
             ("size", human_bytes(before.size_bytes), human_bytes(after.size_bytes), ratio.size, "size"),
+            ("activations", human_bytes(flows[0]), human_bytes(flows[1]), ratio.activations, ""),
             ("peak memory", human_bytes(peaks[0]), human_bytes(peaks[1]), ratio.peak_memory, "memory"),
         ]
         return [
@@ -335,15 +345,21 @@ class Report(Part):
             for t in sorted(self.trials, key=lambda t: t.latency)
         ]
 
-    def measured_rows(self) -> list[tuple[str, ...]]:
-        """A row for each model on the way, its costs as shares of the first."""
+    def measured_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Headings, and a row for each model on the way, its costs as shares of the first; no rows where no pass
+        changed anything. What nobody measured is left out."""
+        rows = self._measured_rows() if len(self.measured) > 1 else []
+        known = [place for place in range(len(MEASURED)) if any(row[place] != "-" for row in rows)]
+        return tuple(MEASURED[place] for place in known), [tuple(row[place] for place in known) for row in rows]
+
+    def _measured_rows(self) -> list[tuple[str, ...]]:
         first = self.measured[0] if self.measured else None
 
         def share(item: MeasuredPart, metric: str) -> str:
             value, base = getattr(item, metric), getattr(first, metric)
             return "-" if value is None else "1x" if item is first else f"{value / base:.3g}x" if base else "-"
 
-        metrics = ("params", "size_bytes", "activation_bytes", "macs", "latency_ms")
+        metrics = ("params", "size_bytes", "activation_bytes", "peak_activation_bytes", "macs", "latency_ms")
         return [
             (shown(item.after, 60), *(share(item, metric) for metric in metrics),
              "-" if item.rel_l2 is None else f"{item.rel_l2:.3g}")

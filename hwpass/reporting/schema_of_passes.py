@@ -45,9 +45,15 @@ class MeasuredPart(Part):
     params: int
     size_bytes: int
     macs: float | None = None
-    activation_bytes: float | None = Field(default=None, description="most bytes of activations alive at once")
+    activation_bytes: float | None = Field(
+        default=None, description="of all activations of an inference between kernels, in the target's formats"
+    )
+    peak_activation_bytes: float | None = Field(default=None, description="most bytes of them live at once")
     latency_ms: float | None = Field(default=None, description="predicted")
-    rel_l2: float | None = Field(default=None, description="of the worst output, against the original, on 64 samples")
+    rel_l2: float | None = Field(
+        default=None,
+        description="of the worst output, against the original, on 64 samples; null where that was not asked for",
+    )
 
 
 class Asked(Part):

@@ -15,7 +15,7 @@ from hwpass.node_names import short, short_path, shortened
 from hwpass.reporting.schema import GroupChange, Report, VerdictRow
 from hwpass.reporting.tables import ROWS, print_line, print_table
 from hwpass.reporting.timing import show_timing
-from hwpass.reporting.words import MEASURED, NOTES, abbreviated, figure, milliseconds
+from hwpass.reporting.words import NOTES, abbreviated, figure, milliseconds
 
 
 def show(report: Report, console: Console, *, timing: bool = False) -> None:
@@ -38,9 +38,10 @@ def show(report: Report, console: Console, *, timing: bool = False) -> None:
     if report.notes:
         print_line(console, "")
         print_table(console, NOTES, report.note_rows(), "lll")
-    if report.measured:
+    headings, on_the_way = report.measured_table()
+    if on_the_way:
         print_line(console, "")
-        print_table(console, MEASURED, report.measured_rows(), "lrrrrrr")
+        print_table(console, headings, on_the_way, "lrrrrrrr")
     for origin in dict.fromkeys(asked.origin for asked in report.options.values()):
         if origin not in ("call", "command line"):
             told = [f"{name.replace('_', '-')} {a.value}" for name, a in report.options.items() if a.origin == origin]

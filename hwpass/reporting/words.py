@@ -10,7 +10,7 @@ from hwpass.figures import human_seconds
 NOTES = ("pass", "found", "value")
 
 #: The heads of the table of models on the way.
-MEASURED = ("after", "parameters", "size", "activations", "MACs", "latency", "relative L2 error")
+MEASURED = ("after", "parameters", "size", "activations", "peak of these", "MACs", "latency", "relative L2 error")
 
 
 def abbreviated(names: Sequence[str], limit: int = 3) -> str:

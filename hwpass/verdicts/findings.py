@@ -45,9 +45,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Measured:
-    """A model on the way: predicted costs where there is a target, closeness to the original where there are inputs.
+    """A model on the way: predicted costs where there is a target, closeness to the original where that was asked for.
 
-    `activations` are the most bytes of them that are alive at once. `rel_l2` is the largest of any output.
+    `activations` are the bytes of all of them, `peak` the most bytes that are live at once. `rel_l2` is the largest of
+    any output.
     """
 
     after: str
@@ -55,6 +56,7 @@ class Measured:
     size_bytes: int
     macs: float | None = None
     activations: float | None = None
+    peak: float | None = None
     latency: float | None = None
     rel_l2: float | None = None
 
@@ -75,7 +77,7 @@ class Findings:
     fidelity: Fidelity | None = None
     metric: MetricFound | None = None
     trials: list[Trial] = field(default_factory=list)
-    measured: list[Measured] = field(default_factory=list)  # of --measure-each
+    measured: list[Measured] = field(default_factory=list)  # the model as given, and after each pass
     unmet: str | None = None
     notes: dict[str, Note] = field(default_factory=dict)  # a pass's own findings, by its name, for the report
     read_back: Callable[[Path], None] | None = None  # proves the bytes of a file that is about to get its name

@@ -17,7 +17,7 @@ import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hwpass.cost_models import Target
-from hwpass.errors import InputError
+from hwpass.errors import InputError, option
 from hwpass.figures import shown, shown_path
 from hwpass.files.data_files import read_data
 from hwpass.planning.plan import Plan
@@ -148,7 +148,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> tuple[Bundle, Path, Setting]:
     place = Path(folder)
     name = shown_path(place)
     if not place.is_dir():
-        raise InputError(f"{name}: no such folder; name the folder that --reproducer wrote")
+        raise InputError(f"{name}: no such folder; name the folder that {option('reproducer')} wrote")
     text = read_data(str(place / FACTS), "reproducer", LARGEST)
     try:
         facts = Bundle.model_validate_json(text)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from hwpass.context import Context
 from hwpass.cost.prediction import METRICS
 from hwpass.cost_models import Target, load_target
@@ -16,7 +18,9 @@ from hwpass.coupling.walk import dynamic_dimensions
 from hwpass.data.given_inputs import given_inputs
 from hwpass.errors import VerdictError, option
 from hwpass.figures import brief
+from hwpass.files.temporary import TemporaryFolder
 from hwpass.instrument import PassRecord
+from hwpass.instruments.measure_each import MeasureEach
 from hwpass.manager import Pass, PassManager
 from hwpass.model.digest import content_digest
 from hwpass.model.model import Model
@@ -53,6 +57,15 @@ class Result:
         Raises InputError when it cannot be written, VerdictError when it is not the model that was proved.
         """
         self.model.save(path, check=self.read_back)
+
+    def proto(self) -> onnx.ModelProto:
+        """The model as a protobuf, with its weights: what `save` would write, and proved as that is.
+
+        Raises VerdictError when its bytes are not the model that was proved.
+        """
+        with TemporaryFolder() as folder:
+            self.write(folder / "model.onnx")
+            return onnx.load(folder / "model.onnx")
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """The same in a folder of one's own, on the way to somewhere else."""
@@ -135,6 +148,7 @@ class Job:
                 preparation=list(findings.preparation),
                 notes=dict(findings.notes),
                 moved=dict(findings.moved),
+                measured=list(findings.measured),
             ),
             warnings=list(self.context.warnings),
         )
@@ -144,6 +158,8 @@ class Job:
     @staticmethod
     def further(attempt: Attempt, manager: PassManager) -> Attempt:
         """Run more passes on what an attempt left."""
+        if not any(isinstance(watcher, MeasureEach) for watcher in manager.instruments):
+            manager.instruments = (*manager.instruments, MeasureEach(compare=False))
         model = manager.run(attempt.model, attempt.context, further=True)
         steps = (*attempt.steps, *manager.steps)
         return Attempt(model, attempt.context, steps, (*attempt.records, *manager.records))

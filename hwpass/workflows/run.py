@@ -18,7 +18,7 @@ from hwpass.instruments.recording import Recording
 from hwpass.manager import Pass, PassManager
 from hwpass.model.model import Model
 from hwpass.model.sources import Source
-from hwpass.options import RunOptions, chosen, signature
+from hwpass.options import RunOptions, chosen, left_out, signature
 from hwpass.pipeline import Group
 from hwpass.pipeline_text import texts
 from hwpass.planning.plan import Plan
@@ -141,7 +141,7 @@ def _with_options(result: Result, target: str | os.PathLike[str] | Target, optio
     told = {"target": Asked(value=target.name if isinstance(target, Target) else os.fsdecode(target))}
     for item in dataclasses.fields(options):
         value = getattr(options, item.name)
-        if value is not item.default and value != item.default:
+        if not left_out(item, value):
             told[item.name] = Asked(value=str(stated(value)) if item.name == "pipeline" else _said(value))
     return dataclasses.replace(result, report=result.report.model_copy(update={"options": told}))
 
@@ -152,7 +152,7 @@ def _said(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str | int | float | os.PathLike):
         return str(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and all(isinstance(each, str | int | float | os.PathLike) for each in value):
         return ", ".join(map(str, value))
     return getattr(value, "__qualname__", type(value).__name__)
 

@@ -30,6 +30,8 @@ CNN = ROOT / "fixtures" / "cnn.onnx"
 APART = {
     "hwpass/command/cli.py": "declares the options, and speaks to the shell alone",
     "hwpass/command/measuring.py": "declares the options of commands that measure, and speaks to the shell alone",
+    "hwpass/command/debugging.py": "declares options, and speaks to the shell alone",
+    "hwpass/command/pipelines.py": "declares options, and speaks to the shell alone",
     "hwpass/command/shared_options.py": "declares options of several commands",
     "hwpass/command/derived_options.py": "declares options as well",
     "hwpass/command/from_options.py": "declares options, and speaks to the shell alone",

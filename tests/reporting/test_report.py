@@ -50,9 +50,11 @@ def test_the_schema_has_exactly_these_keys() -> None:
     ]  # fmt: skip
     assert data["schema"] == 1
     assert list(data["model"]) == ["path", "sha256", "nodes", "opset"]
-    costs = ["latency_ms", "energy_mj", "macs", "params", "size_bytes", "peak_memory_bytes"]
+    costs = ["latency_ms", "energy_mj", "macs", "params", "size_bytes", "activation_bytes",
+             "peak_activation_bytes", "peak_memory_bytes"]  # fmt: skip
     assert list(data["before"]) == list(data["after"]) == costs
-    ratios = ["latency", "energy", "macs", "params", "size", "peak_memory", "compression"]
+    ratios = ["latency", "energy", "macs", "params", "size", "activations", "peak_activations",
+              "peak_memory", "compression"]  # fmt: skip
     assert list(data["ratio"]) == ratios
     assert list(data["verdicts"]) == ["exactness", "fidelity", "metric"]
     assert list(data["verdicts"]["exactness"]) == ["passed", "state", "note", "max_abs", "max_rel", "legs"]

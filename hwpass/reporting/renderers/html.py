@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwpass.figures import human_seconds
 from hwpass.reporting.renderer import Renderer, register
-from hwpass.reporting.words import MEASURED, NOTES, abbreviated
+from hwpass.reporting.words import NOTES, abbreviated
 
 if TYPE_CHECKING:
     from hwpass.reporting.schema import GroupChange, Report
@@ -137,9 +137,10 @@ def _notes(report: Report) -> str:
 
 
 def _measured(report: Report) -> str:
-    if not report.measured:
+    headings, rows = report.measured_table()
+    if not rows:
         return ""
-    return "<h2>After each pass</h2>\n" + _table(MEASURED, report.measured_rows(), numbers=range(1, len(MEASURED)))
+    return "<h2>After each pass</h2>\n" + _table(headings, rows, numbers=range(1, len(headings)))
 
 
 def _warnings(warnings: Sequence[str]) -> str:

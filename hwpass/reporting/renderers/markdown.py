@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwpass.figures import human_seconds
 from hwpass.reporting.renderer import Renderer, register
-from hwpass.reporting.words import MEASURED, NOTES, abbreviated, figure, milliseconds
+from hwpass.reporting.words import NOTES, abbreviated, figure, milliseconds
 
 if TYPE_CHECKING:
     from hwpass.reporting.schema import Report
@@ -42,7 +42,7 @@ class Markdown(Renderer):
             *_groups(report),
             *_section("Frozen", ("nodes", "reason", "which"), _frozen(report), "rll"),
             *_section("Found by passes", NOTES, _texts(report.note_rows()), "lll"),
-            *_section("After each pass", MEASURED, _texts(report.measured_rows()), "lrrrrrr"),
+            *_measured(report),
             *_warnings(report),
             *_section("Passes", ("pass", "time", "changed"), _passes(report), "lrl"),
         ]
@@ -114,6 +114,11 @@ def _groups(report: Report) -> list[str]:
 def _frozen(report: Report) -> list[tuple[str, ...]]:
     found = report.frozen_by_reason()
     return [(str(len(nodes)), escaped(reason), _names(nodes, 5)) for reason, nodes in found]
+
+
+def _measured(report: Report) -> list[str]:
+    headings, rows = report.measured_table()
+    return _section("After each pass", headings, _texts(rows), "lrrrrrrr"[: len(headings)])
 
 
 def _warnings(report: Report) -> list[str]:
