@@ -3,9 +3,10 @@ output."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
+import numpy as np
 import onnx
 
 from hwpass.proto.shapes import inferred
@@ -14,18 +15,27 @@ from hwpass.proto.shapes import inferred
 class Parts:
     """Cuts parts out of the main graph of a model, by the numbers of nodes.
 
-    Tensors where a part is cut off need a type and a rank that the model declares or that ONNX infers.
+    Tensors where a part is cut off need a type and a rank that the model declares or that ONNX infers. Where it infers
+    none (behind an operator of others), `seen` may have values of a run: all tensors then have the sizes of that run,
+    those with a name included.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, seen: Mapping[str, np.ndarray] | None = None) -> None:
         self.model = model
         self.nodes = list(model.graph.node)
+        self.seen = seen or {}
 
     @cached_property
     def _known(self) -> dict[str, onnx.ValueInfoProto]:
         graph = (inferred(self.model) or self.model).graph
         values = (*graph.value_info, *graph.input, *graph.output, *self.model.graph.input)
         return {value.name: value for value in values if value.type.WhichOneof("value")}
+
+    @property
+    def unknown(self) -> list[str]:
+        """Tensors that nodes make and of which no type or rank is known."""
+        made = (name for node in self.nodes for name in node.output if name)
+        return [name for name in made if self._value(name) is None]
 
     @cached_property
     def _reads(self) -> list[set[str]]:
@@ -66,11 +76,14 @@ class Parts:
 
     def _value(self, name: str) -> onnx.ValueInfoProto | None:
         """What is declared of a tensor that becomes an input or an output."""
+        if name in self.seen:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(self.seen[name].dtype)
+            return onnx.helper.make_tensor_value_info(name, kind, self.seen[name].shape)
         value = self._known.get(name)
         if value is None or not value.type.HasField("tensor_type"):
             return None
-        kind = value.type.tensor_type
-        return value if kind.elem_type and kind.HasField("shape") else None
+        declared = value.type.tensor_type
+        return value if declared.elem_type and declared.HasField("shape") else None
 
 
 def reads(node: onnx.NodeProto) -> Iterator[str]:

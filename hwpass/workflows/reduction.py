@@ -66,11 +66,8 @@ def _plainer(step: Pass) -> Iterator[Pass]:
             return
 
 
-def smallest_part(
-    model: onnx.ModelProto, fails: Callable[[onnx.ModelProto], bool], deadline: Deadline
-) -> onnx.ModelProto | None:
-    """The part of a graph that still fails when any single node of it is left out; None where no part does."""
-    parts = Parts(model)
+def smallest_part(parts: Parts, fails: Callable[[onnx.ModelProto], bool], deadline: Deadline) -> onnx.ModelProto | None:
+    """The part of a graph that no longer fails when any single node of it is left out; None where no part fails."""
     every = tuple(range(len(parts.nodes)))
     known: dict[tuple[int, ...], bool] = {every: True}
 

@@ -18,6 +18,8 @@ from hwpass.instruments.recording import Recording
 from hwpass.manager import Pass, PassManager
 from hwpass.model.model import Model
 from hwpass.passes.verify import Verify
+from hwpass.proto.subgraph import Parts
+from hwpass.verdicts.proof_feeds import proof_feeds
 from hwpass.verdicts.proof_sides import AsGiven
 from hwpass.workflows.bundle import write_bundle
 from hwpass.workflows.failures import Failure, Setting, failure, is_fault, without_data
@@ -143,10 +145,25 @@ def _smallest_graph(case: _Case, wanted: Failure, deadline: Deadline) -> _Case:
     def fails(graph: onnx.ModelProto) -> bool:
         return replace(case, model=graph, setting=_inside(case, graph)).fails(wanted)
 
-    found = smallest_part(case.model, fails, deadline)
+    parts = Parts(case.model)
+    if parts.unknown:
+        parts = Parts(case.model, _seen(case))
+    found = smallest_part(parts, fails, deadline)
     if found is None:
         return case
     return _fewer_steps(replace(case, model=found, setting=_inside(case, found)), wanted, deadline)
+
+
+def _seen(case: _Case) -> dict[str, np.ndarray]:
+    """Every tensor of a run, on the least of the inputs of a proof; nothing where they cannot be had."""
+    try:
+        model = Model.load(case.model)
+        given = AsGiven("", case.model, 1)
+        feeds = proof_feeds(model, case.setting.context(model), given)
+        feed = min(feeds, key=lambda one: sum(value.size for value in one.values()))
+        return {**feed, **given.tensors(given.names(), feed)}
+    except HwpassError:
+        return {}
 
 
 def _inside(case: _Case, part: onnx.ModelProto) -> Setting:

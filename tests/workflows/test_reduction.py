@@ -16,6 +16,7 @@ from sketch import Sketch
 from hwpass.cost_models import load_target, target_names
 from hwpass.errors import InputError, UsageError
 from hwpass.manager import Pass, PassManager
+from hwpass.proto.subgraph import Parts
 from hwpass.workflows.bundle import Bundle, read_bundle, write_bundle
 from hwpass.workflows.failures import Failure, Setting
 from hwpass.workflows.reduction import Deadline, fewer_steps, smallest_part
@@ -42,14 +43,14 @@ def test_the_smallest_part_has_the_nodes_that_matter_and_no_others(length: int, 
         asked.append(len(part.graph.node))
         return needed <= {node.name for node in part.graph.node}
 
-    found = smallest_part(model, fails, Deadline())
+    found = smallest_part(Parts(model), fails, Deadline())
     kept = {node.name for node in (model if found is None else found).graph.node}
     assert kept == needed
     assert len(asked) == len(set(asked)) or len(asked) < 40 * length
 
 
 def test_a_deadline_takes_what_there_is() -> None:
-    assert smallest_part(chain(8), lambda part: True, Deadline(0.0)) is None
+    assert smallest_part(Parts(chain(8)), lambda part: True, Deadline(0.0)) is None
     steps = PassManager.parse("fold,fuse-bn").steps
     assert fewer_steps(steps, lambda some: True, Deadline(0.0)) == steps
 
