@@ -95,3 +95,28 @@ def reads(node: onnx.NodeProto) -> Iterator[str]:
             own |= {name for inner in body.node for name in inner.output}
             yield from (name for inner in body.node for name in reads(inner) if name not in own)
             yield from (value.name for value in body.output if value.name not in own)
+
+
+def bypassed(model: onnx.ModelProto, number: int, name: str) -> onnx.ModelProto | None:
+    """The model without one node: what read its first output reads `name`, one of its inputs, and weights that nobody
+    reads are gone. None where the output is one of the model, or a body reads it. Whether shapes still fit is not
+    looked at."""
+    node = model.graph.node[number]
+    gone = node.output[0] if node.output else ""
+    others = [other for place, other in enumerate(model.graph.node) if place != number]
+    inside = {read for other in others for read in reads(other) if read not in other.input}
+    ends = {value.name for value in model.graph.output}
+    if not gone or {*node.output} & (ends | inside):
+        return None
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    del cut.graph.node[number]
+    for other in cut.graph.node:
+        for place, read in enumerate(other.input):
+            if read == gone:
+                other.input[place] = name
+    wanted = {read for other in cut.graph.node for read in reads(other)}
+    left = [tensor for tensor in cut.graph.initializer if tensor.name in wanted]
+    del cut.graph.initializer[:]
+    cut.graph.initializer.extend(left)
+    return cut

@@ -1,7 +1,8 @@
 """The least that still fails: a pipeline with fewer passes, a graph with fewer nodes.
 
 Delta debugging (Zeller and Hildebrandt 2002): parts are left out as long as what is left fails the same way. Passes
-come first, then windows of the graph in its order, the smallest first, then single nodes.
+come first, then windows of the graph in its order, the smallest first, then single nodes; last, nodes that have others
+on both sides are bypassed.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import onnx
 from hwpass.errors import UsageError
 from hwpass.manager import Pass
 from hwpass.passes.prune_channels import PruneChannels
-from hwpass.proto.subgraph import Parts
+from hwpass.proto.subgraph import Parts, bypassed
 
 #: Seconds after which what has been reached is taken.
 PATIENCE = 120.0
 
 #: How narrow the first windows are, as shares of the graph, and how far apart, as a share of their width.
 SHARES, STRIDE = (0.125, 0.25, 0.5, 0.75), 0.25
+
+#: Graphs of more nodes are not gone through node by node once more.
+MOST_BYPASSED = 64
 
 
 class Deadline:
@@ -68,7 +72,7 @@ def _plainer(step: Pass) -> Iterator[Pass]:
 
 def smallest_part(parts: Parts, fails: Callable[[onnx.ModelProto], bool], deadline: Deadline) -> onnx.ModelProto | None:
     """The part of a graph that no longer fails when any single node of it is left out; None where no part fails."""
-    every = tuple(range(len(parts.nodes)))
+    model, every = parts.model, tuple(range(len(parts.nodes)))
     known: dict[tuple[int, ...], bool] = {every: True}
 
     def still(numbers: tuple[int, ...]) -> bool:
@@ -79,7 +83,10 @@ def smallest_part(parts: Parts, fails: Callable[[onnx.ModelProto], bool], deadli
 
     left = _narrowed(every, still)
     left = _thinned(left, still)
-    return None if left == every else parts.part(left)
+    found = model if left == every else parts.part(left)
+    assert found is not None
+    found = _shortened(found, lambda trial: not deadline.passed and fails(trial))
+    return None if found is model else found
 
 
 def _narrowed(nodes: tuple[int, ...], still: Callable[[tuple[int, ...]], bool]) -> tuple[int, ...]:
@@ -113,3 +120,17 @@ def _thinned(nodes: tuple[int, ...], still: Callable[[tuple[int, ...]], bool]) -
         if size == 1 and nodes == before:
             return nodes
         size = max(1, size // 2)
+
+
+def _shortened(model: onnx.ModelProto, still: Callable[[onnx.ModelProto], bool]) -> onnx.ModelProto:
+    """The model with each node bypassed that it still fails without, the last nodes first."""
+    if len(model.graph.node) > MOST_BYPASSED:
+        return model
+    for number in range(len(model.graph.node) - 1, -1, -1):
+        weights = {tensor.name for tensor in model.graph.initializer}
+        for name in dict.fromkeys(model.graph.node[number].input):
+            trial = bypassed(model, number, name) if name and name not in weights else None
+            if trial is not None and still(trial):
+                model = trial
+                break
+    return model

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sketch import Sketch
 
-from hwpass.proto.subgraph import Parts, reads
+from hwpass.proto.subgraph import Parts, bypassed, reads
 from hwpass.runtime.sessions import open_session, run_session
 from hwpass.verdicts.proof_sides import AsGiven
 
@@ -84,3 +84,18 @@ def test_outputs_are_what_is_read_outside_or_by_nobody(numbers: list[int]) -> No
     wanted = {(0,): [a], (1,): [b], (2,): [c], (0, 2): [a, c], (0, 1, 2): [b, c]}[tuple(numbers)]
     assert [v.name for v in cut.graph.output] == wanted
     assert [v.name for v in cut.graph.input] == ([x] if 0 in numbers else [a])
+
+
+def test_a_node_that_is_bypassed_hands_on_what_it_read() -> None:
+    s = Sketch()
+    x = s.input([2])
+    weight = s.const([1.0, 2.0])
+    a = s.op("Mul", s.op("Abs", x), weight)
+    s.output(s.op("Exp", a))
+    model = s.model()
+    cut = bypassed(model, 1, model.graph.node[1].input[0])
+    assert cut is not None
+    first = model.graph.node[0].output[0]
+    assert [(n.op_type, list(n.input)) for n in cut.graph.node] == [("Abs", [x]), ("Exp", [first])]
+    assert len(cut.graph.initializer) == 0
+    assert bypassed(model, 2, a) is None  # the model's output
