@@ -148,8 +148,6 @@ def say(text: str) -> None:
 def fail(error: HwpassError) -> NoReturn:
     """Print the error's one line and exit with its status."""
     say(str(error))
-    if error.pointed:
-        note(error.pointed)
     sys.exit(error.exit_code)
 
 

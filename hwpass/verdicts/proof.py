@@ -125,8 +125,9 @@ class Prover:
             found = self._legs(chain, place, before, sides[place], latest)
             if isinstance(found, str):
                 missing.append(found)
-                continue
-            legs += [*found, *_still_masked(chain[: place + 1])]
+            else:
+                legs += found
+            legs += _still_masked(chain[: place + 1])
             if any(leg.state == "failed" for leg in legs):
                 break
         legs += self._interface(final)

@@ -227,7 +227,7 @@ CASES = [
     Case("sweep by no such metric", sweep("--metric no.where:fn"), USAGE, ["no.where:fn"]),
     Case("misspelt option", run("--mac 0.5x"), USAGE, ["--mac", "--macs", "--help"]),
     Case("no such command", "prune model.onnx", USAGE, ["prune", "--help"]),
-    Case("missing argument", "apply", USAGE, ["PLAN", "--help"]),
+    Case("missing argument", "apply", USAGE, ["MODEL", "--help"]),
     Case("unknown node", f"groups {MODEL} --why /1/Con", USAGE, ["/1/Con", "nearest"]),
     Case("groups of nothing", "groups {dir}/no.onnx", INPUT, ["no.onnx"]),
     Case("profile of nothing", "profile {dir}/no.onnx --target mobile-cpu", INPUT, ["no.onnx"]),

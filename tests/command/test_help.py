@@ -50,5 +50,7 @@ def test_an_option_of_a_run_stands_in_the_group_that_it_says() -> None:
         options: dict[str | None, Any] = {p.name: p for p in main.commands[name].params}
         for item in of_command(name):
             assert group_of(options[item.name]) == item.metadata["group"]
-    assert {item.metadata["group"] for item in of_command("run")} == {"Budget", "Data and accuracy", "Advanced"}
+    assert {item.metadata["group"] for item in of_command("run")} == {
+        "Budget", "Data and accuracy", "Debugging", "Advanced",
+    }  # fmt: skip
     assert RunOptions().latency is None

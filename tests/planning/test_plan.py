@@ -156,7 +156,7 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        ("verify{metric=side_effect:fn}", "verify is no preparation pass; a plan may name conv1d-to-2d, fold"),
+        ("verify{metric=side_effect:fn}", "verify is no preparation pass; a plan may name conv1d-to-2d, eliminate"),
         ("fold,apply-plan{plan=/etc/passwd}", "apply-plan is no preparation pass"),
         ("fold,prune-channels{macs=0.5x}", "prune-channels is no preparation pass"),
         ("compensate", "compensate is no preparation pass"),
