@@ -82,11 +82,11 @@ def fused(s: Sketch) -> None:
 
 @subject()
 def nearly_equal(s: Sketch) -> None:
-    """Two weights that differ in the middle alone."""
+    """Two weights that differ in the middle alone, and an Identity, so that folding has something to do."""
     w = s.rng.standard_normal((40, 40)) / 6
     v = w.copy()
     v[18:22] *= -1
-    x = s.op("Tanh", s.linear(s.input(["N", 4]), 4, 40))
+    x = s.op("Identity", s.op("Tanh", s.linear(s.input(["N", 4]), 4, 40)))
     out(s, s.op("Tanh", s.op("MatMul", s.op("Tanh", s.op("MatMul", x, s.const(w))), s.const(v))), 40, 2)
 
 
