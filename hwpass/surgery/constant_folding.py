@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
@@ -10,7 +12,7 @@ from hwpass.model.model import Model, quiet
 from hwpass.ops import traits_of
 from hwpass.proto.folding import Folding
 from hwpass.proto.gc_pause import collection_paused
-from hwpass.surgery.computed_shapes import known_shapes, settle
+from hwpass.surgery.computed_shapes import Dims, known_shapes, settle
 
 #: Constants of at least this many bytes are compared; smaller ones are not worth it.
 MERGED = 4096
@@ -21,6 +23,21 @@ def fold(model: Model, limit: int) -> bool:
     before = _signature(model)
     ort.set_default_logger_severity(4)
     shapes = known_shapes(model)
+    while True:
+        start = _signature(model)
+        _fold_with(model, limit, shapes)
+        if _signature(model) == start:
+            break
+        # Extents that were computed are constants now, and so more shapes may be known.
+        known = known_shapes(model)
+        if all(shapes.get(name) == dims for name, dims in known.items()):
+            break
+        shapes = known
+    return _signature(model) != before
+
+
+def _fold_with(model: Model, limit: int, shapes: Mapping[str, Dims]) -> None:
+    """Fold what these shapes and the constants tell."""
     for node in model.graph.nodes:
         for tensor in node.outputs:
             if tensor.name in shapes:
@@ -37,7 +54,6 @@ def fold(model: Model, limit: int) -> bool:
         _bypass_identities(model.graph)
         _merge_equal(model)
         model.graph.cleanup(remove_unused_node_outputs=False)
-    return _signature(model) != before
 
 
 def _kept(node: gs.Node) -> bool:
