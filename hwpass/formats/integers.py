@@ -22,6 +22,10 @@ from hwpass.model.model import Model
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.settings import Settings
 
+#: The first operator set that has what a mode writes, and that in which weights have a scale for each channel.
+SINCE = {"static": 10, "dynamic": 11, "weights": 1}
+PER_CHANNEL = 13
+
 
 class Asked(Protocol):
     """What is asked of a quantisation: the options of the pass."""
@@ -96,6 +100,10 @@ def warn_made_up(made: Synthetic | None, what: str, settings: Settings) -> None:
 def on_integers(model: Model, settings: Settings, asked: Asked, synthetic: Synthetic | None) -> Changed | None:
     """Quantise a model; None where nothing in it can be. Raises UsageError where samples are missed."""
     rules = settings.target.int8 if settings.target is not None else Int8()
+    least = SINCE[asked.mode]
+    if model.opset < least:
+        settings.warn(f"quantize: operator set {model.opset} cannot say it, {least} can: export the model again")
+        return None
     samples = samples_of(model, settings, synthetic)
     if asked.mode == "static":
         if samples is None:
@@ -121,9 +129,15 @@ def _static(
     model: Model, rules: Int8, samples: tuple[Calibration, Calibration, Synthetic | None], settings: Settings,
     asked: Asked,
 ) -> Changed | None:  # fmt: skip
+    channels = asked.per_channel and model.opset >= PER_CHANNEL
+    if channels != asked.per_channel:
+        settings.warn(
+            f"quantize: operator set {model.opset} has one scale for a weight; export the model with {PER_CHANNEL} or "
+            "later, and each channel gets its own"
+        )
     options = StaticOptions(
         asked.ranges,
-        asked.per_channel,
+        channels,
         asked.bias_correction,
         asked.max_drop,
         asked.max_error,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sketch import Sketch
 
 import hwpass
+from hwpass.context import Context
 from hwpass.cost.prediction import Cost
 from hwpass.cost_models import load_target
 from hwpass.cost_models.target import Int8
@@ -259,3 +260,26 @@ def test_a_target_that_is_slower_on_integers_is_said_beforehand() -> None:
     assert before is not None
     assert after is not None
     assert after > before
+
+
+@pytest.mark.parametrize(("opset", "kinds"), [(11, {()}), (13, {(), (8,), (5,)})])
+def test_scales_are_per_channel_where_the_operator_set_has_them(opset: int, kinds: set[tuple[int, ...]]) -> None:
+    s = Sketch(opset=opset, seed=1)
+    h = s.op("Relu", s.conv(s.input(["N", 4, 8, 8]), 8, 4, 3, bias=True))
+    s.output(s.conv(h, 5, 8, 3))
+    context = Context(target=load_target("server-cpu"))
+    model = PassManager.parse("quantize{samples=32,ranges=minmax,max-error=-1},verify").run(
+        Model.load(s.model()), context
+    )
+    scales = [n.inputs[1].values.shape for n in model.graph.nodes if n.op == "DequantizeLinear"]
+    assert set(scales) == kinds
+    assert any("one scale for a weight" in text for text in context.warnings) == (opset < 13)
+
+
+def test_an_operator_set_without_quantisation_is_left_alone() -> None:
+    s = Sketch(opset=9, seed=1)
+    s.output(s.conv(s.input(["N", 4, 8, 8]), 8, 4, 3, bias=True))
+    context, manager = Context(), PassManager.parse("quantize")
+    manager.run(Model.load(s.model()), context)
+    assert not manager.records[0].changed
+    assert any("operator set 9 cannot say it" in text for text in context.warnings)
