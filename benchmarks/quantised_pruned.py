@@ -24,7 +24,6 @@ import onnxruntime as ort
 from common import show
 from real_tasks import Feed, Task, tasks
 
-import hwpass
 from hwpass.runtime.inputs import input_specs, make_inputs
 from hwpass.runtime.sessions import ModelLike, open_session, run_session
 from hwpass.workflows.run import execute
