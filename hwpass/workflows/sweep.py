@@ -161,7 +161,10 @@ class _Sweep:
         """The model as it was given, in the terms of the study that the points share."""
         study = self.job.context.shared.study
         assert study is not None
-        costs = costs_from(study.cost.base, self.job.params, self.job.size)
+        held, peak = (round(value) for value in study.cost.activations(study.cost.dense))
+        costs = costs_from(study.cost.base, self.job.params, self.job.size).model_copy(
+            update={"activation_bytes": held, "peak_activation_bytes": peak}
+        )
         drop = None if self.before is None else 0.0
         ratio = Ratios.of(costs, costs)
         return SweepPoint(asked="1x", status="dense", costs=costs, ratio=ratio, metric=self.before, drop=drop)

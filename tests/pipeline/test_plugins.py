@@ -167,8 +167,7 @@ def test_a_pipeline_that_names_one_says_why_it_is_not_there(name: str, folder: P
     model = ROOT / "fixtures" / "cnn.onnx"
     done = python(folder, "-m", "hwpass", "run", str(model), "--target", "mobile-cpu", "--pipeline", f"fold,{name}")
     assert done.returncode == 2
-    *_, last, shown, mark = done.stderr.splitlines()
-    assert (shown, mark) == (f"  fold,{name}", f"{'':7}^")
+    *_, last = done.stderr.splitlines()
     assert last.startswith(f"hwpass: pipeline: there is no pass '{name}' (at character 6); distribution ")
     assert "left out: " in last
 
