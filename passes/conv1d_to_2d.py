@@ -28,25 +28,14 @@ class Conv1dTo2d(Pass):
     always: bool = field(default=False, metadata={"help": "also where the target does not gain by it, or is not known"})
 
     def run(self, model: Model, context: Context) -> PassResult:
+        from hwpass.planning.gain import replaced_costs
         from hwpass.surgery.one_row import in_one_row, sequences
 
         if not (self.always or context.target) or not sequences(model):
             return PassResult(model, False, again="")
         changed = model.copy()
-        if not in_one_row(changed) or not self._gains(model, changed, context):
+        costs = replaced_costs(model, changed, context, self.always) if in_one_row(changed) else None
+        if costs is None:
             return PassResult(model, False, again="")
+        context.findings.given = context.findings.given or costs
         return PassResult(changed, True, again=str(replace(self, always=True)))
-
-    def _gains(self, model: Model, changed: Model, context: Context) -> bool:
-        """Whether to change it. What it cost before is noted: budgets are shares of that."""
-        from hwpass.cost.prediction import Cost
-        from hwpass.coupling.groups import couple
-        from hwpass.planning.analyses import sample_dims
-
-        if context.target is None:
-            return True
-        before, after = (Cost(couple(m, sample_dims(m, context)), context.target).base for m in (model, changed))
-        wanted = self.always or after["latency"] < before["latency"]
-        if wanted and not context.findings.given:
-            context.findings.given = before
-        return wanted

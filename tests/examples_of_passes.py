@@ -129,6 +129,19 @@ def _normalised(s: Sketch) -> None:
     s.output(s.op("Relu", s.batch_norm(s.conv(s.input(["N", 3, 4, 4], "image"), 4, 3), 4)))
 
 
+def _scaled(s: Sketch) -> None:
+    """A scale and a shift behind a convolution, and a scale before another that pads."""
+    x = s.conv(s.input(["N", 3, 4, 4], "image"), 4, 3)
+    x = s.op("Relu", s.op("Add", s.op("Mul", x, s.const([2.0])), s.weight(4, 1, 1, fan=1)))
+    s.output(s.conv(s.op("Add", s.op("Mul", x, s.const([0.5])), s.const([1.0])), 4, 4, kernel=3))
+
+
+def _hard_swish(s: Sketch) -> None:
+    x = s.op("Relu", s.input(["N", 3, 4, 4], "image"))
+    cut = s.op("Clip", s.op("Add", x, s.const([3.0])), s.const(0.0), s.const(6.0))
+    s.output(s.conv(s.op("Div", s.op("Mul", x, cut), s.const([6.0])), 4, 3))
+
+
 def _computed(s: Sketch) -> None:
     weight = s.op("Mul", s.weight(4, 3, 1, 1), s.const(2.0))
     s.output(s.op("Identity", s.op("Relu", s.op("Conv", s.input(["N", 3, 4, 4], "image"), weight))))
@@ -217,7 +230,9 @@ EXAMPLES: dict[str, Example] = {
     "factorize": Example(_low, "factorize{size=12KiB,error=0.01}", (64,)),
     "fold": Example(_computed, "fold"),
     "fold-redundant": Example(_alike, "fold-redundant"),
+    "fuse-affine": Example(_scaled, "fuse-affine"),
     "fuse-bn": Example(_normalised, "fuse-bn"),
+    "fuse-hard-sigmoid": Example(_hard_swish, "fuse-hard-sigmoid{always=true}"),
     "lower-norms": Example(_stream, "rotate-streams,lower-norms"),
     "prune-activations": Example(_silent, "prune-activations", (3, 4, 4)),
     "prune-channels": Example(_layers, HALF),

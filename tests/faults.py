@@ -25,6 +25,7 @@ LAYERS: dict[str, list[Fault]] = {
     "fold": faults_of_passes.FOLD,
     "computed-shapes": faults_of_passes.SHAPES,
     "fuse-bn": faults_of_passes.FUSE,
+    "scales": faults_of_passes.SCALES,
     "fold-redundant": faults_of_passes.REDUNDANT,
     "rotate-streams": faults_of_passes.ROTATE,
     "rotate-heads": faults_of_passes.HEADS,

@@ -9,17 +9,20 @@ from hwpass.coupling import constant_channels as constants
 from hwpass.coupling import redundant_channels as redundancy
 from hwpass.ops.constants import padded
 from hwpass.proto import folding
-from hwpass.surgery import batch_norms as fuse_bn
 from hwpass.surgery import (
+    affine_steps,
     compensation,
     computed_shapes,
+    hard_sigmoids,
     head_rotation,
     norm_forms,
     redirection,
     rotation,
+    scaled_products,
     unpacking,
     vocabulary,
 )
+from hwpass.surgery import batch_norms as fuse_bn
 from hwpass.surgery import constant_edits as edits
 from hwpass.surgery import constant_folding as fold
 from hwpass.surgery.compensation import Compensation
@@ -68,14 +71,33 @@ SHAPES = [
 
 FUSE = [
     Fault("epsilon is forgotten", fuse_bn._fuse, 'float(norm.attrs.get("epsilon", 1e-5))', "0.0", "fused"),
-    Fault("the mean is added", fuse_bn._fuse, "(before - mean) * factor", "(before + mean) * factor", "fused"),
+    Fault("the mean is added", fuse_bn._fuse, "bias - mean * factor", "bias + mean * factor", "fused"),
     Fault("the root is forgotten", fuse_bn._fuse, "np.sqrt(variance +", "(variance +", "fused"),
-    Fault("the norm's bias is dropped", fuse_bn._fuse, "* factor + bias)", "* factor + 0 * bias)", "fused"),
-    Fault("the product's bias is dropped", fuse_bn._fuse, "if has_bias else 0.0", "* 0 if has_bias else 0.0", "fused"),
-    Fault("weights are scaled along their other axis", fuse_bn._fuse,
+    Fault("the norm's bias is dropped", fuse_bn._fuse, "bias - mean", "0 * bias - mean", "fused"),
+]
+
+SCALES = [
+    Fault("the product's bias is dropped", scaled_products.scale_outputs, "known * factor", "0 * known * factor",
+          "fused"),
+    Fault("the product's bias is not scaled", scaled_products.scale_outputs, "known * factor +", "known +", "fused"),
+    Fault("weights are scaled along their other axis", scaled_products.scale_outputs,
           "axis = rule_for(product).weight_out(product)", 'axis = 1 if product.op != "Conv" else 0', "fused"),
-    Fault("weights are not scaled", fuse_bn._fuse, "scaled = weight.values * factor",
-          "scaled = weight.values * 1.0 + 0 * factor", "fused"),
+    Fault("weights are not scaled", scaled_products._scaled, "weight * factor", "weight * 1.0 + 0 * factor", "fused"),
+    Fault("a shift in front is not in the bias", scaled_products.scale_inputs,
+          "added if known is None else known + added", "0 * added if known is None else known", "scaled"),
+    Fault("inputs are scaled group by group in another order", scaled_products.scale_inputs,
+          "_scaled(seen, factor.reshape(over))", "_scaled(seen, factor[::-1].reshape(over))", "scaled"),
+    Fault("a shift goes past zeros beside the image", affine_steps._unpadded,
+          'not any(product.attrs.get("pads", ()))', "True", "scaled"),
+    Fault("a shift that stays is not divided", affine_steps._Folding._exchange, "sign * step.shift / scale.factor",
+          "sign * step.shift * np.ones_like(scale.factor)", "scaled"),
+    Fault("a bias that stays is not scaled", affine_steps._Folding._behind_bias, "bias.shift * step.factor",
+          "bias.shift * np.ones_like(step.factor)", "scaled"),
+    Fault("a difference is taken for a sum", affine_steps.step_of, "values if first else -values", "values", "scaled"),
+    Fault("a quotient is taken for a product", affine_steps.step_of, "np.asarray(1.0 / values)", "values", "scaled"),
+    Fault("a hard sigmoid is not shifted", hard_sigmoids._fuse, '"beta": offset / high', '"beta": offset', "scaled"),
+    Fault("a hard sigmoid has another slope", hard_sigmoids._fuse, '"alpha": slope / high', '"alpha": slope', "scaled"),
+    Fault("any upper bound is divided by", hard_sigmoids._divided, "> ROUNDING", "> 9", "unequal_bounds"),
 ]
 
 REDUNDANT = [

@@ -25,6 +25,10 @@ LIMITED = (
 )
 
 
+#: Scales that are not folded are for rotations to find.
+UNFUSED = LIMITED.replace("fold{limit=16},fuse-bn", "fold")
+
+
 @subject(pipeline=LIMITED)
 def foldable(s: Sketch) -> None:
     """Constants computed from constants, views of weights, an Identity, an If that is decided."""
@@ -78,6 +82,31 @@ def fused(s: Sketch) -> None:
     x = norm(s.op("ConvTranspose", x, s.weight(6, 6, 2, 2), strides=[2, 2]))
     x = s.op("Flatten", s.op("GlobalAveragePool", x))
     out(s, norm(s.op("Gemm", x, s.weight(6, 6), s.weight(6, fan=4), transB=1)), 6, 2)
+
+
+@subject()
+def scaled(s: Sketch) -> None:
+    """Scales and shifts before and behind products, of which one pads and one has no bias, and hard swishes."""
+
+    def hard(x: str, shift: float, high: float) -> str:
+        cut = s.op("Clip", s.op("Add", x, s.const([shift])), s.const(0.0), s.const(high))
+        return s.op("Div", s.op("Mul", x, cut), s.const([high]))
+
+    x = s.op("Sub", s.op("Div", image(s), s.positive(6, 1, 1)), s.const([0.4]))
+    x = s.op("Div", hard(x, 3.0, 6.0), s.positive(6, 1, 1))
+    x = s.conv(s.op("Sub", x, s.weight(6, 1, 1, fan=4)), 6, 3, bias=True, group=2)
+    x = s.conv(s.op("Add", s.op("Mul", s.op("Relu", x), s.const([1.7])), s.weight(6, 1, 1, fan=4)), 6, 6, kernel=3)
+    x = s.op("Flatten", s.op("GlobalAveragePool", hard(x, 2.0, 5.0)))
+    x = s.op("Mul", s.op("Add", s.linear(x, 6, 6), s.weight(6, fan=4)), s.positive(6))
+    out(s, s.op("Relu", x), 6, 2)
+
+
+@subject()
+def unequal_bounds(s: Sketch) -> None:
+    """A Clip whose bound is not what divides it."""
+    x = s.op("Relu", image(s))
+    cut = s.op("Clip", s.op("Add", x, s.const([1.0])), s.const(0.0), s.const(2.0))
+    out(s, s.op("Relu", s.op("Div", s.op("Mul", x, cut), s.const([3.0]))), 6)
 
 
 @subject()
@@ -165,7 +194,7 @@ def centred(s: Sketch) -> None:
     out(s, s.op("Tanh", _transformer(s)), 8, 3)
 
 
-@subject()
+@subject(pipeline=UNFUSED)
 def composed(s: Sketch) -> None:
     """A layer normalisation of many operators, and a scale of what is written."""
     x = s.op("Mul", s.linear(s.input(["N", 5, 4]), 4, 8), s.positive(8))

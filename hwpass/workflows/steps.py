@@ -19,7 +19,9 @@ from hwpass.passes.distill import Distill, installed
 from hwpass.passes.factorize import Factorize
 from hwpass.passes.fold import Fold
 from hwpass.passes.fold_redundant import FoldRedundant
+from hwpass.passes.fuse_affine import FuseAffine
 from hwpass.passes.fuse_bn import FuseBatchNorm
+from hwpass.passes.fuse_hard_sigmoid import FuseHardSigmoid
 from hwpass.passes.lower_norms import LowerNorms
 from hwpass.passes.prune_channels import PruneChannels
 from hwpass.passes.prune_vocabulary import PruneVocabulary
@@ -35,7 +37,8 @@ from hwpass.verdicts.task_metric import no_metric
 
 #: What runs before channels are coupled, and so what group names in a plan refer to.
 PREPARE: tuple[Pass, ...] = (
-    Fold(), FuseBatchNorm(), Conv1dTo2d(), RotateStreams(), RotateHeads(), FoldRedundant(),
+    Fold(), FuseBatchNorm(), FuseHardSigmoid(), FuseAffine(), Conv1dTo2d(), RotateStreams(), RotateHeads(),
+    FoldRedundant(),
 )  # fmt: skip
 
 
