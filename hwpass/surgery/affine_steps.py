@@ -36,8 +36,8 @@ class Step:
 
     @property
     def scales(self) -> bool:
-        """Whether it does nothing but scale."""
-        return not self.shift.any()
+        """Whether it does nothing but scale. What adds zeros is a bias all the same, for refits to write to."""
+        return not self.shift.any() and not self.shifts
 
     @property
     def shifts(self) -> bool:

@@ -150,6 +150,12 @@ def test_the_scale_of_a_norm_stays() -> None:
     stays(s, product(s, "MatMul", norm, False))
 
 
+def test_a_bias_of_zeros_stays() -> None:
+    s = Sketch()
+    s.output(s.op("Add", s.op("MatMul", s.input(["N", 8]), s.weight(8, 8)), s.const(np.zeros(8))))
+    assert not applied(s, "fuse-affine")[1]
+
+
 def test_shared_weights_stay() -> None:
     s = Sketch()
     x, w = s.op("Relu", s.input(["N", 8])), s.weight(8, 8)
