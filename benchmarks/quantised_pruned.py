@@ -27,9 +27,10 @@ from real_tasks import Feed, Task, tasks
 from hwpass.runtime.inputs import input_specs, make_inputs
 from hwpass.runtime.sessions import ModelLike, open_session, run_session
 from hwpass.workflows.run import execute
+from hwpass.workflows.steps import PREPARE
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-PREPARE = "fold,fuse-bn,rotate-streams,rotate-heads,fold-redundant"
+PREPARED = ",".join(map(str, PREPARE))
 
 #: Samples that ONNX Runtime's quantiser sees, and as many for ours.
 SAMPLES = 512
@@ -75,7 +76,7 @@ def by_onnxruntime(task: Task, feeds: Sequence[Feed]) -> onnx.ModelProto:
 
 def by_hwpass(task: Task, feeds: Sequence[Feed], steps: str, target: str) -> onnx.ModelProto:
     """A pipeline of ours."""
-    return execute(task.path, f"{PREPARE},{steps},verify", target=target, calib=list(feeds)).model.proto()
+    return execute(task.path, f"{PREPARED},{steps},verify", target=target, calib=list(feeds)).model.proto()
 
 
 def methods(task: Task, options: argparse.Namespace) -> dict[str, Callable[[], onnx.ModelProto]]:

@@ -62,8 +62,8 @@ left out.
    (`model`, which checks the file by `proto` and `runtime`) and the data (`runtime.calibration`).
 3. `manager` runs the passes in order, each on a copy or in place, and keeps in `verdicts.findings` the models that the
    proof will go through.
-4. The preparation passes (`fold`, `fuse-bn`, `rotate-streams`, `rotate-heads`, `fold-redundant`) rewrite the graph
-   and no value.
+4. The preparation passes (`fold`, `fuse-bn`, `fuse-hard-sigmoid`, `fuse-affine`, `conv1d-to-2d`, `rotate-streams`,
+   `rotate-heads`, `fold-redundant`) rewrite the graph and no value.
 5. `prune-channels` couples channels (`coupling`, by the rules of `ops`), prices widths (`cost`, `cost_models`),
    measures which channels matter (`planning`, on the user's inputs or on some that `data` makes up), chooses widths
    (`planning.allocation`), and cuts (`surgery.cut`).
