@@ -22,6 +22,10 @@ from hwpass.cost_models.target import Target
 from hwpass.cost_models.work import Floats, Work
 
 
+#: Channels that a depthwise convolution of bytes takes at a time.
+INT8_CHANNELS = 16
+
+
 class CpuLayout(Figures):
     """Widths in elements. `block`, `entry` and `exit` are explained by BlockedLayout."""
 
@@ -57,6 +61,8 @@ class CpuConstants(Figures):
     int8_output_ns: float = Field(default=0, ge=0)  #: scale, round and store one output of a product
     int8_gather_ns: float = Field(default=0, ge=0)  #: gather one element of a window
     int8_depthwise_mac_ns: float = Field(default=0, ge=0)  #: one multiply-accumulate of a depthwise convolution
+    int8_depthwise_rest_ns: float = Field(default=0, ge=0)  #: the same for channels beyond whole groups of 16
+    int8_depthwise_tap_ns: float = Field(default=0, ge=0)  #: start one position of its window, for all channels
     int8_element_ns: float = Field(default=0, ge=0)  #: one output of any other operator
     int8_pool_ns: float = Field(default=0, ge=0)  #: one output of a pool, over each position of its window
 
@@ -143,14 +149,17 @@ class CachedSimdCpu(CostModel):
 
     def _on_integers(self, work: Work, peak: Floats) -> Floats:
         """Kernels on integers of 8 bits: the product, outputs that are brought back to 8 bits, windows that are
-        gathered. Depthwise convolutions load and widen every element anew."""
+        gathered. Depthwise convolutions load and widen every element anew, 16 channels at a time and then one by
+        one."""
         c = self._constants
         outputs = work.groups * work.m * work.n
         columns = np.where(work.kind == "matmul", self._columns(work.n), work.n)
         product = work.groups * work.m * columns * work.k * work.taps / peak
         windowed = (work.taps > 1) | (work.stride > 1)
         gather = np.where(windowed, work.groups * work.m * work.k * work.taps * c.int8_gather_ns * 1e-9, 0.0)
-        single = work.macs * c.int8_depthwise_mac_ns * 1e-9
+        whole = np.floor(work.groups / INT8_CHANNELS) * INT8_CHANNELS
+        channels = whole * c.int8_depthwise_mac_ns + (work.groups - whole) * c.int8_depthwise_rest_ns
+        single = work.m * work.n * work.k * work.taps * (c.int8_depthwise_tap_ns + channels) * 1e-9
         found = np.where(work.kind == "depthwise", single, product + gather) + outputs * c.int8_output_ns * 1e-9
         each = np.where(work.kind == "pool", work.taps * c.int8_pool_ns, c.int8_element_ns) * 1e-9
         converts = np.isin(work.op, ("QuantizeLinear", "DequantizeLinear")) if work.op.size else np.zeros(1, bool)
