@@ -21,7 +21,6 @@ from hwpass.cost_models.blocked import BlockedLayout, Bools
 from hwpass.cost_models.target import Target
 from hwpass.cost_models.work import Floats, Work
 
-
 #: Channels that a depthwise convolution of bytes takes at a time.
 INT8_CHANNELS = 16
 
