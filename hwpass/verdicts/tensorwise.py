@@ -92,8 +92,10 @@ def stepwise(
     """
     graph = candidate.graph
     there = set(reference.names())
-    order = [name for name in made_by(candidate) if name in there]
     outputs = {t.name for t in graph.outputs}
+    # Where a branch went, constants may stand in other shapes that broadcast to the same: what reads them is compared.
+    varied = _varied(candidate) | outputs
+    order = [name for name in made_by(candidate) if name in there and name in varied]
     producers = {t.name: node for node in graph.nodes for t in node.outputs}
     usable = set(order)
     found = Stepwise()
@@ -139,6 +141,15 @@ def in_front(candidate: Model, output: str, varying: set[str]) -> bool:
 def depends(candidate: Model, output: str) -> bool:
     """Whether an input of the model lies on the way to an output."""
     return not {t.name for t in candidate.graph.inputs}.isdisjoint(_behind(candidate, output))
+
+
+def _varied(candidate: Model) -> set[str]:
+    """The tensors that an input of the model has a part in."""
+    found = {t.name for t in candidate.graph.inputs}
+    for node in candidate.graph.nodes:
+        if not found.isdisjoint(_reads(node)) or not node.inputs:  # random numbers have no inputs
+            found |= {t.name for t in node.outputs}
+    return found
 
 
 def _behind(candidate: Model, output: str) -> set[str]:

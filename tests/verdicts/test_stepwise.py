@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from sketch import Sketch
 
 import hwpass
 from hwpass.data.proof_inputs import proof_feeds
@@ -116,3 +117,24 @@ def test_inner_tensors_come_from_weights_that_were_put_aside_once(given: str, mo
             np.testing.assert_array_equal(right[name], value)
     del apart
     assert not folder.exists()
+
+
+def _with_branch(whole: bool, shift: float = 1.5) -> hwpass.Model:
+    """x + (0 relu(x) + shift + bias): as it is, or with the constant that the branch comes down to, of fewer extents."""
+    s = Sketch()
+    x = s.input([2, 3, 4], "x")
+    constant = s.const(np.full((1, 1, 4), shift), stem="branch")
+    inner = s.op("Add", s.op("Mul", s.op("Relu", x), s.const(0.0)), constant) if whole else constant
+    s._names = 20
+    s.output(s.op("Relu", s.op("Add", x, s.op("Add", inner, s.const([0.5])))))
+    return hwpass.load(s.model())
+
+
+def test_a_branch_that_is_a_constant_may_have_fewer_extents() -> None:
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
+    side = InMemory("with the branch", lambda: _with_branch(True), 1)
+    found = stepwise(side, _with_branch(False), feed, _same)
+    assert found.passed
+    assert len(found.compared) == 2
+    wrong = stepwise(side, _with_branch(False, shift=1.6), feed, _same)
+    assert not wrong.passed
