@@ -120,7 +120,7 @@ def test_inner_tensors_come_from_weights_that_were_put_aside_once(given: str, mo
 
 
 def _with_branch(whole: bool, shift: float = 1.5) -> hwpass.Model:
-    """x + (0 relu(x) + shift + bias): as it is, or with the constant that the branch comes down to, of fewer extents."""
+    """x + (0 relu(x) + shift + 0.5): as it is, or with what the branch comes down to, a constant of fewer extents."""
     s = Sketch()
     x = s.input([2, 3, 4], "x")
     constant = s.const(np.full((1, 1, 4), shift), stem="branch")
