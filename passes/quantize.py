@@ -41,7 +41,8 @@ class Quantize(Pass):
     to means. An eighth of the data sets no range: on these samples the method for ranges is chosen, and layers stay in
     floating point, the worst first, until the predicted drop of accuracy (or the error of outputs that tell no classes
     apart) is within bounds. Dynamic: weights of matrix products, and each activation by its own range as it comes.
-    Weights: those of matrix products alone, in blocks of 4 or 8 bits (MatMulNBits).
+    Weights: those of matrix products alone, in blocks of 4 or 8 bits (MatMulNBits). Tables of embeddings become
+    integers too, static and dynamic, and are scaled behind the Gather.
 
     Does not fire on a model that is quantised; on products whose weights are not constant float32 numbers, or few; on
     scaled or transposed Gemms; on recurrent layers; in bodies of If, Loop and Scan; on layers that `keep` names.

@@ -74,7 +74,7 @@ def halves(model: Model, seen: Mapping[str, Seen], keep: Sequence[str] = (), lef
         reason = _refused(node, seen, types)
         if name in stay:
             reason = "16 bits lose too much there"
-        if any(matches(node.name, glob) for glob in keep):
+        if any(matches(glob, node.name) for glob in keep):
             reason = "it is kept"
         if reason is None:
             found.nodes[name] = node

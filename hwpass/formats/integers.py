@@ -12,7 +12,7 @@ from hwpass.cost_models.work import Floats
 from hwpass.coupling.groups import couple
 from hwpass.data.synthetic_inputs import Synthetic, synthesise
 from hwpass.errors import UsageError, option
-from hwpass.formats import blocks, dynamic
+from hwpass.formats import blocks, dynamic, tables
 from hwpass.formats.nearness import Near, Nearness
 from hwpass.formats.placement import FEWEST_ELEMENTS
 from hwpass.formats.quantising import StaticOptions, quantise
@@ -109,8 +109,29 @@ def on_integers(model: Model, settings: Settings, asked: Asked, synthetic: Synth
         if samples is None:
             raise UsageError(f"quantize needs samples, and none that were made up run; give some by {option('calib')}")
         warn_made_up(samples[2], "ranges of activations are those", settings)
-        return _static(model, rules, samples, settings, asked)
-    return _weights(model, rules, samples, settings, asked)
+        found = _static(model, rules, samples, settings, asked)
+    else:
+        found = _weights(model, rules, samples, settings, asked)
+    return found if asked.mode == "weights" else _with_tables(model, found, samples, settings, asked)
+
+
+def _with_tables(
+    model: Model, found: Changed | None, samples: tuple[Calibration, Calibration, Synthetic | None] | None,
+    settings: Settings, asked: Asked,
+) -> Changed | None:  # fmt: skip
+    """Tables that rows are picked from as integers too, where what is lost stays within what is allowed."""
+    before = model if found is None else found.model
+    names = tables.tables(before, asked.keep)
+    if not names:
+        return found
+    settings.progress("tables as integers")
+    channels = asked.per_channel and model.opset >= PER_CHANNEL
+    result = tables.as_integers(before, names, per_channel=channels)
+    near = None if samples is None else Nearness(model, samples[1], settings.threads).of(result)
+    if near is not None and not near.within(asked.max_drop, asked.max_error):
+        return found
+    moved, note = ({}, {}) if found is None else (found.moved, found.note)
+    return Changed(result, moved, {**note, "tables on integers": len(names), **_told(model, result, near, {})})
 
 
 def speak_of_latency(before: Model, after: Model, settings: Settings) -> None:
@@ -163,7 +184,7 @@ def _weights(
     """The modes that need no ranges; samples choose what stays as it is, where there are some."""
     fits = dynamic.fits if asked.mode == "dynamic" else blocks.fits
     nodes = [n for n in model.graph.nodes if fits(n) and n.inputs[1].values.size >= FEWEST_ELEMENTS]
-    layers = [n.outputs[0].name for n in nodes if not any(matches(n.name, glob) for glob in asked.keep)]
+    layers = [n.outputs[0].name for n in nodes if not any(matches(glob, n.name) for glob in asked.keep)]
     if not layers:
         return None
 

@@ -87,7 +87,7 @@ class _Placer:
                     self.found.reasons[node.outputs[0].name] = reason
                 else:
                     self._product(node)
-            elif any(matches(node.name, glob) for glob in self.keep) or node.outputs[0].name in self.floating:
+            elif any(matches(glob, node.name) for glob in self.keep) or node.outputs[0].name in self.floating:
                 continue
             elif node.op in self.rules.moving:
                 self._moving(node)
@@ -98,7 +98,7 @@ class _Placer:
     def _refused(self, node: gs.Node) -> str | None:
         """Why a product stays in floating point; None where it does not."""
         name = node.outputs[0].name
-        if any(matches(node.name, glob) for glob in self.keep):
+        if any(matches(glob, node.name) for glob in self.keep):
             return "it is kept"
         if name in self.floating:
             return "integers lose too much there"

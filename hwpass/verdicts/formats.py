@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from hwpass.figures import counted
 from hwpass.model.model import Model, bodies
+from hwpass.verdicts.integer_forms import integer_product, quantised_table
 from hwpass.verdicts.stored_values import MOST_CUT, Stored, nbits_weight, quantised_weight, stored
 
 #: By how much more than half a step a weight may be off: scales are rounded to 32 bits.
@@ -117,6 +118,9 @@ class _Matcher:
         here = f"{old.op} {old.name or made.name}"
         if old.op in ("MatMul", "Gemm") and self._integer(old, here, given):
             return
+        if old.op == "Gather" and (table := quantised_table(new)) is not None:
+            self._table(old, *table, here)
+            return
         if new.op == "MatMulNBits" and old.op == "MatMul":
             self._blocks(old, new, here)
             return
@@ -205,7 +209,7 @@ class _Matcher:
         bias, scaled = None, given
         if node.op == "Gemm" and given.inputs[0].op == "Add":
             scaled, bias = given.inputs[0].inputs
-        product = _integer_product(scaled)
+        product = integer_product(scaled)
         if product is None:
             return False
         operand, weight = product
@@ -235,6 +239,15 @@ class _Matcher:
             raise OtherModel(f"{here}: its blocks of integers cannot be read")
         self._constants(ours.name, Stored(np.asarray(ours.values, np.float64)), weight, None)
         self.todo.append((old.inputs[0], new.inputs[0]))
+
+    def _table(self, old: gs.Node, new: gs.Node, weight: Stored, here: str) -> None:
+        """Rows that are picked from integers, and scaled then."""
+        ours = old.inputs[0]
+        if not isinstance(ours, gs.Constant):
+            raise OtherModel(f"{here} picks from a table of integers")
+        self._attributes(old, new, here)
+        self._constants(ours.name, Stored(np.asarray(ours.values, np.float64)), weight, None)
+        self.todo.append((old.inputs[1], new.inputs[1]))
 
     def _activation(self, tensor: gs.Tensor) -> None:
         if id(tensor) not in self.counted:
@@ -305,41 +318,6 @@ def same_but_for_formats(old: Model, new: Model, moved: Mapping[str, NDArray[np.
     matcher.graphs(old.graph, new.graph, "the model")
     matcher.run()
     return matcher.found
-
-
-def _integer_product(tensor: gs.Tensor) -> tuple[gs.Tensor, Stored] | None:
-    """The operand and the weight of `Cast(MatMulInteger(q, W, z, zw)) x (scale of q x scale of W)`; None for any other
-    form."""
-    outer = tensor.inputs[0] if tensor.inputs else None
-    if outer is None or outer.op != "Mul":
-        return None
-    for wide, scale in (outer.inputs, outer.inputs[::-1]):
-        product = _maker(_maker(wide, "Cast", 0), "MatMulInteger", None)
-        if not isinstance(product, gs.Node) or not scale.inputs or scale.inputs[0].op != "Mul":
-            continue
-        source = product.inputs[0].inputs[0] if product.inputs[0].inputs else None
-        if source is None or source.op != "DynamicQuantizeLinear" or not _reads(product, source):
-            return None
-        factors = scale.inputs[0].inputs
-        own = [t for t in factors if isinstance(t, gs.Constant)]
-        if len(own) != 1 or sum(t is source.outputs[1] for t in factors) != 1:
-            return None
-        weight = quantised_weight(None, product.inputs[1], own[0], product.inputs[3:4], axis=-1)
-        return None if weight is None else (source.inputs[0], weight)
-    return None
-
-
-def _maker(tensor: Any, op: str, place: int | None) -> Any:
-    """The node of an operator that makes a tensor, or its input at a place; None for another operator."""
-    node = tensor.inputs[0] if isinstance(tensor, gs.Tensor) and tensor.inputs else None
-    if node is None or node.op != op:
-        return None
-    return node if place is None else node.inputs[place]
-
-
-def _reads(product: gs.Node, source: gs.Node) -> bool:
-    """Whether a product on integers takes values and zero point of the same dynamic quantisation."""
-    return product.inputs[0] is source.outputs[0] and len(product.inputs) > 2 and product.inputs[2] is source.outputs[2]
 
 
 def _floating_cast(node: gs.Node) -> bool:
