@@ -11,7 +11,7 @@ from sketch import Sketch
 from hwpass.context import Context
 from hwpass.cost_models import load_target
 from hwpass.formats import integers
-from hwpass.formats.nearness import Near
+from hwpass.formats.nearness import Near, Nearness
 from hwpass.formats.tables import as_integers, tables
 from hwpass.model.model import Model
 from hwpass.passes.quantize import Quantize
@@ -95,7 +95,7 @@ def test_the_pass_proves_it(mode: str, opset: int) -> None:
 
 
 def test_a_table_that_loses_too_much_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integers.Nearness, "of", lambda self, model, batches=None: Near(0.5, 1.0))
+    monkeypatch.setattr(Nearness, "of", lambda self, model, batches=None: Near(0.5, 1.0))
     model, settings = Model.load(network()), Context(target=load_target("server-cpu"), calibration=None)
     found = integers.on_integers(model, settings, Quantize(mode="dynamic", max_drop=0.1), None)
     assert found is None
