@@ -11,8 +11,8 @@ from hwpass.cost_models.work import Floats, Work
 #: A kernel that spends more than this share of its time before any work is bound by its overhead.
 OVERHEAD = 0.5
 
-#: Narrower widths that are looked at, at most.
-REACH = 64
+#: Narrower widths that are looked at, at most, and first: few stairs are wider.
+REACH, FIRST = 64, 16
 
 #: A width counts as faster where it saves so much of the kernels that read or write its channels, a channel saved.
 GAIN = 1e-3
@@ -45,16 +45,19 @@ def peak_share(model: CostModel, work: Work, seconds: Floats) -> Floats:
 
 def next_stairs(cost: Cost) -> list[int | None]:
     """Per group the largest narrower width with which the model is predicted faster; None where none is near."""
-    found: list[int | None] = []
-    base = cost.base["latency"]
-    for group, width in enumerate(cost.dense.astype(int)):
-        lower = np.arange(width - 1, max(width - 1 - REACH, 0), -1)
+    base = float(cost(cost.dense[None, :], ("latency",))["latency"][0])
+    return [_next(cost, base, group, int(width)) for group, width in enumerate(cost.dense)]
+
+
+def _next(cost: Cost, base: float, group: int, width: int) -> int | None:
+    for least, most in ((1, FIRST), (FIRST + 1, REACH)):
+        lower = np.arange(width - least, max(width - most - 1, 0), -1)
+        if not len(lower):
+            return None
         plans = np.repeat(cost.dense[None, :], len(lower), axis=0)
         plans[:, group] = lower
-        if not len(lower):
-            found.append(None)
-            continue
         saved = base - cost(plans, ("latency",))["latency"]
-        faster = np.flatnonzero(saved > GAIN * base / max(len(cost.dense), 1) * (width - lower) / width)
-        found.append(int(lower[faster[0]]) if len(faster) else None)
-    return found
+        faster = np.flatnonzero(saved > GAIN * base / len(cost.dense) * (width - lower) / width)
+        if len(faster):
+            return int(lower[faster[0]])
+    return None
