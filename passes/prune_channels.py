@@ -84,7 +84,8 @@ class PruneChannels(Pass):
         options = StudyOptions(self.score, self.keep, self.min_channels, self.align, self.samples)
         study = context.shared.study
         if study is None or not study.holds(model, context, options):
-            study = context.shared.study = Study.of(model, context.target, context, options, context.findings.given)
+            given = context.findings.given
+            study = context.shared.study = Study.of(model, context.target, context, options, given, self.rounds)
         for note in study.cost.notes():
             context.warn(note)
         if study.synthetic is not None:

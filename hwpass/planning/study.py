@@ -23,6 +23,7 @@ from hwpass.node_names import short
 from hwpass.planning.allocation import Allocation, Allocator, choices, steps
 from hwpass.planning.analyses import coupled
 from hwpass.planning.consumers import macs_of
+from hwpass.planning.estimate import announced
 from hwpass.planning.score import Importance, Seen, judge, score_named
 from hwpass.proto import adapter
 from hwpass.runtime.calibration import Calibration
@@ -70,10 +71,12 @@ class Study:
         context: Settings,
         options: StudyOptions,
         given: Mapping[str, float] | None = None,
+        rounds: int = 0,
     ) -> Study:
         """Study a model: couple, gather statistics, score. Raises UsageError for options that do not fit.
 
-        `given` is what `Cost` takes: costs of the model as it was before kernels became others.
+        `given` is what `Cost` takes: costs of the model as it was before kernels became others. `rounds` is how often
+        curves will be taken, for the estimate of how long it takes.
         """
         context.progress("coupling channels")
         coupling = coupled(model, context)
@@ -87,6 +90,8 @@ class Study:
         data = context.calibration if synthetic is None else synthetic.calibration
         if data is not None and options.samples:
             data = replace(data, every=max(1, -(-len(data) // options.samples)))
+        if data is not None and score_named(options.score).measured:
+            context = replace(context, progress=announced(coupling, data, context, rounds))
         curves, importance = judge(options.score, Seen(coupling, data, context))
         release_memory()
         return cls(
