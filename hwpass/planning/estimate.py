@@ -17,7 +17,8 @@ from hwpass.surgery.weight_views import WeightView
 
 #: Seconds of a run at normal effort, fitted to seven networks (five fixtures, MobileNetV2 and ResNet-50; two threads):
 #: times one inference of all samples by one thread, a billion multiply-accumulates of the least squares, a layer. The
-#: estimates were 0.6 to 1.25 of what was measured.
+#: estimates were 0.6 to 1.25 of what these took, and 2.2 to 3.3 times what three compact networks took that were not
+#: fitted to: narrow layers cost less.
 INFERENCES, BILLION, LAYER = 2.6, 6.2e-3, 0.74
 
 #: The same for one thread, and for efforts by how often loss curves are taken.
