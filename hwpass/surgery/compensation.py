@@ -29,7 +29,8 @@ from hwpass.runtime.memory import release_memory
 from hwpass.runtime.settings import Settings
 from hwpass.surgery.cut import Surgery
 from hwpass.surgery.fit_data import HELD_OUT, batch_size, dense_rows, feeds, held_bytes, kind_of
-from hwpass.surgery.least_squares import Clipping, Fit, fit, fit_channels
+from hwpass.surgery.fit_rows import Clipping
+from hwpass.surgery.least_squares import Fit, fit, fit_channels
 from hwpass.surgery.product_tail import Tail, follow
 from hwpass.surgery.wanted_rows import WantedRows
 

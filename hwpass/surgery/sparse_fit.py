@@ -19,7 +19,9 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from hwpass.data.row_table import RowTable
 from hwpass.runtime.blas_threads import limited
-from hwpass.surgery.least_squares import GAIN, ROUNDS, Clipping, Fit, Floats, Problem, Rows
+from hwpass.surgery.fit_rows import Clipping, Floats, Rows
+from hwpass.surgery.least_squares import GAIN, ROUNDS, Fit
+from hwpass.surgery.ridge import ManyRows, Wanted
 from hwpass.surgery.sparsity_patterns import Mask, Pattern
 
 #: Ridge of the problem that chooses the zeros, and those that the values of the rest are tried with.
@@ -96,7 +98,7 @@ def sparse_fit(
     single = start.ndim == 2
     # Where a system is but rounding, its solution may overflow: then it is no better, and not taken.
     with limited(threads, start.shape[-2]), np.errstate(over="ignore", invalid="ignore"):
-        problem = Problem(
+        problem = ManyRows(
             x, target, offset, start[None] if single else start, bias[None] if single else bias, held_out,
             has_bias, clipping or Clipping(),
         )  # fmt: skip
@@ -125,7 +127,7 @@ def _factored(gram: NDArray[Any], c: float) -> Any:
 class _Search:
     """The problem in coordinates in which each input has the power one."""
 
-    def __init__(self, problem: Problem, wish: Wish) -> None:
+    def __init__(self, problem: ManyRows, wish: Wish) -> None:
         self.problem, self.wish = problem, wish
         self.scale = np.sqrt(problem.diagonal)[:, :, None]
         self.given = problem.weights * self.scale
@@ -150,7 +152,7 @@ class _Search:
         problem, wish = self.problem, self.wish
         plain = by_magnitude(problem.weights, wish).reshape(problem.weights.shape)
         before = float(problem.errors(np.where(plain, problem.weights, 0).astype(np.float32), problem.bias).sum())
-        cross = problem.cross() if wish.refit or not wish.by_magnitude else None
+        cross = problem.targets() if wish.refit or not wish.by_magnitude else None
         masks = [plain]
         if cross is not None and not wish.by_magnitude:
             # The largest weights by the power of their inputs are the better choice now and then, where few are kept.
@@ -161,7 +163,7 @@ class _Search:
         weights, bias, after = tried[best]
         return SparseFit(weights, bias, before, after, np.asarray(masks[best]).reshape(shape))
 
-    def _fitted(self, mask: Mask, cross: tuple[Floats, Floats] | None) -> tuple[Rows, Floats, float]:
+    def _fitted(self, mask: Mask, cross: Wanted | None) -> tuple[Rows, Floats, float]:
         """The best weights and bias on a mask, and their error; the given ones without `cross`."""
         problem = self.problem
         weights = np.where(mask, problem.weights, 0).astype(np.float32)
@@ -184,7 +186,7 @@ class _Search:
                 chosen = strength
         for _ in range(ROUNDS if problem.clipping.clips else 0):
             last = least.sum()
-            consider(*self.solve(problem.cross(best), mask, chosen, best[0]))
+            consider(*self.solve(problem.targets(best), mask, chosen, best[0]))
             if least.sum() > (1 - GAIN) * last:
                 break
         return *best, float(least.sum())
@@ -250,7 +252,7 @@ class _Search:
 
         return solve
 
-    def solve(self, cross: tuple[Floats, Floats], mask: Mask, strength: float, start: Rows) -> tuple[Rows, Floats]:
+    def solve(self, cross: Wanted, mask: Mask, strength: float, start: Rows) -> tuple[Rows, Floats]:
         """The remaining weights by conjugate gradients, each output for itself, and the bias."""
         right = np.where(mask, self._right(cross[0], strength), 0).astype(self.gram.dtype)
         found: NDArray[Any] = np.where(mask, start * self.scale, 0).astype(self.gram.dtype)

@@ -16,7 +16,7 @@ from hwpass.data.row_table import RowTable
 from hwpass.manager import Pass, PassManager, PassResult
 from hwpass.model.model import Model
 from hwpass.runtime.blas_threads import DEEP, limited
-from hwpass.surgery import least_squares as regress
+from hwpass.surgery import least_squares, ridge
 from hwpass.surgery.least_squares import fit
 
 
@@ -57,8 +57,8 @@ def test_a_fit_takes_threads_where_it_is_large(
         seen.append(most())
         return cho_factor(*arguments, **options)
 
-    monkeypatch.setattr(regress, "cho_factor", watched)
-    monkeypatch.setattr(regress, "LAMBDAS", regress.LAMBDAS[:3])
+    monkeypatch.setattr(ridge, "cho_factor", watched)
+    monkeypatch.setattr(least_squares, "LAMBDAS", least_squares.LAMBDAS[:3])
     x = np.random.default_rng(0).standard_normal((16, depth)).astype(np.float32)
     fit(RowTable([x]), RowTable([x[:, :1]]), np.zeros((depth, 1)), np.zeros(1), 4, has_bias=True, threads=threads)
     assert set(seen) == {expected}

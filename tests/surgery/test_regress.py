@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hwpass.data.row_table import RowTable
-from hwpass.surgery import least_squares
-from hwpass.surgery.least_squares import Clipping, Fit
+from hwpass.surgery import fit_rows, ridge
+from hwpass.surgery.fit_rows import Clipping
+from hwpass.surgery.least_squares import Fit
 from hwpass.surgery.least_squares import fit as fit_tables
 
 
@@ -96,9 +99,9 @@ def test_lambdas_are_tried_from_the_middle_on(best: float, tried: list[float], m
     def solver(problem: Any, strength: np.ndarray) -> Any:
         seen.append(float(strength[0]))
         distance = abs(np.log10(strength[0] / best))
-        return lambda cross: (np.full((1, 2, 1), distance, np.float32), np.zeros((1, 1)))
+        return lambda wanted: (np.full((1, 2, 1), distance, np.float32), np.zeros((1, 1)))
 
-    monkeypatch.setattr(least_squares.Problem, "solver", solver)
+    monkeypatch.setattr(ridge.ManyRows, "solver", solver)
     x = _rows(np.random.default_rng(0), 40, 2)
     # The error of weights w is w^2: the nearer to the best lambda, the less.
     found = fit(x, np.zeros((40, 1), np.float32), np.full((2, 1), 9.0), np.zeros(1), 20, has_bias=False)
@@ -110,7 +113,7 @@ def test_a_layer_that_lost_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch
     def solver(*_: Any) -> Any:
         pytest.fail("a system was solved")
 
-    monkeypatch.setattr(least_squares.Problem, "solver", solver)
+    monkeypatch.setattr(ridge.ManyRows, "solver", solver)
     rng = np.random.default_rng(0)
     x, weights = _rows(rng, 100, 4), rng.standard_normal((4, 3)).astype(np.float32)
     found = fit(x, x @ weights, weights, np.zeros(3), 20, has_bias=True)
@@ -120,9 +123,62 @@ def test_a_layer_that_lost_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("bytes_laid_out", [0, 1 << 26])
 def test_products_side_by_side_are_fitted_each(bytes_laid_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However their rows lie."""
-    monkeypatch.setattr(least_squares, "LAID_OUT", bytes_laid_out)
+    monkeypatch.setattr(fit_rows, "LAID_OUT", bytes_laid_out)
     rng = np.random.default_rng(0)
     x, truth = rng.standard_normal((500, 3, 4)).astype(np.float32), rng.standard_normal((3, 4, 2))
     target = np.einsum("rgd,gdn->rgn", x, truth).astype(np.float32)
     found = fit(x, target, 0.5 * truth, np.zeros((3, 2)), 100, has_bias=True)
     np.testing.assert_allclose(found.weights, truth, atol=1e-3)
+
+
+def _ridge(x: np.ndarray, t: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, strength: float) -> np.ndarray:
+    """Of rows [r, d] and [r, n], by the textbook, in double precision."""
+    x, t = x.astype(np.float64), t.astype(np.float64)
+    x, t = (x - x.mean(axis=0), t - t.mean(axis=0)) if bias is None else (x, t - bias)
+    power = np.square(x).sum(axis=0)
+    penalty = strength * np.diag(np.maximum(power, power.max() * 1e-9 + 1e-30))
+    return np.asarray(np.linalg.solve(x.T @ x + penalty, x.T @ t + penalty @ weights))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(4, 40),
+    inputs=st.integers(1, 50),
+    groups=st.integers(1, 3),
+    has_bias=st.booleans(),
+    low=st.sampled_from([-np.inf, 0.0]),
+    strength=st.sampled_from([1e-3, 1e-1, 1.0]),
+    seed=st.integers(0, 999),
+    make=st.sampled_from([ridge.ManyRows, ridge.FewRows]),
+)
+def test_both_ways_come_to_the_textbook_solution(
+    rows: int, inputs: int, groups: int, has_bias: bool, low: float, strength: float, seed: int, make: Any
+) -> None:
+    """Whichever there is less of, and whatever the targets are: those given, and the least demanding ones."""
+    rng = np.random.default_rng(seed)
+    x = (1 + rng.standard_normal((rows + 5, groups, inputs)) * rng.uniform(0.5, 10, inputs)).astype(np.float32)
+    target = rng.standard_normal((rows + 5, groups, 3)).astype(np.float32)
+    weights = rng.standard_normal((groups, inputs, 3)).astype(np.float32)
+    bias = rng.standard_normal((groups, 3))
+    problem = make(RowTable([x]), RowTable([target]), None, weights, bias, 5, has_bias, Clipping(low))
+    solve = problem.solver(np.full(groups, strength))
+    first = solve(problem.targets())
+    wanted = target
+    for found in (first, solve(problem.targets(first))):
+        for g in range(groups):
+            t = wanted[:rows, g]
+            best = _ridge(x[:rows, g], t, weights[g], None if has_bias else bias[g], strength)
+            close = 1e-3 * np.abs(best).max()
+            np.testing.assert_allclose(found[0][g], best, atol=close)
+            if has_bias:
+                given = (t - x[:rows, g] @ best).mean(axis=0)
+                np.testing.assert_allclose(found[1][g], given, atol=close * inputs)
+        now = np.einsum("rgd,gdn->rgn", x, first[0]) + first[1]
+        wanted = np.where(target <= low, np.minimum(now, low), target)
+
+
+def test_products_of_many_inputs_and_few_rows_need_no_matrix_of_all_inputs() -> None:
+    rng = np.random.default_rng(0)
+    x, truth = _rows(rng, 40, 30_000), rng.standard_normal((30_000, 2)).astype(np.float32)
+    found = fit(x, x @ truth, 0.5 * truth, np.zeros(2), 8, has_bias=True)
+    assert found.after < found.before
