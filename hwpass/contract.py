@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from hwpass.errors import option
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
     from hwpass.context import Context
     from hwpass.model.model import Model
 
@@ -58,9 +60,24 @@ def _norm_behind_conv(model: Model, context: Context) -> str | None:
         constant = all(isinstance(t, Constant) for t in (*norm.inputs[1:], *made[0].inputs[1:]))
         alone = len(norm.inputs[0].outputs) == 1 and id(norm.inputs[0]) not in outputs
         training = norm.attrs.get("training_mode", 0) or "is_test" in norm.attrs or not norm.attrs.get("spatial", 1)
-        if constant and alone and not training and norm.inputs[1].shape == made[0].inputs[1].shape[:1]:
+        fitting = constant and all(tuple(t.shape) == tuple(made[0].inputs[1].shape[:1]) for t in norm.inputs[1:])
+        if fitting and alone and not training and _finite_together(made[0], norm):
             return f"BatchNormalization {norm.name or norm.outputs[0].name} alone reads a Conv"
     return None
+
+
+def _finite_together(conv: gs.Node, norm: gs.Node) -> bool:
+    """Whether one convolution can stand for both: its numbers would be finite in the weight's type."""
+    import numpy as np
+
+    weight, *own = (t.values.astype(np.float64) for t in conv.inputs[1:])
+    scale, shift, mean, variance = (t.values.astype(np.float64) for t in norm.inputs[1:])
+    with np.errstate(all="ignore"):
+        factor = scale / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
+        bias = (sum(own) - mean) * factor + shift
+        most = np.abs(weight).reshape(len(weight), -1).max(axis=1, initial=0.0) * np.abs(factor)
+        numbers = np.concatenate([most, np.abs(bias)]).astype(conv.inputs[1].dtype)
+    return bool(np.isfinite(numbers).all())
 
 
 def _norm_of_our_own(model: Model, context: Context) -> str | None:

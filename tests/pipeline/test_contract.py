@@ -131,6 +131,18 @@ def test_a_norm_that_is_left_behind_a_convolution_is_seen() -> None:
     assert NO_NORM_BEHIND_CONV.missing(fused, Context()) is None
 
 
+@pytest.mark.parametrize(("weight", "scale", "shift"), [(1e30, 1e30, 0.0), (1.0, 1.0, 3e38), (1.0, np.nan, 0.0)])
+def test_a_norm_that_no_finite_weight_stands_for_stays_and_is_not_missed(
+    weight: float, scale: float, shift: float
+) -> None:
+    s = Sketch()
+    x = s.op("Conv", s.input(["N", 3, 4, 4]), s.const(np.full((4, 3, 1, 1), weight, np.float32)))
+    by, plus, mean = (s.const(np.full(4, v, np.float32)) for v in (scale, shift, -shift))
+    s.output(s.op("BatchNormalization", x, by, plus, mean, s.const(np.ones(4, np.float32))))
+    kept = PassManager.parse("fuse-bn").run(Model.load(s.model()))
+    assert [n.op for n in kept.graph.nodes] == ["Conv", "BatchNormalization"]
+
+
 @pytest.mark.parametrize("analysis", ["shapes", "coupling", "cost"])
 def test_an_analysis_that_is_not_preserved_is_found(analysis: str) -> None:
     def run(what: str) -> None:
