@@ -40,7 +40,12 @@ from hwpass.surgery.fit_data import BATCH, batch_size, dense_rows
 #: A rough fit takes a quarter of the samples, but not fewer than so many, and so many rows of a layer.
 EVERY = 4
 LEAST = 64
-ROWS = 4096
+ROWS = 2048
+
+#: Plans are told apart by a quarter of these, not fewer than so many: errors are larger then, and their order is the
+#: same. Networks of fewer multiply-accumulates on all of them take all, which costs nothing.
+LEAST_COMPARED = 16
+CHEAP = 1e9
 
 #: Budgets nearer than this to the dense model are met in one go.
 NEAR = 0.8
@@ -98,7 +103,8 @@ class Chooser:
                 break
             latest = found
         last = Choice(latest.allocator(limits, self.context).run(), latest.curves)
-        return self._nearer([last, first, *self._others(limits)], some, dense)
+        few = fewer(some, macs)
+        return self._nearer([last, first, *self._others(limits)], few, dense if few is some else None)
 
     def _dense(self, data: Calibration) -> DenseRows:
         """What every rough fit on some data is held against."""
@@ -152,6 +158,7 @@ class Chooser:
         size = batch_size(self.study.coupling)  # as the fit has it: what is left out are whole batches
         judges = others(some, size)
         wanted = outputs(self.study.model, judges, self.context.threads, size)
+        dense = self._dense(some) if dense is None else dense
         errors = []
         for choice in choices:
             surgery = self._rough(choice.allocation, some, dense)
@@ -168,6 +175,13 @@ def sparse(data: Calibration, macs: float = 0.0) -> Calibration:
     """A quarter of the samples from all over the data, but not too few; half of that where `macs` of one are many."""
     some = replace(data, every=int(np.clip(len(data) // LEAST, 1, EVERY)))
     return replace(some, every=2 * some.every) if macs * len(some) > MANY and some.every > 1 else some
+
+
+def fewer(some: Calibration, macs: float) -> Calibration:
+    """What plans are compared on, of what curves are taken from again."""
+    if macs * len(some) <= CHEAP:
+        return some
+    return replace(some, every=some.every * int(np.clip(len(some) // LEAST_COMPARED, 1, EVERY)))
 
 
 def others(some: Calibration, size: int = BATCH) -> Calibration:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -48,9 +49,9 @@ class Tap(NamedTuple):
     axis: int
     channels: NDArray[np.intp]
 
-    def rows(self, value: NDArray[np.generic]) -> NDArray[np.generic]:
-        """[rows, channels of the axis]."""
-        return np.moveaxis(value, self.axis, -1).reshape(-1, value.shape[self.axis])
+    def table(self, value: NDArray[np.generic]) -> tuple[NDArray[np.generic], int]:
+        """A view [.., channels of the axis], and how many of its axes number the rows."""
+        return np.moveaxis(value, self.axis, -1), value.ndim - 1
 
     def of(self, rows: NDArray[np.generic]) -> NDArray[np.generic]:
         """Of such rows the channels to look at."""
@@ -255,17 +256,22 @@ def look(
                     if name not in outputs and name not in inputs:
                         continue
                     value = outputs[name] if name in outputs else np.asarray(feed[name])
-                    rows = view.rows(value)
-                    take = min(len(rows), each * max(1, value.shape[0]))
-                    if take < len(rows):
-                        rows = rows[rng.choice(len(rows), take, replace=False)]
-                    rows = view.of(rows)
+                    rows = view.of(_some(*view.table(value), each * max(1, value.shape[0]), rng))
                     require_measurable(calibration.source, name, rows)
                     sums.setdefault(key, _Moments(rows.shape[1])).add(rows)
             del session
     finally:
         release_memory()
     return {key: moments.covariance() for key, moments in sums.items() if moments.rows}
+
+
+def _some(table: NDArray[np.generic], axes: int, most: int, rng: np.random.Generator) -> NDArray[np.generic]:
+    """At most so many rows of a table, [rows, ..], drawn by chance: of a large one only these are touched."""
+    shape = table.shape[:axes]
+    count = prod(shape)
+    if most < count:
+        table = table[np.unravel_index(rng.choice(count, most, replace=False), shape)]
+    return table.reshape(min(most, count), -1)
 
 
 class _Moments:

@@ -59,8 +59,8 @@ class Split(NamedTuple):
         """How many heads there are."""
         return prod(count for count, _ in self.axes)
 
-    def rows(self, value: NDArray[np.generic]) -> NDArray[np.generic]:
-        """[rows, heads * channels], the channels of a head side by side."""
+    def table(self, value: NDArray[np.generic]) -> tuple[NDArray[np.generic], int]:
+        """A view [.., heads, channels], and how many of its axes number the rows."""
         shape: list[int] = []
         heads: list[int] = []
         rest: list[int] = []
@@ -74,8 +74,7 @@ class Split(NamedTuple):
             for where, extent in parts if before else reversed(parts):
                 where.append(len(shape))
                 shape.append(extent)
-        moved = value.reshape(shape).transpose(*rest, *heads, channels)
-        return moved.reshape(prod(shape[place] for place in rest), -1)
+        return value.reshape(shape).transpose(*rest, *heads, channels), len(rest)
 
     def of(self, rows: NDArray[np.generic]) -> NDArray[np.generic]:
         """All of them."""

@@ -19,7 +19,7 @@ from hwpass.model.model import Model
 from hwpass.passes.prune_channels import PruneChannels
 from hwpass.planning import candidates as halfway
 from hwpass.planning.allocation import Allocation
-from hwpass.planning.candidates import Chooser, distance, others, outputs, sparse
+from hwpass.planning.candidates import Chooser, distance, fewer, others, outputs, sparse
 from hwpass.planning.study import Study, StudyOptions
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import InputSpec
@@ -160,6 +160,8 @@ def test_a_part_of_the_data_and_the_rest() -> None:
         assert not taken & left or every == 1
         assert sparse(data, halfway.MANY / len(some)).every == every
         assert sparse(data, 1.01 * halfway.MANY / len(some)).every == (1 if every == 1 else 2 * every)
+        assert fewer(some, halfway.CHEAP / len(some)) is some
+        assert len(fewer(some, 1.01 * halfway.CHEAP / len(some))) == max(len(some) // 4, 16)
     fixed = load_calibration(np.zeros((128, 1), np.float32), [InputSpec("x", np.dtype(np.float32), (128, 1))])
     assert len(list(others(sparse(fixed)).batches())) == 1
 
