@@ -53,8 +53,8 @@ NEAR = 0.8
 #: Multiply-accumulates of the dense model on the samples of a rough fit beyond which half of the samples have to do.
 MANY = 1.5e10
 
-#: And those up to which all this is done unasked: it takes several times as long as a study.
-AFFORDABLE = 4e10
+#: And those up to which curves are taken again, and plans compared, unasked.
+AFFORDABLE = 1e11
 
 
 #: Values of a batch of outputs that are compared, at most.
@@ -79,32 +79,41 @@ class Chooser:
     def choose(self, limits: dict[str, float], rounds: int = 0) -> Choice:
         """Widths within limits (in the units of METRICS), with curves taken `rounds` times.
 
-        0 rounds are two where that is affordable, else one. Curves are taken once where they are no measurements,
-        where the way is short, or the limits cannot be met.
+        0 rounds are two where that is affordable, else one, and plans are compared all the same; of 1 the first is
+        taken as it is. Curves are taken once where they are no measurements, where the way is short, or the limits
+        cannot be met.
         """
         study, base = self.study, self.study.cost.base
         first = Choice(study.allocator(limits, self.context).run(), study.curves)
         share = min((limit / base[m] for m, limit in limits.items() if base[m] > 0), default=1.0)
-        if study.data is None or not study.measured or not first.allocation.met or share > NEAR:
+        if study.data is None or not study.measured or not first.allocation.met or share > NEAR or rounds == 1:
             return first
         macs = sum(macs_of(node) for node in study.coupling.nodes)
         some = sparse(study.data, macs)
-        rounds = rounds or (2 if macs * len(some) <= AFFORDABLE else 1)
-        if rounds == 1:
+        few = fewer(some, macs)
+        if not rounds and macs * len(few) > AFFORDABLE:
             return first
-        dense = self._dense(some)
+        rounds = rounds or (2 if macs * len(some) <= AFFORDABLE else 1)
+        choices, dense = [first, *self._others(limits)], None
+        if rounds > 1:
+            dense = self._dense(some)
+            choices = [*self._on_the_way(limits, rounds, some, dense), *choices]
+        return self._nearer(choices, few, dense if few is some else None)
+
+    def _on_the_way(self, limits: dict[str, float], rounds: int, data: Calibration, dense: DenseRows) -> list[Choice]:
+        """Widths by curves that were taken again, and by their mean with the first ones."""
+        study, base = self.study, self.study.cost.base
         latest = study
         for number in range(1, rounds):
             part = number / rounds
             ahead = {m: base[m] ** (1 - part) * min(limit, base[m]) ** part for m, limit in limits.items()}
-            found = self._retaken(latest, latest.allocator(ahead, self.context).run(), some, dense)
+            found = self._retaken(latest, latest.allocator(ahead, self.context).run(), data, dense)
             release_memory()
             if found is None:
                 break
             latest = found
-        last = Choice(latest.allocator(limits, self.context).run(), latest.curves)
-        few = fewer(some, macs)
-        return self._nearer([last, first, *self._others(limits)], few, dense if few is some else None)
+        between = replace(study, curves=[(a + b) / 2 for a, b in zip(study.curves, latest.curves, strict=True)])
+        return [Choice(s.allocator(limits, self._quiet("widths")).run(), s.curves) for s in (latest, between)]
 
     def _dense(self, data: Calibration) -> DenseRows:
         """What every rough fit on some data is held against."""

@@ -17,6 +17,7 @@ from onnx import ModelProto, helper
 from hwpass.data.segments import Segments
 from hwpass.errors import InputError
 from hwpass.model.model import Model, quiet
+from hwpass.planning.layer_noise import LayerNoise
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.memory import release_memory
 from hwpass.runtime.sessions import Feed, StoredModel, open_session, run_session
@@ -24,7 +25,7 @@ from hwpass.spans import span
 
 Outputs = list[NDArray[np.float64]]
 
-#: Noise put on a layer's output, relative to its own root mean square, to see what the network makes of it.
+#: Noise put on a layer's output, relative to its standard deviation, to see what the network makes of it.
 NOISE = 0.25
 
 #: Multiply-accumulates spent on all sensitivities together: decides on how many samples they are measured; the fewest
@@ -67,10 +68,9 @@ def sensitivities(
     samples = int(np.clip(MACS / (macs * len(layers) + 1), *SAMPLES))
     feeds = list(calibration.batches(step, limit=samples))
     place = {t.name: number for number, node in enumerate(model.graph.nodes) for t in node.outputs}
-    rng = np.random.default_rng(seed)
     found: list[float | None] = []
     try:
-        clean, shapes = _clean(model, layers, feeds, threads)
+        clean, noises = _clean(model, layers, feeds, threads, seed)
         means = _means(clean)
         with Segments(model, feeds, threads) as before:
             for part in np.array_split(np.arange(len(layers)), int(np.clip(len(layers) // LAYERS, 1, STAGES))):
@@ -83,8 +83,7 @@ def sensitivities(
                     progress(f"sensitivity of layer {len(found) + 1} of {len(layers)}")
                     loud: list[Outputs] = []
                     for number in range(len(feeds)):
-                        scale = np.float32(NOISE * layer.scale)
-                        noise = scale * rng.standard_normal(shapes[number][layer.output], np.float32)
+                        noise = np.float32(NOISE * layer.scale) * noises.of(layer.output, number)
                         values = {n: np.asarray(before.value(n)[number], order="C") for n in before.names() & given}
                         loud.append(_floats(run_session(session, {**values, **still, _noise(layer): noise}), model))
                     found.append(_change(clean, loud, means))
@@ -97,20 +96,20 @@ def sensitivities(
 
 
 def _clean(
-    model: Model, layers: Sequence[Loud], feeds: Sequence[Feed], threads: int
-) -> tuple[list[Outputs], list[dict[str, tuple[int, ...]]]]:
-    """The model's outputs without noise, and the shapes of the layers', for each feed."""
+    model: Model, layers: Sequence[Loud], feeds: Sequence[Feed], threads: int, seed: int
+) -> tuple[list[Outputs], LayerNoise]:
+    """The model's outputs without noise for each feed, and noise for the layers."""
     names = [*dict.fromkeys([*(t.name for t in model.graph.outputs), *(layer.output for layer in layers)])]
-    clean, shapes = [], []
+    clean, noises = [], LayerNoise([layer.output for layer in layers], seed)
     with StoredModel(model.proto()) as stored:
         session = stored.open_session(outputs=names, threads=threads, level="lean")
         for feed in feeds:
             values = run_session(session, feed)
             clean.append(_floats(values, model))
-            shapes.append({layer.output: values[layer.output].shape for layer in layers})
+            noises.add(max((len(v) for v in feed.values() if v.ndim), default=1), values)
             del values
         del session
-    return clean, shapes
+    return clean, noises
 
 
 def _noise(layer: Loud) -> str:
