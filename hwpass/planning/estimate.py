@@ -15,8 +15,8 @@ from hwpass.runtime.sessions import open_session, run_session
 from hwpass.runtime.settings import Settings
 from hwpass.surgery.weight_views import WeightView
 
-#: Seconds of a run at normal effort, fitted to 14 networks (seven compact ones, five wide ones, MobileNetV2 and ResNet-50
-#: on images of 224 x 224; two threads): times one inference of all samples by one thread, a billion
+#: Seconds of a run at normal effort, fitted to 14 networks (seven compact ones, five wide ones, MobileNetV2 and
+#: ResNet-50 on images of 224 x 224; two threads): times one inference of all samples by one thread, a billion
 #: multiply-accumulates of the least squares, a layer. The estimates were 0.49 (MobileNetV2) to 1.34 of what these took.
 INFERENCES, BILLION, LAYER = 7.5, 7.9e-3, 0.144
 
