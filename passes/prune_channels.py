@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,7 @@ class PruneChannels(Pass):
     rounds: int = field(default=0, metadata={"help": "how often loss curves are measured; 0 decides by effort"})
     samples: int = field(default=0, metadata={"help": "most calibration samples to measure on; 0 is all"})
     align: int = pass_option("align", 0, "0 takes that")
+    integers: bool = field(default=False, metadata={"help": "price layers as on the integers of a later quantize"})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", texts("keep", self.keep))
@@ -98,11 +99,36 @@ class PruneChannels(Pass):
         if [b.metric for b in budgets] == ["channels"]:
             allocation, curves = study.uniform(budgets[0].value), study.curves
         else:
-            allocation, curves = self._allocate(study, budgets, context)
+            priced = self._priced(study, budgets, context)
+            beside = None if priced.repriced is None else replace(study, repriced=None)
+            allocation, curves = self._allocate(priced, budgets, context, beside)
         pruned = operate(study.coupling, self._plan(study, allocation, context), context)
         pruned.cost, pruned.allocation, pruned.curves, pruned.study = study.cost, allocation, curves, study
         pruned.budgets = tuple(b.metric for b in budgets)
         return outcome(pruned, model)
+
+    def _priced(self, study: Study, budgets: list[Budget], context: Context) -> Study:
+        """The study with the costs that widths are chosen by; those on integers are kept for other budgets.
+
+        Which layers are faster on integers depends on widths, and these on what is faster: looked at where the model
+        starts, and where widths by that lead.
+        """
+        from hwpass.formats.worthwhile import Cheapest, cost_on_integers
+
+        if not self.integers or not study.coupling.groups:
+            return replace(study, repriced=None)
+        if study.repriced is not None:
+            return study
+        base = study.cost.base
+        limits = {b.metric: b.limit(base[b.metric]) for b in budgets}
+        costs, widths = [study.cost], None
+        for _ in range(2):
+            found = cost_on_integers(study.coupling, study.target, context, base, self.keep, widths)
+            costs += [] if found is None else [found]
+            study = replace(study, repriced=Cheapest(costs))
+            widths = study.allocator(limits, context).run().widths.astype("float64")
+        context.shared.study = study
+        return study
 
     @staticmethod
     def _plan(study: Study, allocation: Allocation, context: Context) -> Plan:
@@ -117,11 +143,11 @@ class PruneChannels(Pass):
 
         return prune(study.coupling, self._plan(study, allocation, context).keep(study.coupling))
 
-    def _allocate(self, study: Study, budgets: list[Budget], context: Context) -> Choice:
+    def _allocate(self, study: Study, budgets: list[Budget], context: Context, beside: Study | None = None) -> Choice:
         from hwpass.coupling.chains import frozen_layers
         from hwpass.planning.candidates import Chooser
 
-        coupling, base = study.coupling, study.cost.base
+        coupling, base = study.coupling, study.prices.base
         budgets = [*budgets, *self._limits(study, budgets, context)]
         limits = {b.metric: b.limit(base[b.metric]) for b in budgets}
         # Nothing is also what a model has whose layers could not be sized.
@@ -132,7 +158,7 @@ class PruneChannels(Pass):
         if budgets and not over:
             context.warn("the dense model meets the budget already: nothing was removed")
         cut = partial(self._cut, study, context)
-        chosen = Chooser(study, cut, context).choose(limits, self.rounds)
+        chosen = Chooser(study, cut, context, beside).choose(limits, self.rounds)
         allocation = chosen.allocation
         if not allocation.met:
             worst = max(budgets, key=lambda b: allocation.costs[b.metric] / limits[b.metric])
@@ -152,7 +178,7 @@ class PruneChannels(Pass):
         """The target's hard limits that are no looser than the budgets, said where the model as it is breaks them."""
         from hwpass.cost.budgets import hard_limits, misfits
 
-        base, limits = study.cost.base, hard_limits(study.cost)
+        base, limits = study.prices.base, hard_limits(study.prices)
         asked = {b.metric: b.limit(base[b.metric]) for b in budgets}
         for line in misfits(base, limits):
             context.warn(line)
@@ -162,7 +188,7 @@ class PruneChannels(Pass):
         """Warn where far more is removed than was asked for; refuse where that throws the network away."""
         from hwpass.planning.overshoot import overshoot
 
-        limits = {b.metric: b.limit(study.cost.base[b.metric]) for b in budgets}
+        limits = {b.metric: b.limit(study.prices.base[b.metric]) for b in budgets}
         allocator = study.allocator(limits, context).finer()
         beyond = overshoot(allocator, chosen.allocation, chosen.curves)
         if beyond is None:
@@ -201,7 +227,7 @@ def _refuse(text: str, context: Context) -> None:
 
 def _floor(study: Study, allocation: Allocation, metric: str) -> str:
     """Which kernel holds most of what is left, and how much."""
-    found = study.cost.largest(allocation.widths.astype("float64"), metric)
+    found = study.prices.largest(allocation.widths.astype("float64"), metric)
     return "" if found is None else f", {found[1]:.0%} of that in {found[0]}"
 
 

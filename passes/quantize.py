@@ -65,6 +65,9 @@ class Quantize(Pass):
     samples: int = field(default=512, metadata={"help": "most calibration samples to use"})
     bits: int = field(default=4, metadata={"help": "bits of weights, 4 or 8, in mode weights"})
     block: int = field(default=32, metadata={"help": "weights that share a scale, in mode weights"})
+    faster: bool = field(
+        default=False, metadata={"help": "only layers that the target is predicted to run faster on integers (static)"}
+    )
     keep: tuple[str, ...] = field(default=(), metadata={"help": "layers that stay as they are; globs joined by |"})
 
     def __post_init__(self) -> None:
@@ -87,8 +90,9 @@ class Quantize(Pass):
         synthetic = last.study.synthetic if last is not None and last.study is not None else None
         found = on_integers(model, context, self, synthetic)
         if found is None:
+            serve = "make faster" if self.faster else "serve"
             context.warn(
-                "nothing was quantised: no product of the model has constant float32 weights that integers serve"
+                f"nothing was quantised: no product of the model has constant float32 weights that integers {serve}"
             )
             return PassResult(model, False)
         if context.target is not None:

@@ -31,6 +31,7 @@ class RotateStreams(Pass):
 
     def run(self, model: Model, context: Context) -> PassResult:
         from hwpass.planning.analyses import coupled
+        from hwpass.planning.gain import replaced_costs
         from hwpass.surgery.rotation import rotate, without_means
 
         changed = model.copy()
@@ -39,4 +40,7 @@ class RotateStreams(Pass):
         if centred is None:
             return PassResult(model, False)
         context.findings.centred_norms.update(centred)
+        # A target may run the new norms in several kernels: budgets are shares of what the model takes as it was given.
+        costs = replaced_costs(model, changed, context, always=True)
+        context.findings.given = context.findings.given or costs or {}
         return PassResult(changed, True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hwpass.cost.prediction import METRICS, Cost
+from hwpass.cost.prediction import METRICS, Prices
 from hwpass.errors import UsageError, option
 from hwpass.figures import human_bytes, shown
 
@@ -87,7 +87,7 @@ def parse_budgets(given: Mapping[str, str | float | None]) -> list[Budget]:
     return budgets
 
 
-def hard_limits(cost: Cost) -> list[Budget]:
+def hard_limits(cost: Prices) -> list[Budget]:
     """The limits of a cost's target as budgets."""
     return [Budget.limit_of(cost.target.name, metric, bound) for metric, bound in cost.limits().items()]
 

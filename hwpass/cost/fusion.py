@@ -11,6 +11,7 @@ from hwpass.cost_models.target import Int8
 from hwpass.coupling.groups import Coupling
 from hwpass.ops import Node, traits_of
 from hwpass.ops.rule import Extent
+from hwpass.ops.rules.normalization import LOWERED, MEANLESS, RMS_NORM_SINCE
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 
@@ -24,9 +25,15 @@ class Kernel:
 
     nodes: list[Node]
     recurrent: bool = False  # the step by step part of its only node; bytes are counted with the other part
+    piece: str = ""  # the operator of one step of its first node, where that is spelled out in a file
     feeding: tuple[Node, ...] = ()  # DequantizeLinear nodes in front of it, which a product on integers has no need of
     integer: bool = False  # whether it computes on integers of 8 bits
     without: int = -1  # what another kernel comes down to without channels of this group; -1: a kernel as given
+
+    @property
+    def partial(self) -> bool:
+        """Whether another kernel reads and writes the tensors of its nodes."""
+        return self.recurrent or self.piece not in ("", LOWERED[-1])
 
     @property
     def extent(self) -> Extent | None:
@@ -44,12 +51,16 @@ class Kernel:
         first = self.nodes[0]
         if self.recurrent:
             return "recurrent"
+        if self.piece:
+            return "elementwise"
         shapes_only = all(t.data is not None for node in self.nodes for t in node.outputs[:1])
         return "free" if shapes_only else first.kind
 
     @property
     def ops(self) -> str:
         """Its operators, joined by a plus; those that only say that it computes on integers are none."""
+        if self.piece:
+            return self.piece
         return "+".join(node.op for node in self.nodes if not self.integer or node.op != QUANTISE)
 
 
@@ -59,13 +70,19 @@ def matches(node: Node, item: str) -> bool:
 
 
 def fuse(
-    nodes: Sequence[Node], outputs: Sequence[str], fusion: Sequence[Sequence[str]], int8: Int8 | None = None
+    nodes: Sequence[Node],
+    outputs: Sequence[str],
+    fusion: Sequence[Sequence[str]],
+    int8: Int8 | None = None,
+    opset: int = RMS_NORM_SINCE,
 ) -> list[Kernel]:
     """Group nodes into kernels by the longest matching prefix of a chain, in schedule order.
 
     A node joins the kernel of the node before it when it is the only consumer of its output. `int8` says which
-    operators have kernels on integers: QuantizeLinear and DequantizeLinear around these cost nothing.
-    """
+    operators have kernels on integers: QuantizeLinear and DequantizeLinear around these cost nothing. A norm without a
+    mean is several kernels where the model's operator set will spell it out and the runtime does not fuse that.
+    """  # fmt: skip
+    spelled_out = opset < RMS_NORM_SINCE and list(LOWERED) not in [list(chain) for chain in fusion]
     readers: dict[str, list[Node]] = {}
     for node in nodes:
         for tensor in node.gs.inputs:
@@ -95,7 +112,8 @@ def fuse(
                 run.append(after[0])
             best = run if len(run) > len(best) else best
         taken.update(n.index for n in best)
-        kernels.append((best[-1].index, Kernel(best)))
+        steps = LOWERED if node.op == MEANLESS and spelled_out else ("",)
+        kernels += [(best[-1].index, Kernel(best, piece=step)) for step in steps]
         if node.recurrence is not None:
             kernels.append((best[-1].index, Kernel([node], recurrent=True)))
     return [kernel for _, kernel in sorted(kernels, key=lambda pair: pair[0])]
@@ -151,7 +169,8 @@ def _unneeded(
 def fused(coupling: Coupling, fusion: Sequence[Sequence[str]], int8: Int8 | None = None) -> list[Kernel]:
     """The kernels of a coupled model as it is."""
     outputs = [t.name for t in coupling.build.model.graph.outputs]
-    return fuse([n for n in coupling.nodes if not constant_only(n)], outputs, fusion, int8)
+    model = coupling.build.model
+    return fuse([n for n in coupling.nodes if not constant_only(n)], outputs, fusion, int8, model.opset)
 
 
 def constant_only(node: Node) -> bool:

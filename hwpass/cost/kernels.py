@@ -135,11 +135,13 @@ class Kernels:
         )
         computed = _computed(self.coupling.nodes)
         for number, kernel in enumerate(self.kernels):
-            if not kernel.recurrent:
+            if not kernel.partial:
                 self._reads(number, kernel, flow, computed)
             self._extent(number, kernel)
-            if not kernel.recurrent:
+            if not kernel.partial:
                 self._writes(number, kernel, flow)
+            elif kernel.piece:
+                self._step(number, kernel)
         self.source, self.sink = np.asarray(flow.sources, np.int64), np.asarray(flow.sinks, np.int64)
         self.tensor = np.asarray(flow.tensors, np.int64)
         self._edge_bytes, self._edge_channels = flow.bytes, flow.channels
@@ -172,6 +174,15 @@ class Kernels:
             free = kernel.integer and place and node.op in (QUANTISE, DEQUANTISE)
             if (place or node.extent is None) and not free and output is not None and output.axes is not None:
                 self._elements[number].append(self._product([f for axis in output.axes for f in axis]))
+
+    def _step(self, number: int, kernel: Kernel) -> None:
+        """The work of one step of a norm that is spelled out; behind the mean there is one element for each row."""
+        output = kernel.nodes[0].outputs[0]
+        axes = list(output.axes or ())
+        taken = [f for axis in (axes[:-1] if kernel.piece in ("Add", "Sqrt") else axes) for f in axis]
+        left = [f for axis in (axes if kernel.piece in ("Pow", "Div") else axes[:-1]) for f in axis]
+        self._elements[number].append(self._product(taken))
+        self._written[number].append(self._product(left, self._formats(output.dtype)))
 
     def _weight(self, number: int, node: int, name: str, own: Tensor | None) -> None:
         product = self._bytes(own)

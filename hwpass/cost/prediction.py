@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,27 @@ LIMITED = ("ram", "flash")
 #: model's products take.
 BATCH = 256
 VALUES = 1 << 22
+
+
+class Prices(Protocol):
+    """What plans cost: a `Cost`, or what is made of several."""
+
+    @property
+    def base(self) -> Mapping[str, float]:
+        """The dense model's costs."""
+
+    @property
+    def target(self) -> Target:
+        """What they are costs on."""
+
+    def __call__(self, widths: Floats, metrics: tuple[str, ...] = ...) -> dict[str, Floats]:
+        """Each metric at widths [P, G], as [P]."""
+
+    def largest(self, widths: Floats, metric: str) -> tuple[str, float] | None:
+        """The kernel that takes most of a metric at widths [G], and its share."""
+
+    def limits(self) -> dict[str, float]:
+        """The target's hard limits, by metric."""
 
 
 @dataclass(frozen=True)

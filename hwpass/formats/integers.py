@@ -15,8 +15,9 @@ from hwpass.errors import UsageError, option
 from hwpass.formats import blocks, dynamic, tables
 from hwpass.formats.nearness import Near, Nearness
 from hwpass.formats.placement import FEWEST_ELEMENTS
-from hwpass.formats.quantising import StaticOptions, quantise
+from hwpass.formats.quantising import LOST, StaticOptions, quantise
 from hwpass.formats.sensitivity import left_alone
+from hwpass.formats.worthwhile import slower_on_integers
 from hwpass.globs import matches
 from hwpass.model.model import Model
 from hwpass.runtime.calibration import Calibration
@@ -56,6 +57,9 @@ class Asked(Protocol):
 
     @property
     def block(self) -> int: ...
+
+    @property
+    def faster(self) -> bool: ...
 
     @property
     def keep(self) -> tuple[str, ...]: ...
@@ -164,6 +168,7 @@ def _static(
         asked.max_error,
         asked.samples,
         asked.keep,
+        slower_on_integers(model, settings.target, settings, asked.keep) if asked.faster and settings.target else {},
     )
     found = quantise(model, rules, samples[0], samples[1], settings, options)
     if found is None:
@@ -206,7 +211,7 @@ def _weights(
         _speak(near, left, asked, settings)
     if len(left) == len(layers):
         return None
-    reasons = {_node(model, name): "integers lose too much there" for name in left}
+    reasons = {_node(model, name): LOST for name in left}
     note = {"layers on integers": len(layers) - len(left)}
     return Changed(result, {}, {**note, **_told(model, result, near, reasons)})
 

@@ -15,8 +15,10 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from hwpass.cost_models.target import Int8
+from hwpass.coupling.groups import walk
 from hwpass.globs import matches
 from hwpass.model.model import Model, bodies
+from hwpass.proto import adapter
 
 #: Activations that a QuantizeLinear behind them replaces: what they cut off lies outside its range.
 CUTTING = frozenset({"Relu", "Clip"})
@@ -56,14 +58,16 @@ def products(model: Model, names: Iterable[str]) -> list[gs.Node]:
     return [node for node in model.graph.nodes if node.op in wanted and not node.domain]
 
 
-def place(model: Model, rules: Int8, keep: tuple[str, ...] = (), floating: Iterable[str] = ()) -> Placement:
+def place(
+    model: Model, rules: Int8, keep: tuple[str, ...] = (), floating: Mapping[str, str] | None = None
+) -> Placement:
     """Where integers are used in a model. `keep` names layers that stay in floating point (globs of node names),
-    `floating` others by their first output."""
-    return _Placer(model, rules, keep, frozenset(floating)).place()
+    `floating` others by their first output, with the reason."""
+    return _Placer(model, rules, keep, floating or {}).place()
 
 
 class _Placer:
-    def __init__(self, model: Model, rules: Int8, keep: tuple[str, ...], floating: frozenset[str]) -> None:
+    def __init__(self, model: Model, rules: Int8, keep: tuple[str, ...], floating: Mapping[str, str]) -> None:
         self.graph = model.graph
         self.rules, self.keep, self.floating = rules, keep, floating
         self.types = types_of(model)
@@ -101,7 +105,7 @@ class _Placer:
         if any(matches(glob, node.name) for glob in self.keep):
             return "it is kept"
         if name in self.floating:
-            return "integers lose too much there"
+            return self.floating[name]
         if self.types.get(name) != TensorProto.FLOAT:
             return "its numbers are not float32"
         if not all(self._operand(tensor) for tensor in node.inputs[:2]):
@@ -159,10 +163,9 @@ class _Placer:
 
 
 def types_of(model: Model) -> Mapping[str, int]:
-    """The element types of the tensors of the main graph, by name."""
-    proto = model.written()
-    values = [*proto.graph.value_info, *proto.graph.input, *proto.graph.output]
-    return {value.name: value.type.tensor_type.elem_type for value in values}
+    """The element types of the tensors of the main graph, by name, also behind operators that ONNX does not know."""
+    found = walk(model).build.tensors
+    return {name: adapter.element_type(t.dtype) for name, t in found.items() if t.dtype is not None}
 
 
 def _constant_bias(node: gs.Node) -> bool:

@@ -21,6 +21,9 @@ from hwpass.model.model import Model
 from hwpass.runtime.calibration import Calibration
 from hwpass.runtime.settings import Settings
 
+#: Why products stay in floating point.
+LOST, UNSEEN = "integers lose too much there", "no sample reaches it, so that no range is known"
+
 
 @dataclass(frozen=True)
 class StaticOptions:
@@ -33,6 +36,7 @@ class StaticOptions:
     max_error: float = 0.1
     samples: int = 512
     keep: tuple[str, ...] = ()
+    floating: Mapping[str, str] = field(default_factory=dict)  # others that stay, by first output, with the reason
 
 
 @dataclass
@@ -60,7 +64,7 @@ class _Quantiser:
     ) -> None:
         self.model, self.rules, self.learn = model, rules, learn
         self.settings, self.options = settings, options
-        self.whole = place(model, rules, options.keep)
+        self.whole = place(model, rules, options.keep, options.floating)
         self.seen: dict[str, Seen] = {}
         self.parameters: dict[str, Parameters] = {}
         self.shifts: dict[str, NDArray[np.float64]] = {}
@@ -97,7 +101,8 @@ class _Quantiser:
             name for name, node in self.whole.nodes.items()
             if any(t.name in unseen for t in (*node.inputs, *node.outputs))
         }  # fmt: skip
-        return place(self.model, self.rules, self.options.keep, left | bad)
+        reasons = dict.fromkeys(bad, UNSEEN) | dict.fromkeys(left, LOST) | dict(self.options.floating)
+        return place(self.model, self.rules, self.options.keep, reasons)
 
     def _made(self, left: frozenset[str]) -> Model:
         placement = self._placement(left)

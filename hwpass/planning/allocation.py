@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from hwpass.cost.prediction import Cost
+from hwpass.cost.prediction import Prices
 from hwpass.cost_models.work import Floats
 from hwpass.coupling.groups import Coupling
 from hwpass.planning.nearer import NEAR, finer, nearer, without_branches
@@ -31,6 +31,8 @@ STAGES = 6
 #: Bounds on local search: single steps, and exchanges of a step between two groups.
 MOVES = 400
 EXCHANGES = 40
+#: Times that local search starts again, from so many groups moved.
+KICKS, KICKED = 16, 3
 #: Plans that local search starts from where stages found none.
 STARTS = 5
 #: What a plan as slow as the dense model would cost, as a share of the loss of meeting the budgets: among plans of
@@ -85,7 +87,7 @@ class Allocator:
     def __init__(
         self,
         coupling: Coupling,
-        cost: Cost,
+        cost: Prices,
         curves: Sequence[Floats],
         limits: dict[str, float],
         *,
@@ -149,28 +151,35 @@ class Allocator:
         """How much of the budgets asked for a plan takes: of the one that it comes nearest to."""
         return max((costs[m] / limit for m, limit in self.asked.items()), default=1.0)
 
-    @span("allocation")
     def run(self) -> Allocation:
         """Widths in steps, and between steps where those leave nothing near the budgets."""
-        found = self._stepwise()
+        return self.optima()[0]
+
+    @span("allocation")
+    def optima(self) -> list[Allocation]:
+        """What `run` gives, and after it what local search finds from other starts, where that meets the budgets too.
+
+        Losses are no more than near the truth: of plans that lose about the same another may be the better one.
+        """
+        found, *others = self._stepwise()
         whole = np.asarray([o[-1] for o in self.options], np.int64)
         if not len(whole) or (found.met and (self.share(found.costs) >= NEAR or (found.widths == whole).all())):
-            return found
+            return [found, *others]
         self.progress("choosing widths between steps")
         fine = self.finer()
         if not found.met and self.between:
-            found = fine._stepwise()
+            found = fine._stepwise()[0]
         plans = [found.widths, self.uniform().widths, without_branches(self, whole)]
         if not found.met:
             # The narrowest plan may be slower than the dense one, or than one between them.
             plans += [self._search(plan) for plan in (whole, *self._not_slower())]
         plans = [plan for plan in plans if self.excess(self.costs(plan[None, :]))[0] <= 1]
         if not plans:
-            return found
+            return [found]
         # The scale of what meeting the budgets costs, now that plans that do are known.
         scale = HASTE * float(self.losses(np.asarray(plans)).min()) if self.hurry else 0.0
         fine.haste = min(self.haste, scale) if self.haste else scale
-        return self._result(nearer(fine, plans))
+        return [self._result(nearer(fine, plans)), *([found] if found.met else []), *others]
 
     def _not_slower(self) -> NDArray[np.int64]:
         """Of the plans of one share for all groups those that are no slower than the dense model; the first few of
@@ -187,14 +196,14 @@ class Allocator:
             fine.options = [finer(options) for options in self.options]
         return fine
 
-    def _stepwise(self) -> Allocation:
-        """Stages of linearised knapsacks, then local search on the true cost."""
+    def _stepwise(self) -> list[Allocation]:
+        """Stages of linearised knapsacks, then local search on the true cost; the best comes first."""
         widths = np.asarray([o[-1] for o in self.options], np.int64)
         narrowest = np.asarray([o[0] for o in self.options], np.int64)
         if self.excess(self.costs(widths[None, :]))[0] <= 1 + 1e-9:
-            return self._result(widths)
+            return [self._result(widths)]
         if min(self.excess(self.costs(narrowest[None, :]))[0], *self.excess(self.costs(self._uniform()))) > 1 + 1e-9:
-            return self._result(narrowest)
+            return [self._result(narrowest)]
         start = {m: float(v[0]) for m, v in self.costs(widths[None, :]).items()}
         # The scale of what meeting the budgets costs.
         self.haste = HASTE * self.total_loss(self.uniform().widths) if self.hurry else 0.0
@@ -205,7 +214,31 @@ class Allocator:
             limits = {m: min(start[m], start[m] ** (1 - share) * self.limits[m] ** share) for m in self.metrics}
             widths = self._knapsack(widths, limits)
         self.progress("choosing widths, local search")
-        return self._result(self._search(widths))
+        # Costs that jump leave local search wherever it starts: an even cut may lie on the better side.
+        found = [self._search(start) for start in (widths, self.uniform().widths)]
+        best = self._result(self._kicked(min(found, key=self._rank)))
+        return [best, *(other for other in map(self._result, found) if other.met)]
+
+    def _rank(self, widths: NDArray[np.int64]) -> tuple[float, float]:
+        """How good a plan is: how far it is over its budgets, then its objective."""
+        over = float(self.excess(self.costs(widths[None, :]))[0])
+        return (0.0 if over <= 1 else over, float(self.objective(widths[None, :])[0]))
+
+    def _kicked(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Iterated local search: a few groups are moved by chance, and what local search makes of that is kept where it
+        is better."""
+        rng, best = np.random.default_rng(0), self._rank(widths)
+        free = np.flatnonzero([len(options) > 1 for options in self.options])
+        for _ in range(KICKS if len(free) > 1 else 0):
+            trial = widths.copy()
+            for group in rng.choice(free, min(len(free), KICKED), replace=False):
+                options = self.options[group]
+                place = int(np.searchsorted(options, trial[group])) + int(rng.choice([-3, -2, -1, 1, 2, 3]))
+                trial[group] = options[min(max(place, 0), len(options) - 1)]
+            trial = self._search(trial)
+            if (rank := self._rank(trial)) < best:
+                widths, best = trial, rank
+        return widths
 
     def improved(self, allocation: Allocation) -> Allocation:
         """A plan after local search: what its loss can still gain within the budgets."""

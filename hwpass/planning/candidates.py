@@ -47,6 +47,9 @@ ROWS = 2048
 LEAST_COMPARED = 16
 CHEAP = 1e9
 
+#: Multiply-accumulates on these up to which every optimum of the curves is compared, and not the best of each alone.
+ALL_OPTIMA = 3e9
+
 #: Budgets nearer than this to the dense model are met in one go.
 NEAR = 0.8
 
@@ -70,11 +73,15 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Chooser:
-    """Chooses widths for a study; `cut` makes the pruned model of a choice from the original."""
+    """Chooses widths for a study; `cut` makes the pruned model of a choice from the original.
+
+    `beside` is the same study with other costs: widths by these are tried too.
+    """
 
     study: Study
     cut: Callable[[Allocation], Surgery]
     context: Settings
+    beside: Study | None = None
 
     def choose(self, limits: dict[str, float], rounds: int = 0) -> Choice:
         """Widths within limits (in the units of METRICS), with curves taken `rounds` times.
@@ -83,8 +90,9 @@ class Chooser:
         taken as it is. Curves are taken once where they are no measurements, where the way is short, or the limits
         cannot be met.
         """
-        study, base = self.study, self.study.cost.base
-        first = Choice(study.allocator(limits, self.context).run(), study.curves)
+        study, base = self.study, self.study.prices.base
+        allocations = study.allocator(limits, self.context).optima()
+        first = Choice(allocations[0], study.curves)
         share = min((limit / base[m] for m, limit in limits.items() if base[m] > 0), default=1.0)
         if study.data is None or not study.measured or not first.allocation.met or share > NEAR or rounds == 1:
             return first
@@ -94,15 +102,19 @@ class Chooser:
         if not rounds and macs * len(few) > AFFORDABLE:
             return first
         rounds = rounds or (2 if macs * len(some) <= AFFORDABLE else 1)
-        choices, dense = [first, *self._others(limits)], None
+        most = None if macs * len(few) <= ALL_OPTIMA else 1
+        own = [Choice(allocation, study.curves) for allocation in allocations[:most]]
+        choices, dense = [*own, *self._others(limits, most)], None
         if rounds > 1:
             dense = self._dense(some)
-            choices = [*self._on_the_way(limits, rounds, some, dense), *choices]
+            choices = [*self._on_the_way(limits, rounds, some, dense, most), *choices]
         return self._nearer(choices, few, dense if few is some else None)
 
-    def _on_the_way(self, limits: dict[str, float], rounds: int, data: Calibration, dense: DenseRows) -> list[Choice]:
-        """Widths by curves that were taken again, and by their mean with the first ones."""
-        study, base = self.study, self.study.cost.base
+    def _on_the_way(
+        self, limits: dict[str, float], rounds: int, data: Calibration, dense: DenseRows, most: int | None = None
+    ) -> list[Choice]:
+        """Widths by curves that were taken again, and by their mean with the first ones, `most` of each."""
+        study, base = self.study, self.study.prices.base
         latest = study
         for number in range(1, rounds):
             part = number / rounds
@@ -113,7 +125,11 @@ class Chooser:
                 break
             latest = found
         between = replace(study, curves=[(a + b) / 2 for a, b in zip(study.curves, latest.curves, strict=True)])
-        return [Choice(s.allocator(limits, self._quiet("widths")).run(), s.curves) for s in (latest, between)]
+        return [
+            Choice(allocation, s.curves)
+            for s in (latest, between)
+            for allocation in s.allocator(limits, self._quiet("widths")).optima()[:most]
+        ]
 
     def _dense(self, data: Calibration) -> DenseRows:
         """What every rough fit on some data is held against."""
@@ -144,14 +160,17 @@ class Chooser:
         surgery.model.invalidate_shapes()
         return surgery
 
-    def _others(self, limits: dict[str, float]) -> list[Choice]:
-        """Plans that measured curves have little part in: by norms of channels, and near one share for all groups."""
+    def _others(self, limits: dict[str, float], most: int | None = None) -> list[Choice]:
+        """Plans that measured curves have little part in: by norms of channels (`most` of them), near one share for all
+        groups, and near what other costs lead to."""
         study = self.study
         norms = loss_curves(study.coupling, importance(study.coupling, "l2"))
-        by_norms = replace(study, curves=norms).allocator(limits, self._quiet("widths by norms")).run()
+        by_norms = replace(study, curves=norms).allocator(limits, self._quiet("widths by norms")).optima()[:most]
         allocator = study.allocator(limits, self.context)
-        near_uniform = allocator.improved(allocator.uniform())
-        return [Choice(allocation, study.curves) for allocation in (by_norms, near_uniform)]
+        starts = [allocator.uniform()]
+        if self.beside is not None:
+            starts.append(self.beside.allocator(limits, self._quiet("widths by other costs")).run())
+        return [Choice(allocation, study.curves) for allocation in (*by_norms, *map(allocator.improved, starts))]
 
     @span("plans compared")
     def _nearer(self, choices: list[Choice], some: Calibration, dense: DenseRows | None = None) -> Choice:

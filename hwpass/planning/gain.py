@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from hwpass.cost.prediction import Cost
-from hwpass.coupling.groups import couple
+from hwpass.cost_models import Target
+from hwpass.coupling.groups import Coupling, walk
 from hwpass.model.model import Model
 from hwpass.planning.analyses import sample_dims
 from hwpass.runtime.settings import Settings
+
+
+def as_it_is(model: Model, target: Target, settings: Settings) -> Cost:
+    """What prices a model at the widths that it has, for data as they come; its channels are not solved."""
+    build = walk(model, sample_dims(model, settings)).build
+    return Cost(Coupling(build, np.zeros(build.count, np.int64)), target)
 
 
 def replaced_costs(model: Model, changed: Model, settings: Settings, always: bool = False) -> dict[str, float] | None:
@@ -16,5 +25,5 @@ def replaced_costs(model: Model, changed: Model, settings: Settings, always: boo
     target = settings.target
     if target is None:
         return {}
-    before, after = (Cost(couple(m, sample_dims(m, settings)), target).base for m in (model, changed))
+    before, after = (as_it_is(m, target, settings).base for m in (model, changed))
     return before if always or after["latency"] < before["latency"] else None

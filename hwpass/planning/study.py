@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hwpass.cost.prediction import Cost
+from hwpass.cost.prediction import Cost, Prices
 from hwpass.cost_models import Target
 from hwpass.cost_models.work import Floats
 from hwpass.coupling.branches import branches
@@ -59,6 +59,7 @@ class Study:
     importance: Importance
     fixed: list[bool]  # groups that may not shrink
     widest: list[int] | None = None  # per group, where curves were taken with some channels gone
+    repriced: Prices | None = None  # what widths are chosen by, where that is not `cost`
 
     def __repr__(self) -> str:
         return brief(self, self.target.name, f"score {self.options.score}", repr(self.coupling))
@@ -125,6 +126,11 @@ class Study:
         return self.calibration if self.synthetic is None else self.synthetic.calibration
 
     @property
+    def prices(self) -> Prices:
+        """What widths are chosen by."""
+        return self.cost if self.repriced is None else self.repriced
+
+    @property
     def align(self) -> int:
         """The channel step."""
         return self.options.align or self.target.align
@@ -175,14 +181,14 @@ class Study:
             nearest = options[np.argmin(np.abs(options - share * group.width))]
             widths.append(group.width if still else int(nearest))
         chosen = np.asarray(widths, np.int64)
-        costs = {m: float(v[0]) for m, v in self.cost(chosen[None, :].astype(np.float64)).items()}
+        costs = {m: float(v[0]) for m, v in self.prices(chosen[None, :].astype(np.float64)).items()}
         return Allocation(chosen, True, costs)
 
     def allocator(self, limits: dict[str, float], context: Settings) -> Allocator:
         """The problem of the least loss within limits, in the units of METRICS."""
         return Allocator(
             self.coupling,
-            self.cost,
+            self.prices,
             self.curves,
             limits,
             align=self.align,

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from hwpass.model.model import Model
-from hwpass.ops.rules.normalization import MEANLESS
+from hwpass.ops.rules.normalization import MEANLESS, RMS_NORM_SINCE
 from hwpass.surgery.cut import Surgery
 
 
@@ -25,7 +25,7 @@ def lowered_norm(norm: gs.Node, opset: int, whole: bool) -> list[gs.Node]:
         norm.outputs.clear()
         return [gs.Node("LayerNormalization", norm.name, {"axis": -1, "epsilon": epsilon}, inputs, [output])]
     norm.outputs.clear()
-    if opset >= 23:
+    if opset >= RMS_NORM_SINCE:
         return [gs.Node("RMSNormalization", norm.name, {"axis": -1, "epsilon": epsilon}, [x, scale], [output])]
     kind = scale.values.dtype
     base = output.name

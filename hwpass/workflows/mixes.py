@@ -117,8 +117,10 @@ def _tried(
 ) -> list[Trial]:
     """Means brought to the budget: the tries that meet it, or the last one."""
     scaled = [name for name in means if name in SCALED]
-    # What is not scaled goes its own way first: the others are left what it does not give.
-    whole = {metric: 1.0 if len(scaled) < len(means) else limits[metric] / base[metric] for metric in limits}
+    # Ranks are priced in floating point: integers go their own way first, and ranks are left what these do not give.
+    # Channels are priced as what follows leaves them.
+    after = "quantize" in means and "prune" not in means
+    whole = {metric: 1.0 if after else limits[metric] / base[metric] for metric in limits}
     found: list[Trial] = []
     before = whole
     for _ in range(TRIES):

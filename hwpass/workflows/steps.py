@@ -86,15 +86,16 @@ def budgets(options: RunOptions) -> dict[str, str]:
     return {name: _text(name, value) for name, value in options.given(BUDGETS).items() if value is not None}
 
 
-def prune_step(options: RunOptions, asked: dict[str, str]) -> PruneChannels:
-    """Pruning within budgets. Raises UsageError."""
+def prune_step(options: RunOptions, asked: dict[str, str], *, integers: bool = False) -> PruneChannels:
+    """Pruning within budgets, priced as on `integers` where these follow. Raises UsageError."""
     score = options.score
     if makes_inputs(score) and options.compensate == "off" and options.calib is None:
         score = "l2"  # curves on made-up inputs suppose that weights are refitted
     given: dict[str, Any] = {**asked, "keep": options.keep}  # one text stands for a tuple of one
     work = effort(options)
     given |= {"rounds": work.rounds, "samples": work.measured}
-    return PruneChannels(score=score, min_channels=options.min_channels, align=_or(options.align, 0), **given)
+    given |= {"align": _or(options.align, 0), "integers": integers}
+    return PruneChannels(score=score, min_channels=options.min_channels, **given)
 
 
 def effort(options: RunOptions) -> Effort:
@@ -195,7 +196,8 @@ def mixed_steps(
     what a means leaves of each cost. Raises UsageError."""
     steps: list[Pass] = []
     if "prune" in shares:
-        steps += [prune_step(options, {metric: f"{share:.4f}x" for metric, share in shares["prune"].items()})]
+        left = {metric: f"{share:.4f}x" for metric, share in shares["prune"].items()}
+        steps += [prune_step(options, left, integers="quantize" in means)]
         steps += amends(options, once=True)
     else:
         steps += [LowerNorms()]
@@ -205,7 +207,9 @@ def mixed_steps(
         }
         steps += [Factorize(keep=texts("keep", options.keep), **own)] if own else []
     if "quantize" in means:
-        steps += [Quantize(keep=texts("keep", options.keep))]
+        # Bytes are worth integers everywhere, time only where these are faster.
+        faster = set(budgets(options)) <= {"latency", "energy"}
+        steps += [Quantize(faster=faster, keep=texts("keep", options.keep))]
     return (*steps, verify_step(options, options.max_drop))
 
 

@@ -210,3 +210,34 @@ def test_no_group_grows_beyond_what_is_left_of_it() -> None:
     found = Allocator(coupling, cost, curves, {"macs": 0.9 * cost.base["macs"]}, align=16, widest=widest).run()  # type: ignore[arg-type]
     assert found.met
     assert found.widths.tolist() == widest
+
+
+class Cliff(Macs):
+    """A kernel that is slow unless both of the first layers are whole: single steps see no way across."""
+
+    def __call__(self, widths: Any, metrics: tuple[str, ...]) -> dict[str, Any]:
+        found = super().__call__(widths, metrics)
+        slow = (widths[:, :2] < self.kernels.dense[:2]).any(axis=1) & (widths[:, 2] > 8)
+        return {metric: value * np.where(slow, 1.6, 1.0) for metric, value in found.items()}
+
+
+def test_the_best_of_several_starts_comes_first_and_the_others_meet_the_budget() -> None:
+    coupling = chain(12, 12, 12)
+    curves = loss_curves(coupling, importance(coupling, "l2"))
+    cost = Cliff(coupling)
+    for share in (0.3, 0.5, 0.7):
+        made = Allocator(coupling, cost, curves, {"macs": share * cost.base["macs"]}, align=1)  # type: ignore[arg-type]
+        best, *others = made.optima()
+        assert best.met
+        assert all(other.met for other in others)
+        assert made.run().widths.tolist() == best.widths.tolist()
+        losses = [made.total_loss(other.widths) for other in others]
+        assert made.total_loss(best.widths) <= min(losses, default=np.inf) * (1 + 1e-9) or made.haste
+
+
+@given(st.lists(st.integers(2, 6), min_size=2, max_size=3), st.floats(0.3, 0.9))
+@settings(max_examples=25, deadline=None)
+def test_kicks_never_make_a_plan_worse(widths: list[int], share: float) -> None:
+    made = problem(chain(*widths), share)
+    start = made._search(made.uniform().widths)
+    assert made._rank(made._kicked(start)) <= made._rank(start)

@@ -72,12 +72,21 @@ def test_curves_taken_again_are_tried_by_themselves_and_between(chooser: Chooser
     data = chooser.study.data
     assert data is not None
     some = sparse(data)
-    latest, between = chooser._on_the_way(limit(chooser, 0.33), 2, some, chooser._dense(some))
+    latest, between = chooser._on_the_way(limit(chooser, 0.33), 2, some, chooser._dense(some), 1)
     for first, last, mean in zip(chooser.study.curves, latest.curves, between.curves, strict=True):
         np.testing.assert_allclose(mean, (first + last) / 2)
     assert latest.allocation.met
     assert between.allocation.met
-    assert latest.allocation.widths.tolist() != chooser.choose(limit(chooser, 0.33), 1).allocation.widths.tolist()
+    assert any(abs(first - last).max() > 0.01 for first, last in zip(chooser.study.curves, latest.curves, strict=True))
+
+
+def test_every_optimum_is_tried_where_that_is_cheap(chooser: Chooser) -> None:
+    data = chooser.study.data
+    assert data is not None
+    some = sparse(data)
+    every = chooser._on_the_way(limit(chooser, 0.33), 2, some, chooser._dense(some))
+    best = chooser._on_the_way(limit(chooser, 0.33), 2, some, chooser._dense(some), 1)
+    assert len(best) == 2 < len(every)
 
 
 def test_the_plan_that_does_better_is_kept(chooser: Chooser) -> None:
@@ -147,7 +156,8 @@ def test_plans_are_compared_where_curves_are_not_taken_again(chooser: Chooser, m
     limits = limit(chooser, 0.4)
     misled = replace(study, curves=[c * (1e-6 if number < 3 else 1) for number, c in enumerate(study.curves)])
     found = replace(chooser, study=misled).choose(limits).allocation
-    assert found.widths.tolist() == chooser._others(limits)[0].allocation.widths.tolist()
+    by_norms = [choice.allocation.widths.tolist() for choice in chooser._others(limits)]
+    assert found.widths.tolist() in by_norms
 
 
 def test_losses_add_up_over_the_way(chooser: Chooser) -> None:

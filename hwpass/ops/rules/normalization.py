@@ -21,6 +21,10 @@ from hwpass.ops.rules.matmul import is_zero
 #: RMS normalisation before the standard had one: a layer normalisation that takes its input to be centred.
 MEANLESS = "SimplifiedLayerNormalization"
 
+#: The standard operators that it becomes in a file whose operator set has none for it, and the first set that has one.
+LOWERED = ("Pow", "ReduceMean", "Add", "Sqrt", "Div", "Mul")
+RMS_NORM_SINCE = 23
+
 
 def _kept_zero(node: Node) -> bool:
     """Whether scale and bias (inputs 1 and 2) are zero where a channel is removed, and so is the result."""
