@@ -99,9 +99,7 @@ class PruneChannels(Pass):
         if [b.metric for b in budgets] == ["channels"]:
             allocation, curves = study.uniform(budgets[0].value), study.curves
         else:
-            priced = self._priced(study, budgets, context)
-            beside = None if priced.repriced is None else replace(study, repriced=None)
-            allocation, curves = self._allocate(priced, budgets, context, beside)
+            allocation, curves = self._allocate(self._priced(study, budgets, context), budgets, context)
         pruned = operate(study.coupling, self._plan(study, allocation, context), context)
         pruned.cost, pruned.allocation, pruned.curves, pruned.study = study.cost, allocation, curves, study
         pruned.budgets = tuple(b.metric for b in budgets)
@@ -158,7 +156,7 @@ class PruneChannels(Pass):
         if budgets and not over:
             context.warn("the dense model meets the budget already: nothing was removed")
         cut = partial(self._cut, study, context)
-        chosen = Chooser(study, cut, context, beside).choose(limits, self.rounds)
+        chosen = Chooser(study, cut, context).choose(limits, self.rounds)
         allocation = chosen.allocation
         if not allocation.met:
             worst = max(budgets, key=lambda b: allocation.costs[b.metric] / limits[b.metric])

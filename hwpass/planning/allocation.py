@@ -244,6 +244,10 @@ class Allocator:
         """A plan after local search: what its loss can still gain within the budgets."""
         return self._result(self._search(allocation.widths))
 
+    def priced(self, allocation: Allocation) -> Allocation:
+        """The same widths at the costs of this problem."""
+        return self._result(allocation.widths)
+
     def _result(self, widths: NDArray[np.int64]) -> Allocation:
         costs = self.costs(widths[None, :])
         return Allocation(widths, bool(self.excess(costs)[0] <= 1 + 1e-9), {m: float(v[0]) for m, v in costs.items()})

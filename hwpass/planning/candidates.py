@@ -42,13 +42,10 @@ EVERY = 4
 LEAST = 64
 ROWS = 2048
 
-#: Plans are told apart by a quarter of these, not fewer than so many: errors are larger then, and their order is the
-#: same. Networks of fewer multiply-accumulates on all of them take all, which costs nothing.
+#: Plans are told apart by a quarter of these, not fewer than so many: errors are larger then, and their order is nearly
+#: the same. Networks of fewer multiply-accumulates on all of them take all, and every optimum of the curves.
 LEAST_COMPARED = 16
-CHEAP = 1e9
-
-#: Multiply-accumulates on these up to which every optimum of the curves is compared, and not the best of each alone.
-ALL_OPTIMA = 3e9
+CHEAP = 1e10
 
 #: Budgets nearer than this to the dense model are met in one go.
 NEAR = 0.8
@@ -59,6 +56,9 @@ MANY = 1.5e10
 #: And those up to which curves are taken again, and plans compared, unasked.
 AFFORDABLE = 1e11
 
+
+#: How much wider by the model's own costs a plan may be that other prices allow, and halvings of that in logarithms.
+WIDER, HALVINGS = 2.5, 5
 
 #: Values of a batch of outputs that are compared, at most.
 VALUES = 1 << 20
@@ -73,15 +73,11 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Chooser:
-    """Chooses widths for a study; `cut` makes the pruned model of a choice from the original.
-
-    `beside` is the same study with other costs: widths by these are tried too.
-    """
+    """Chooses widths for a study; `cut` makes the pruned model of a choice from the original."""
 
     study: Study
     cut: Callable[[Allocation], Surgery]
     context: Settings
-    beside: Study | None = None
 
     def choose(self, limits: dict[str, float], rounds: int = 0) -> Choice:
         """Widths within limits (in the units of METRICS), with curves taken `rounds` times.
@@ -102,8 +98,9 @@ class Chooser:
         if not rounds and macs * len(few) > AFFORDABLE:
             return first
         rounds = rounds or (2 if macs * len(some) <= AFFORDABLE else 1)
-        most = None if macs * len(few) <= ALL_OPTIMA else 1
+        most = None if macs * len(some) <= CHEAP else 1
         own = [Choice(allocation, study.curves) for allocation in allocations[:most]]
+        own += self._by_cost(study, limits, most)
         choices, dense = [*own, *self._others(limits, most)], None
         if rounds > 1:
             dense = self._dense(some)
@@ -114,22 +111,42 @@ class Chooser:
         self, limits: dict[str, float], rounds: int, data: Calibration, dense: DenseRows, most: int | None = None
     ) -> list[Choice]:
         """Widths by curves that were taken again, and by their mean with the first ones, `most` of each."""
-        study, base = self.study, self.study.prices.base
-        latest = study
+        study = latest = self.study
+        whole = study.prices(study.cost.dense[None, :], tuple(limits))  # less than the base where prices are lower
         for number in range(1, rounds):
             part = number / rounds
-            ahead = {m: base[m] ** (1 - part) * min(limit, base[m]) ** part for m, limit in limits.items()}
-            found = self._retaken(latest, latest.allocator(ahead, self.context).run(), data, dense)
+            start = {m: float(whole[m][0]) for m in limits}
+            ahead = {m: start[m] ** (1 - part) * min(limit, start[m]) ** part for m, limit in limits.items()}
+            further = self._retaken(latest, latest.allocator(ahead, self.context).run(), data, dense)
             release_memory()
-            if found is None:
+            if further is None:
                 break
-            latest = found
+            latest = further
         between = replace(study, curves=[(a + b) / 2 for a, b in zip(study.curves, latest.curves, strict=True)])
-        return [
-            Choice(allocation, s.curves)
-            for s in (latest, between)
-            for allocation in s.allocator(limits, self._quiet("widths")).optima()[:most]
-        ]
+        found: list[Choice] = []
+        for one in (latest, between):
+            allocations = one.allocator(limits, self._quiet("widths")).optima()[:most]
+            found += [Choice(allocation, one.curves) for allocation in allocations]
+            found += self._by_cost(one, limits, most)
+        return found
+
+    def _by_cost(self, study: Study, limits: dict[str, float], most: int | None) -> list[Choice]:
+        """Where widths are chosen by other prices than the model's own costs: by these costs, as wide as the prices
+        allow."""
+        if study.repriced is None:
+            return []
+        priced, plain = study.allocator(limits, self.context), replace(study, repriced=None)
+        found: list[Allocation] = []
+        narrow, wide = 1.0, WIDER
+        for _ in range(HALVINGS):
+            middle = float(np.sqrt(narrow * wide))
+            more = {metric: middle * limit for metric, limit in limits.items()}
+            optima = [priced.priced(a) for a in plain.allocator(more, self._quiet("widths by cost")).optima()[:most]]
+            if optima[0].met:
+                narrow, found = middle, [a for a in optima if a.met]
+            else:
+                wide = middle
+        return [Choice(allocation, study.curves) for allocation in found]
 
     def _dense(self, data: Calibration) -> DenseRows:
         """What every rough fit on some data is held against."""
@@ -161,16 +178,14 @@ class Chooser:
         return surgery
 
     def _others(self, limits: dict[str, float], most: int | None = None) -> list[Choice]:
-        """Plans that measured curves have little part in: by norms of channels (`most` of them), near one share for all
-        groups, and near what other costs lead to."""
+        """Plans that measured curves have little part in: by norms of channels (`most` of them), and near one share for
+        all groups."""
         study = self.study
         norms = loss_curves(study.coupling, importance(study.coupling, "l2"))
         by_norms = replace(study, curves=norms).allocator(limits, self._quiet("widths by norms")).optima()[:most]
         allocator = study.allocator(limits, self.context)
-        starts = [allocator.uniform()]
-        if self.beside is not None:
-            starts.append(self.beside.allocator(limits, self._quiet("widths by other costs")).run())
-        return [Choice(allocation, study.curves) for allocation in (*by_norms, *map(allocator.improved, starts))]
+        near_uniform = allocator.improved(allocator.uniform())
+        return [Choice(allocation, study.curves) for allocation in (*by_norms, near_uniform)]
 
     @span("plans compared")
     def _nearer(self, choices: list[Choice], some: Calibration, dense: DenseRows | None = None) -> Choice:

@@ -76,8 +76,8 @@ def best_mix(job: Job, means: Sequence[str], asked: Mapping[str, str], make: Mak
     """The attempt within every budget that loses least on samples set apart, of all sets of means.
 
     `asked` are budgets as text by metric. `last` makes the passes of what was chosen, where these are to be others of
-    the same structure. Losses are the predicted drop of accuracy where outputs tell classes apart, and the relative L2
-    error. Raises BudgetError where no set meets the budgets, unless the job is forced: then the
+    the same structure. Losses are the relative L2 error, and the predicted drop of accuracy where outputs tell classes
+    apart. Raises BudgetError where no set meets the budgets, unless the job is forced: then the
     nearest is kept.
     """
     force = job.context.force
@@ -99,8 +99,8 @@ def best_mix(job: Job, means: Sequence[str], asked: Mapping[str, str], make: Mak
     findings.unmet = None
     chosen.context.force = force
     findings.note("allocation", {
-        trial.name: {"of the budget": round(trial.worst, 3), "predicted drop": round(trial.loss[0], 4),
-                     "relative L2 error": round(trial.loss[1], 4), "chosen": trial is best}
+        trial.name: {"of the budget": round(trial.worst, 3), "predicted drop": round(trial.loss[1], 4),
+                     "relative L2 error": round(trial.loss[0], 4), "chosen": trial is best}
         for trial in trials
     })  # fmt: skip
     if not met:
@@ -122,25 +122,33 @@ def _tried(
     after = "quantize" in means and "prune" not in means
     whole = {metric: 1.0 if after else limits[metric] / base[metric] for metric in limits}
     found: list[Trial] = []
-    before = whole
+    before, lead = whole, 1.0 if len(scaled) < 2 else 0.5
     for _ in range(TRIES):
-        each = {metric: max(LEAST, min(1.0, reach) ** (1 / max(1, len(scaled)))) for metric, reach in whole.items()}
-        shares = {name: each for name in scaled if min(each.values()) < 1}
+        # The first goes `lead` of the way, in logarithms, and the second the rest of it.
+        parts = dict(zip(scaled, (lead, 1 - lead), strict=False))
+        shares = {
+            name: {metric: max(LEAST, min(1.0, reach) ** part) for metric, reach in whole.items()}
+            for name, part in parts.items()
+        }
+        shares = {name: own for name, own in shares.items() if min(own.values()) < 1}
         used = [name for name in means if name not in SCALED or name in shares]
-        name = " + ".join(f"{n} {min(each.values()):.3g}x" if n in shares else n for n in used)
+        name = " + ".join(f"{n} {min(shares[n].values()):.3g}x" if n in shares else n for n in used)
         job.context.progress(f"trying {name or 'nothing'}")
         attempt = job.attempt(PassManager(make(used, shares)), force=True)
         costs = _costs(attempt, job)
         trial = Trial(
             name or "nothing", used, shares, attempt, {m: costs[m] / limits[m] for m in limits}, loss_of(attempt)
         )
+        if lead < 1 and attempt.context.findings.unmet is not None:
+            lead = (1 + lead) / 2  # what is left of narrow layers has no rank to lose
+            continue
         found.append(trial)
         if not scaled or NEAR <= trial.worst <= 1 + 1e-9 or (trial.met and min(whole.values()) >= 1):
             break
         earlier = found[-2] if len(found) > 1 else None
         whole, before = {m: _next(m, whole, trial, before, earlier) for m in whole}, whole
     met = [trial for trial in found if trial.met]
-    return met or found[-1:]
+    return met or found[-1:] or [trial]
 
 
 def _next(
@@ -158,11 +166,14 @@ def _next(
 
 
 def loss_of(attempt: Attempt) -> tuple[float, float]:
-    """The largest predicted drop of accuracy, and the largest relative L2 error, of any output."""
+    """The largest relative L2 error of any output, and the largest predicted drop of accuracy.
+
+    The error counts first: on few samples a drop is a handful of changed answers, which tell mixes apart by chance.
+    """
     fidelity = attempt.context.findings.fidelity
     outputs = [] if fidelity is None else list(fidelity.outputs.values())
     drops = [output.drop.expected for output in outputs if output.drop is not None]
-    return max(drops, default=0.0), max((output.rel_l2 for output in outputs), default=0.0)
+    return max((output.rel_l2 for output in outputs), default=0.0), max(drops, default=0.0)
 
 
 def _costs(attempt: Attempt, job: Job) -> dict[str, float]:
