@@ -139,11 +139,12 @@ def _tried(
         trial = Trial(
             name or "nothing", used, shares, attempt, {m: costs[m] / limits[m] for m in limits}, loss_of(attempt)
         )
-        if lead < 1 and attempt.context.findings.unmet is not None:
+        failed = attempt.context.findings.unmet is not None
+        if failed and lead < 1:
             lead = (1 + lead) / 2  # what is left of narrow layers has no rank to lose
             continue
         found.append(trial)
-        if not scaled or NEAR <= trial.worst <= 1 + 1e-9 or (trial.met and min(whole.values()) >= 1):
+        if failed or not scaled or NEAR <= trial.worst <= 1 + 1e-9 or (trial.met and min(whole.values()) >= 1):
             break
         earlier = found[-2] if len(found) > 1 else None
         whole, before = {m: _next(m, whole, trial, before, earlier) for m in whole}, whole
