@@ -106,8 +106,10 @@ class Allocator:
         self.asked = dict(self.limits)
         self.between = between
         self.hurry = "latency" not in limits
-        # A plan is never predicted slower than the dense model.
-        self.limits["latency"] = min(self.limits.get("latency", np.inf), cost.base["latency"])
+        whole = np.asarray([[float(group.width) for group in coupling.groups]])
+        # A plan is never predicted slower than the dense model, as given or as it was prepared.
+        slowest = max(cost.base["latency"], float(cost(whole, ("latency",))["latency"][0]))
+        self.limits["latency"] = min(self.limits.get("latency", np.inf), slowest)
         self.metrics = tuple(self.limits)
         self.progress = progress or (lambda text: None)
         self.haste = 0.0
