@@ -76,6 +76,8 @@ class Quantize(Pass):
         for name, known in (("mode", tuple(MODES)), ("ranges", tuple(RANGES)), ("bits", (4, 8))):
             if (given := getattr(self, name)) not in known:
                 raise UsageError(f"pass quantize: option {name}={given}: choose {', '.join(map(str, known))}")
+        if self.faster and self.mode != "static":
+            raise UsageError(f"pass quantize: option faster has no effect in mode {self.mode}: leave it out")
         if self.block < 16 or self.block & (self.block - 1) or self.block > 1 << 12:
             raise UsageError(f"pass quantize: option block={self.block}: give a power of two, 16 to 4096")
         if not 1 <= self.samples <= 1 << 20:

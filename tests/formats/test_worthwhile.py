@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from hwpass.context import Context
 from hwpass.cost.prediction import Cost
 from hwpass.cost_models import Target, load_target
 from hwpass.coupling.groups import couple
+from hwpass.errors import UsageError
 from hwpass.formats.placement import place
 from hwpass.formats.worthwhile import SLOWER, Cheapest, cost_on_integers, slower_on_integers, stand_in
 from hwpass.manager import PassManager
 from hwpass.model.model import Model
 from hwpass.passes.prune_channels import PruneChannels
+from hwpass.passes.quantize import Quantize
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 PREPARE = "fold,fuse-bn,rotate-streams,rotate-heads,fold-redundant"
@@ -116,3 +119,25 @@ def test_a_budget_on_integers_is_what_the_quantised_model_takes(name: str) -> No
     )  # fmt: skip
     assert result.report.ratio.latency is not None
     assert 0.225 < result.report.ratio.latency < 0.26
+
+
+def test_quantize_leaves_what_is_no_faster_and_says_so() -> None:
+    target = load_target("mobile-cpu")
+    model, context = prepared("mobilenet", target)
+    left = slower_on_integers(model, target, context)
+    assert left
+    every, some = (
+        hwpass.run(FIXTURES / "mobilenet.onnx", "mobile-cpu", calib=FIXTURES / "calib.npz", dim=["batch=1"],
+                   pipeline=f"{PREPARE},quantize{{ranges=minmax,samples=64,max-drop=-1{more}}},verify")
+        for more in ("", ",faster=true")
+    )  # fmt: skip
+    said: Any = some.report.notes["quantize"]
+    assert list(said["in floating point"].values()).count(SLOWER) == len(left)
+    assert some.report.ratio.latency is not None
+    assert every.report.ratio.latency is not None
+    assert some.report.ratio.latency < every.report.ratio.latency
+
+
+def test_faster_is_of_static_quantisation_alone() -> None:
+    with pytest.raises(UsageError, match="option faster has no effect in mode dynamic"):
+        Quantize(mode="dynamic", faster=True)
