@@ -86,7 +86,12 @@ def priced_as_it_is(model: Model, target: Target, context: Settings) -> Cost:
     kept = [context.analyses.entries.get(name) for name in ("coupling", "shapes")]
     walks = (entry.value for entry in kept if entry is not None and entry.key == key and entry.holds())
     found = next(walks, None) or walk(model, context.dims)
-    return Cost(Coupling(found.build, np.zeros(found.build.count, np.int64)), target)
+    return as_walked(found, target)
+
+
+def as_walked(walked: Walked, target: Target) -> Cost:
+    """What prices a model at the widths that it has; its channels are not solved."""
+    return Cost(Coupling(walked.build, np.zeros(walked.build.count, np.int64)), target)
 
 
 def moved(context: Settings, before: Fingerprint, after: Model, preserved: tuple[str, ...]) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from hwpass.cost.prediction import Cost
 from hwpass.cost_models import Target
-from hwpass.coupling.groups import Coupling, walk
+from hwpass.coupling.groups import walk
 from hwpass.model.model import Model
-from hwpass.planning.analyses import sample_dims
+from hwpass.planning.analyses import as_walked, sample_dims
 from hwpass.runtime.settings import Settings
 
 
 def as_it_is(model: Model, target: Target, settings: Settings) -> Cost:
-    """What prices a model at the widths that it has, for data as they come; its channels are not solved."""
-    build = walk(model, sample_dims(model, settings)).build
-    return Cost(Coupling(build, np.zeros(build.count, np.int64)), target)
+    """What prices a model at the widths that it has, for data as they come."""
+    return as_walked(walk(model, sample_dims(model, settings)), target)
 
 
 def replaced_costs(model: Model, changed: Model, settings: Settings, always: bool = False) -> dict[str, float] | None:
