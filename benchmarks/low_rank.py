@@ -5,8 +5,10 @@
 
 Every way gets the same images and budgets. `both` removes channels for half of the way and factors for the rest. The
 speed is processor time on one core, fresh processes in turns (`hwpass.bench`). Loss is the squared error of the outputs
-on images that nothing was fitted on, over their variance; the fixtures have accuracy besides. The network has the
-random weights of its loader: its layers have no low rank to be found, so that it shows the least that there is to gain.
+on images that nothing was fitted on, over their variance; the fixtures have accuracy besides. The last column is the
+speed over that of channels alone at equal loss, which is read between the budgets: logarithms of speeds are joined by
+straight lines over the root of the error, from the dense network on. The network has the random weights of its loader:
+its layers have no low rank to be found, so that it shows the least that there is to gain.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ def compare(
     dense = outputs(proto, held)
     variance = float(np.square(dense - dense.mean(axis=0)).sum())
     rows: list[list[str]] = []
+    measured: list[tuple[int, str, float, float]] = []  # row, way, speed, error
     for budget in budgets:
         made: dict[str, tuple[onnx.ModelProto, float]] = {}
         for way, pipeline in ways(budget).items():
@@ -68,7 +71,7 @@ def compare(
                 result = hwpass.run(proto, TARGET, pipeline=pipeline, calib=dict(calib), **options)
                 made[way] = result.model.proto(), result.report.ratio.latency or 1.0
             except hwpass.HwpassError as error:
-                rows.append([name, f"{budget}", way, "-", "-", "-", str(error)[:80]])
+                rows.append([name, f"{budget}", way, "-", "-", "-", "-", str(error)[:80]])
         timings = bench([proto, *(model for model, _ in made.values())], cpu_time=True, dims=dims)
         for (way, (model, predicted)), timing in zip(made.items(), timings[1:], strict=True):
             found = outputs(model, held)
@@ -76,9 +79,24 @@ def compare(
             points = ""
             if labels is not None:
                 points = f"{100 * float((dense.argmax(1) == labels).mean() - (found.argmax(1) == labels).mean()):.2f}"
-            rows.append([name, f"{budget}", way, f"{predicted:.3f}", f"{1 / timing.ratio:.2f}x", f"{lost:.4f}", points])
+            measured.append((len(rows), way, 1 / timing.ratio, lost))
+            rows.append([name, f"{budget}", way, f"{predicted:.3f}", f"{1 / timing.ratio:.2f}x", f"{lost:.2g}", points])
             print(" | ".join(rows[-1]), flush=True)
+    by_channels = [(speed, lost) for _, way, speed, lost in measured if way == "channels"]
+    for place, way, speed, lost in measured:
+        at_equal = None if way == "channels" else speed_at(lost, by_channels)
+        rows[place].append("-" if at_equal is None else f"{speed / at_equal:.2f}x")
     return rows
+
+
+def speed_at(error: float, known: Sequence[tuple[float, float]]) -> float | None:
+    """The speed at an error, between (speed, error) and the dense network; None beyond the largest error."""
+    points = sorted([(0.0, 0.0), *((np.sqrt(e), np.log(s)) for s, e in known)])
+    errors, speeds = zip(*points, strict=True)
+    # A plan that is slower at a larger error says nothing: the faster one is to be had at that error too.
+    if np.sqrt(error) > errors[-1]:
+        return None
+    return float(np.exp(np.interp(np.sqrt(error), errors, np.maximum.accumulate(speeds))))
 
 
 def main() -> None:
@@ -107,7 +125,11 @@ def main() -> None:
         calib = {given.name: images[: options.samples]}
         held = images[options.samples :]
         rows += compare(options.names[0], proto, calib, held, None, None, options.budgets, options.ways)
-    show(f"{TARGET}, one core", ["network", "budget", "way", "predicted", "speed", "error", "points lost"], rows)
+    show(
+        f"{TARGET}, one core",
+        ["network", "budget", "way", "predicted", "speed", "error", "points lost", "at equal error"],
+        rows,
+    )
 
 
 if __name__ == "__main__":
