@@ -41,10 +41,15 @@ BATCH_BYTES = 32 << 20
 WIDE = 512
 #: Rows multiplied at once: those of every tensor wait in memory.
 PORTION = 256
+#: Values of a weight that are multiplied at once.
+VALUES = 1 << 23
+#: Inputs of a product from which on the positions of a channel (a flattened map) are taken to see one covariance, as
+#: taps of a window are: the matrix of all inputs of VGG-16's first product takes 5 GB, and its inverse minutes.
+FLATTENED = 4096
 
 
 class Tap(NamedTuple):
-    """A tensor to look at: the axis of its channels, and which of them."""
+    """A tensor to look at: the axis of its channels, and which of them, [c] or with their positions [c, p]."""
 
     axis: int
     channels: NDArray[np.intp]
@@ -54,7 +59,9 @@ class Tap(NamedTuple):
         return np.moveaxis(value, self.axis, -1), value.ndim - 1
 
     def of(self, rows: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Of such rows the channels to look at."""
+        """Of such rows the channels to look at; a row for each position."""
+        if self.channels.ndim > 1:
+            return np.moveaxis(rows[:, self.channels], -1, 1).reshape(-1, len(self.channels))
         return rows[:, self.channels] if len(self.channels) < rows.shape[1] else rows
 
 
@@ -68,7 +75,7 @@ class Consumer:
     node: Node
     tensor: str
     components: NDArray[np.int64]  # of the input's channel axis, [c]
-    left: NDArray[np.intp]  # which of the axis' channels these are, [c]
+    left: NDArray[np.intp]  # which of the axis' channels these are, [c], or with their positions [c, p]
     covariance: Floats  # of the input's channels, [c, c], about their mean: a bias takes the mean
     energy: float  # variance of the output: trace(M C)
     sensitivity: float = 1.0  # relative change of the model's outputs for a relative change of this output
@@ -93,12 +100,13 @@ class Consumer:
         return self.node.value(self.node.product.weight)
 
     def gram(self) -> Floats:
-        """M[i, j] = sum of W[i] W[j] over outputs and taps, [c, c]: made when asked for, as large as a covariance."""
+        """M[i, j] = sum of W[i] W[j] over outputs, taps and positions, [c, c]: made when asked for, as large as a
+        covariance."""
         product = self.node.product
         assert product is not None
-        found = weight_gram(self.node, axis_size(self.node.axes(product.data)[product.data_axis]))
+        found = weight_gram(self.node, axis_size(self.node.axes(product.data)[product.data_axis]), self.left)
         assert found is not None
-        return _narrow(found[np.ix_(self.left, self.left)])
+        return found
 
 
 def consumers(
@@ -122,6 +130,7 @@ def consumers(
     for node, components in _reading(coupling, live):
         assert node.product is not None
         left = np.arange(len(components)) if gone is None else np.flatnonzero(~gone[components])
+        left = by_position(left, components)
         tensor = node.gs.inputs[node.product.data]
         name = tensor.name if outer.holds(tensor) else ""
         readers.append((node, name, components, left))
@@ -135,10 +144,10 @@ def consumers(
     found: list[Consumer | Pair] = [p for p in (pair(product, moments) for product in products) if p is not None]
     gram = None
     for node, name, components, left in readers:
-        gram = weight_gram(node, len(components))
+        gram = weight_gram(node, len(components), left)
         if gram is None:
             continue
-        gram, components = _narrow(gram[np.ix_(left, left)]), components[left]
+        components = components[left if left.ndim == 1 else left[:, 0]]
         cov = moments[name][0] if name in moments else None
         if cov is None or len(cov) != len(components):
             cov = np.eye(len(components))
@@ -203,17 +212,34 @@ def contracts(node: Node, channels: int) -> bool:
     return size == channels or (channels % max(size, 1) == 0 and product.weight_out == 0)
 
 
-def weight_gram(node: Node, channels: int) -> Floats | None:
-    """Sum over outputs and taps of the products of two input channels' weights; None for a depthwise weight."""
+def by_position(left: NDArray[np.intp], components: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Of many indices of an axis those of each channel [c, p], where every channel has as many of them: [c] else."""
+    own = components[left]
+    found, counts = np.unique(own, return_counts=True)
+    if len(left) <= FLATTENED or counts[0] == 1 or (counts != counts[0]).any():
+        return left
+    return left[np.argsort(own, kind="stable")].reshape(len(found), -1)
+
+
+def weight_gram(node: Node, channels: int, left: NDArray[np.intp]) -> Floats | None:
+    """Sum over outputs and taps of the products of two input channels' weights; None for a depthwise weight.
+
+    Of `channels` those that are `left`, [c], or with the positions to sum over [c, p].
+    """
     product = node.product
     assert product is not None
     weight = node.value(product.weight)
     if weight is None or product.weight_in is None:
         return None
-    table = np.moveaxis(weight.astype(np.float64), product.weight_in, 0).reshape(weight.shape[product.weight_in], -1)
+    table = np.moveaxis(weight, product.weight_in, 0).reshape(weight.shape[product.weight_in], -1)
     if len(table) == channels:
-        return np.asarray(table @ table.T)
-    if channels % len(table) or product.weight_out != 0:
+        gram = np.zeros((len(left), len(left)))
+        step = max(1, VALUES // max(channels, 1))
+        for start in range(0, table.shape[1], step):
+            part = table[:, start : start + step][left].reshape(len(left), -1).astype(np.float64)
+            gram += part @ part.T
+        return _narrow(gram)
+    if channels % len(table) or product.weight_out != 0 or left.ndim > 1:
         return None
     # A grouped convolution: each group's outputs see its own inputs.
     groups, width = channels // len(table), len(table)
@@ -222,7 +248,7 @@ def weight_gram(node: Node, channels: int) -> Floats | None:
     for g in range(groups):
         part = np.moveaxis(weight[g * outputs : (g + 1) * outputs].astype(np.float64), 1, 0).reshape(width, -1)
         gram[g * width : (g + 1) * width, g * width : (g + 1) * width] = part @ part.T
-    return gram
+    return _narrow(gram[np.ix_(left, left)])
 
 
 @span("statistics")
