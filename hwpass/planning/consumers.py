@@ -236,7 +236,8 @@ def weight_gram(node: Node, channels: int, left: NDArray[np.intp]) -> Floats | N
         gram = np.zeros((len(left), len(left)))
         step = max(1, VALUES // max(channels, 1))
         for start in range(0, table.shape[1], step):
-            part = table[:, start : start + step][left].reshape(len(left), -1).astype(np.float64)
+            part = table[:, start : start + step][left].astype(np.float64)
+            part = part.reshape(len(left), prod(part.shape[1:]))
             gram += part @ part.T
         return _narrow(gram)
     if channels % len(table) or product.weight_out != 0 or left.ndim > 1:

@@ -9,7 +9,7 @@ from sketch import Sketch
 from hwpass.coupling.groups import Coupling, couple
 from hwpass.model.model import Model
 from hwpass.planning import consumers as module
-from hwpass.planning.consumers import Consumer, by_position, consumers
+from hwpass.planning.consumers import Consumer, by_position, consumers, weight_gram
 from hwpass.runtime.calibration import load_calibration
 from hwpass.runtime.inputs import input_specs
 
@@ -62,3 +62,11 @@ def test_indices_stay_apart_where_channels_have_different_numbers_of_them(monkey
     assert by_position(left, np.asarray([7, 7, 8, 9])).tolist() == [0, 1, 2, 3]
     assert by_position(left, np.asarray([7, 8, 7, 8])).tolist() == [[0, 2], [1, 3]]
     assert by_position(left[:2], np.asarray([7, 7, 8, 8])).tolist() == [0, 1]
+
+
+def test_nothing_left_of_an_input_is_no_matrix() -> None:
+    reader = last_reader(network(flat=True))
+    nothing = np.zeros(0, np.intp)
+    gram = weight_gram(reader.node, CHANNELS * SIDE * SIDE, nothing)
+    assert gram is not None
+    assert gram.shape == (0, 0)
