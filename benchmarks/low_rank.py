@@ -1,14 +1,15 @@
 """Low rank beside fewer channels: measured speed and what is lost, at the same predicted latencies.
 
-    python benchmarks/low_rank.py fixtures [cnn ...]
+    python benchmarks/low_rank.py fixtures [cnn ... vgg16.onnx]
     python benchmarks/low_rank.py network tv_vgg16 --zoo FOLDER --side 64
 
 Every way gets the same images and budgets. `both` removes channels for half of the way and factors for the rest. The
 speed is processor time on one core, fresh processes in turns (`hwpass.bench`). Loss is the squared error of the outputs
 on images that nothing was fitted on, over their variance; the fixtures have accuracy besides. The last column is the
 speed over that of channels alone at equal loss, which is read between the budgets: logarithms of speeds are joined by
-straight lines over the root of the error, from the dense network on. The network has the random weights of its loader:
-its layers have no low rank to be found, so that it shows the least that there is to gain.
+straight lines over the root of the error, from the dense network on. A file is another network of the fixtures' task,
+such as the one of `train_vgg.py`. The network of the zoo has the random weights of its loader: its layers have no low
+rank to be found, so that it shows the least that there is to gain.
 """
 
 from __future__ import annotations
@@ -115,8 +116,9 @@ def main() -> None:
         with np.load(FIXTURES / "calib.npz") as calib, np.load(FIXTURES / "test.npz") as test:
             data, images, labels = calib["image"], test["image"], test["label"]
         for name in options.names or NETS:
-            proto = onnx.load(FIXTURES / f"{name}.onnx")
-            rows += compare(name, proto, {"image": data}, images, labels, None, options.budgets, options.ways)
+            path = Path(name) if name.endswith(".onnx") else FIXTURES / f"{name}.onnx"
+            proto = onnx.load(path)
+            rows += compare(path.stem, proto, {"image": data}, images, labels, None, options.budgets, options.ways)
     else:
         proto = zoo_module(options.zoo).load_zoo(options.names[0])
         given = proto.graph.input[0]
