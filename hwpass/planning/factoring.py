@@ -40,6 +40,9 @@ Floats = NDArray[np.float64]
 #: Ranks of one layer that are priced, at most: each on the target's steps.
 RANKS = 24
 
+#: Tries to bring the price of the whole to the limits, and how much less than these is as good.
+TRIES, NEAR = 8, 0.97
+
 #: A layer loses no more than such a share of its output's variance, whatever that saves: less is no layer any more.
 MOST_LOST = 0.9
 
@@ -143,15 +146,8 @@ class Factoring:
 
     def _price(self, form: Form, views: Sequence[WeightView], found: dict[str, list[Option]]) -> None:
         """Price pairs of one form: a model in which all layers are pairs of full rank, at many ranks at once."""
-        model = self.coupling.build.model.copy()
-        nodes = {n.outputs[0].name: n for n in model.graph.nodes if n.outputs}
-        for view in views:
-            empty = Factorization(view, form, *_empty(view, form), np.zeros(1))
-            node = nodes[view.place[0]]
-            first = factor(node, view, form, weights_of(empty, full_rank(view, form)))
-            model.graph.nodes.insert(next(i for i, n in enumerate(model.graph.nodes) if n is node), first)
-        model.invalidate_shapes()
-        coupling = couple(model, dict(self.context.dims))
+        coupling = self._shaped({view.place[0]: (form, full_rank(view, form)) for view in views})
+        nodes = {n.outputs[0].name: n for n in coupling.build.model.graph.nodes if n.outputs}
         cost = Cost(coupling, self.target)
         owner = {int(c): number for number, group in enumerate(coupling.groups) for c in group.components}
         ranks, widths = {}, np.repeat(cost.dense[None], RANKS, axis=0)
@@ -176,6 +172,23 @@ class Factoring:
                 if option.lost <= MOST_LOST and (taken < plain.seconds or option.bytes < plain.bytes):
                     found[name].append(option)
 
+    def _shaped(self, pairs: Mapping[str, tuple[Form, int]]) -> Coupling:
+        """The model with pairs of some forms and ranks, without their values."""
+        model = self.coupling.build.model.copy()
+        nodes = {n.outputs[0].name: n for n in model.graph.nodes if n.outputs}
+        for name, (form, rank) in pairs.items():
+            view, node = self.layers[name], nodes[name]
+            empty = Factorization(view, form, *_empty(view, form), np.zeros(1))
+            first = factor(node, view, form, weights_of(empty, rank))
+            model.graph.nodes.insert(next(i for i, n in enumerate(model.graph.nodes) if n is node), first)
+        model.invalidate_shapes()
+        return couple(model, dict(self.context.dims))
+
+    def priced(self, chosen: Mapping[str, Option]) -> Limits:
+        """What the whole model takes with some pairs."""
+        base = Cost(self._shaped({name: (o.form, o.rank) for name, o in chosen.items()}), self.target).base
+        return Limits(base["latency"], base["size"])
+
     def _ranks(self, full: int) -> list[int]:
         """Ranks on the target's steps, evenly spread; full rank is no gain."""
         step = self.target.align
@@ -185,13 +198,43 @@ class Factoring:
     def choose(self, options: Mapping[str, list[Option]], limits: Limits, base: Limits) -> dict[str, Option] | None:
         """The least loss under the limits; None where nothing meets them. With a limit on losses alone: the fastest.
 
+        What a pair takes depends on what stands beside it (caches, fusion), so that the prices of pairs do not add up
+        to that of the whole: the limits of the sum are moved until the whole is within those that are asked for, and
+        near them. `base` is what the model takes as it is.
+        """
+        if not (np.isfinite(limits.seconds) or np.isfinite(limits.bytes)):
+            return self._of_sums(options, limits, base)
+        inner, best, tried = limits, None, set[tuple[tuple[str, Option], ...]]()
+        for _ in range(TRIES):
+            chosen = self._of_sums(options, inner, base)
+            if chosen is None or (key := tuple(sorted(chosen.items()))) in tried:
+                break
+            tried.add(key)
+            whole = self.priced(chosen)
+            over = max(whole.seconds / limits.seconds, whole.bytes / limits.bytes)
+            lost = float(sum(_loss(option.lost) for option in chosen.values()))
+            if over <= 1 + 1e-9 and (best is None or lost < best[0]):
+                best = lost, chosen
+            if NEAR <= over <= 1 + 1e-9:
+                break
+            aim = (1 + NEAR) / 2
+            inner = Limits(
+                inner.seconds * aim * limits.seconds / whole.seconds if np.isfinite(limits.seconds) else np.inf,
+                inner.bytes * aim * limits.bytes / whole.bytes if np.isfinite(limits.bytes) else np.inf,
+                limits.lost,
+            )
+        return None if best is None else best[1]
+
+    def _of_sums(self, options: Mapping[str, list[Option]], limits: Limits, base: Limits) -> dict[str, Option] | None:
+        """The least loss where the sum of all layers' prices is under the limits.
+
         `base` is what the model takes as it is. Losses of layers are shares e that multiply up: -log(1 - e) adds up.
         """
         pairs = [(name, o) for name, own in options.items() for o in own if o.lost <= limits.lost]
         plain = {name: own[0] for name, own in options.items()}
         size = np.asarray([o.bytes - plain[name].bytes for name, o in pairs])
         seconds = np.asarray([o.seconds - plain[name].seconds for name, o in pairs])
-        lost = -np.log1p(-np.asarray([min(o.lost, MOST_LOST) for _, o in pairs]))
+        lost = np.asarray([_loss(o.lost) for _, o in pairs])
         names = list(options)
         rows = np.zeros((len(names), len(pairs)))
         rows[[names.index(name) for name, _ in pairs], np.arange(len(pairs))] = 1
@@ -211,12 +254,13 @@ class Factoring:
 
     def least(self, options: Mapping[str, list[Option]], lost: float, base: Limits) -> dict[str, float]:
         """The least latency and the least size that pairs which lose no more come to, as shares of what there is."""
-        found = {"latency": base.seconds, "size": base.bytes}
-        for own in options.values():
-            allowed = [option for option in own if option.lost <= lost]
-            found["latency"] += min(option.seconds for option in allowed) - own[0].seconds
-            found["size"] += min(option.bytes for option in allowed) - own[0].bytes
-        return {"latency": found["latency"] / base.seconds, "size": found["size"] / base.bytes}
+        allowed = {name: [o for o in own if o.lost <= lost] for name, own in options.items()}
+        fastest = {name: min(own, key=lambda o: o.seconds) for name, own in allowed.items()}
+        smallest = {name: min(own, key=lambda o: o.bytes) for name, own in allowed.items()}
+        seconds, size = (
+            self.priced({name: o for name, o in chosen.items() if o.rank}) for chosen in (fastest, smallest)
+        )
+        return {"latency": seconds.seconds / base.seconds, "size": size.bytes / base.bytes}
 
     def apply(self, chosen: Mapping[str, Option], refit: bool) -> Factored:
         """The model with the chosen pairs, refitted layer by layer."""
@@ -241,6 +285,11 @@ class Factoring:
             first, second = nodes[name].inputs[0].inputs[0].inputs[1].values, nodes[name].inputs[1].values
             layers.append(FactoredLayer(f"{name}_rank", name, product(self.layers[name], option.form, first, second)))
         return Factored(model, Factors(tuple(layers), stored), chosen, gains)
+
+
+def _loss(lost: float) -> float:
+    """Shares that are lost multiply up: this adds up."""
+    return float(-np.log1p(-min(lost, MOST_LOST)))
 
 
 def _empty(view: WeightView, form: Form) -> tuple[Floats, Floats]:

@@ -139,6 +139,25 @@ def test_a_budget_of_latency_is_met_on_the_targets_steps() -> None:
     )
 
 
+@pytest.mark.parametrize("share", [0.8, 0.6, 0.45])
+def test_the_whole_meets_the_budget_and_not_the_sum_of_its_layers(share: float) -> None:
+    """Weights that no longer fit into a cache make the layers beside them dearer: prices of pairs do not add up."""
+    s = Sketch()
+    x, channels = s.input([1, 3, 28, 28]), 3
+    for width in (64, 64, 0, 128, 128, 0, 256, 256, 0, 512, 512, 512, 512):
+        if width:
+            x, channels = s.op("Relu", s.conv(x, width, channels, kernel=3, pads=[1] * 4)), width
+        else:
+            x = s.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    s.output(x)
+    model = Model.load(s.model())
+    context = Context(target=load_target("server-cpu"))
+    assert context.target is not None
+    found = PassManager.parse(f"factorize{{latency={share}x}}").run(model, context)
+    dense, after = (Cost(couple(m), context.target).base["latency"] for m in (model, found))
+    assert 0.93 * share <= after / dense <= share * (1 + 1e-9)
+
+
 def test_a_budget_of_size_is_met() -> None:
     model, context, before = fixture("cnn", "fold,fuse-bn,factorize{size=0.5x}")
     assert model.size_bytes() <= 0.5 * before.size_bytes() * 1.001
