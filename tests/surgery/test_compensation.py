@@ -84,7 +84,7 @@ def test_weight_gram_of_a_dense_convolution() -> None:
     node = [n for n in couple(model).nodes if n.product is not None and n.op == "Conv"][1]
     weight = node.value(1)
     assert weight is not None
-    gram = weight_gram(node, weight.shape[1])
+    gram = weight_gram(node, weight.shape[1], np.arange(weight.shape[1]))
     assert gram is not None
     expected = np.einsum("oikl,ojkl->ij", weight.astype(np.float64), weight.astype(np.float64))
     np.testing.assert_allclose(gram, expected, rtol=1e-9)
