@@ -109,7 +109,7 @@ class CostModel(ABC):
         """
         mean = np.full_like(working_set, cost[-1], dtype=np.float64)
         for capacity, each in zip(self._capacity[-2::-1], cost[-2::-1], strict=True):
-            found = np.clip(2 - working_set / capacity, 0.0, 1.0)
+            found = np.minimum(np.maximum(2 - working_set / capacity, 0.0), 1.0)
             mean = found * each + (1 - found) * mean
         return np.asarray(mean)
 

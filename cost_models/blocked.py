@@ -84,23 +84,25 @@ class BlockedLayout:
         these, adding = layers.following, layers.adding
         channels = work.channels[:, layers.inputs]
         there = (channels > 0) & layers.real  # [P, following, inputs]
-        data = channels == work.in_channels[:, these][:, :, None]
         may = self._may_follow(work, layers, channels, there)
         may[:, adding] = writes[:, these[adding]]
+        # The edge that carries the data has as many channels as the convolution reads. If the residual has as many
+        # too, one of the two may be outside: taken for the data, which would be converted.
+        data = there[:, adding] & (channels[:, adding] == work.in_channels[:, these[adding]][:, :, None])
         writes[:, these] = now = may
         while True:
             outside = there & ~(writes[:, layers.sources] & layers.inner)
             left = may & ~outside.any(axis=2)
-            if adding.any():
-                # The edge that carries the data has as many channels as the convolution reads. If the residual has
-                # as many too, one of the two may be outside: taken for the data, which would be converted.
-                fits = ~(outside & ~data).any(axis=2) & ((outside & data).sum(axis=2) <= 1)
-                left[:, adding] = (may & fits)[:, adding]
-            left[:, layers.pools] = may[:, layers.pools]
-            if np.array_equal(left, now):
+            if len(adding):
+                own = outside[:, adding]
+                spare = own & data
+                left[:, adding] = may[:, adding] & (spare == own).all(axis=2) & (spare.sum(axis=2) <= 1)
+            if len(layers.pools):
+                left[:, layers.pools] = may[:, layers.pools]
+            if (left == now).all():
                 break
             writes[:, these] = now = left
-        follow = these[~adding]
+        follow = layers.others
         reads[:, follow] = writes[:, follow]
 
     def _may_follow(self, work: Work, layers: _Layers, channels: Floats, there: Bools) -> Bools:
@@ -110,8 +112,10 @@ class BlockedLayout:
         largest = np.where(there, sizes, 0.0).max(axis=2, keepdims=True)
         same = (~there | (sizes == largest)).all(axis=2)  # no broadcasting
         any_ = there.any(axis=2)
-        able = (layers.joins & whole) | layers.norms | (layers.sums & same)
-        return np.asarray(np.where(layers.pools, whole, able & any_))
+        found = ((layers.joins & whole) | layers.norms | (layers.sums & same)) & any_
+        if len(layers.pools):
+            found[:, layers.pools] = whole[:, layers.pools]
+        return np.asarray(found)
 
     def padded(self, channels: Floats) -> Floats:
         """Channels rounded up to whole blocks."""
@@ -155,8 +159,9 @@ class _Layers:
     real: Bools  #: [following, inputs], the others fill up
     sources: Ids  #: [following, inputs], what writes these edges
     inner: Bools  #: [following, inputs], edges that are no input of the model
-    adding: Bools  #: [following], convolutions that also add a residual
-    pools: Bools
+    adding: Ids  #: those of `following` that are convolutions which also add a residual
+    pools: Ids  #: those of `following` that are pools
+    others: Ids  #: kernels of `following` that are no such convolutions
     joins: Bools  #: concatenations of several tensors
     norms: Bools
     sums: Bools  #: elementwise operators that exist in the blocked layout
@@ -204,8 +209,9 @@ class _Layers:
             real=real,
             sources=np.maximum(sources, 0),
             inner=real & (sources >= 0),
-            adding=kinds == "conv",
-            pools=kinds == "pool",
+            adding=np.flatnonzero(kinds == "conv"),
+            pools=np.flatnonzero(kinds == "pool"),
+            others=these[kinds != "conv"],
             joins=(kinds == "movement") & np.isin(ops, ("", "Concat")) & (real.sum(axis=1) > 1),
             norms=(kinds == "normalization") & (ops == "BatchNormalization"),
             sums=(kinds == "elementwise") & np.isin(ops, sorted(elementwise)),

@@ -271,7 +271,7 @@ def _lanes(work: Work) -> Floats:
 def _whole(work: Work) -> Work:
     """The same work with extents that are whole up to rounding errors made whole: a remainder decides the
     layout."""
-    extents = {name: np.round(getattr(work, name), 6) for name in ("groups", "m", "n", "k", "channels")}
+    extents = {name: getattr(work, name).round(6) for name in ("groups", "m", "n", "k", "channels")}
     return replace(work, **extents).of_same_kernels(work.memo)
 
 

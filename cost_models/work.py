@@ -103,14 +103,18 @@ class Work:
     def columns(self, these: NDArray[np.int64]) -> Work:
         """The work of some kernels alone, without the activations between them."""
         none = np.zeros((len(self.m), 0))
+        alike = self.kept(("columns", id(these)), lambda: self._alike(these), these)
         return Work(
-            kind=self.kind[these], itemsize=self.itemsize[these], taps=self.taps[these], stride=self.stride[these],
             groups=self.groups[:, these], m=self.m[:, these], n=self.n[:, these], k=self.k[:, these],
             read=self.read[:, these], written=self.written[:, these], weights=self.weights[:, these],
-            elements=self.elements[:, these], source=_NONE, sink=_NONE, channels=none, bytes=none,
-            op=self.op[these] if self.op.size else self.op, axes=self.axes[these] if self.axes.size else self.axes,
-            zeros=self.zeros[these] if self.zeros.size else self.zeros,
+            elements=self.elements[:, these], source=_NONE, sink=_NONE, channels=none, bytes=none, **alike,
         )  # fmt: skip
+
+    def _alike(self, these: NDArray[np.int64]) -> dict[str, Any]:
+        """The fields without P of some kernels."""
+        found = {name: getattr(self, name)[these] for name in ("kind", "itemsize", "taps", "stride")}
+        known = {name: getattr(self, name) for name in ("op", "axes", "zeros")}
+        return found | {name: value[these] if value.size else value for name, value in known.items()}
 
     @property
     def macs(self) -> Floats:
