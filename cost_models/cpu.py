@@ -11,8 +11,6 @@ all but the share `exposed` of it behind arithmetic.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from pydantic import Field
 
@@ -200,13 +198,20 @@ class CachedSimdCpu(CostModel):
         """
         c = self._constants
         depth = work.k * work.taps
-        strided = np.where(work.stride > 1, c.im2col_strided_ns, c.im2col_ns) * _lanes(work)
-        windowed = (work.taps > 1) | (work.stride > 1)
-        gather = np.where(windowed, work.m * strided + np.sqrt(work.m) * c.im2col_row_ns, 0.0)
+        # Of each element, and of each row; nothing where there is no window.
+        strided, row = work.kept("gathered", lambda: self._windows(work), self.target)
+        gather = work.m * strided + np.sqrt(work.m) * row
         move = (depth * (work.m * c.pack_ns + gather) + work.m * work.n * c.plain_output_ns) * 1e-9
         rows = np.where(work.n > 1, _round_up(work.n, self._layout.tile_rows), work.n)
         product = rows * self._columns(work.m) * depth / peak
         return np.asarray(work.groups * (c.group_ns * 1e-9 + move + product))
+
+    def _windows(self, work: Work) -> tuple[Floats, Floats]:
+        """Nanoseconds to gather an element of a window and a row of them, [K]."""
+        c = self._constants
+        windowed = (work.taps > 1) | (work.stride > 1)
+        each = np.where(work.stride > 1, c.im2col_strided_ns, c.im2col_ns) * _lanes(work)
+        return np.where(windowed, each, 0.0), np.where(windowed, c.im2col_row_ns, 0.0)
 
     def _matmul(self, work: Work, peak: Floats) -> Floats:
         """m rows times n columns, k deep; an operand that is no constant is packed first."""
@@ -272,7 +277,7 @@ def _whole(work: Work) -> Work:
     """The same work with extents that are whole up to rounding errors made whole: a remainder decides the
     layout."""
     extents = {name: getattr(work, name).round(6) for name in ("groups", "m", "n", "k", "channels")}
-    return replace(work, **extents).of_same_kernels(work.memo)
+    return work.changed(extents)
 
 
 def _chains(work: Work) -> list[list[str]]:

@@ -13,6 +13,8 @@ from scipy.sparse import csr_array
 Floats = NDArray[np.float64]
 T = TypeVar("T")
 
+#: The fields [P, K].
+_OF_KERNELS = ("groups", "m", "n", "k", "read", "written", "weights", "elements")
 _NONE = np.zeros(0, np.int64)
 
 #: The kinds of kernel a cost model may meet. `free` does nothing at run time (reshape of a view, identity).
@@ -85,6 +87,12 @@ class Work:
         object.__setattr__(self, "memo", memo)
         return self
 
+    def changed(self, fields: dict[str, Any]) -> Work:
+        """This work of the same kernels, but for fields with a P: `dataclasses.replace` takes as long as a formula."""
+        found = object.__new__(Work)
+        found.__dict__.update(self.__dict__, **fields)
+        return found
+
     def kept(self, key: Hashable, make: Callable[[], T], of: object = None) -> T:
         """What `make` gives, computed once for all works of the same kernels; it may use no field with a P.
 
@@ -103,12 +111,16 @@ class Work:
     def columns(self, these: NDArray[np.int64]) -> Work:
         """The work of some kernels alone, without the activations between them."""
         none = np.zeros((len(self.m), 0))
-        alike = self.kept(("columns", id(these)), lambda: self._alike(these), these)
+        memo: dict[Any, Any]
+        alike, memo = self.kept(("columns", id(these)), lambda: (self._alike(these), {}), these)
         return Work(
-            groups=self.groups[:, these], m=self.m[:, these], n=self.n[:, these], k=self.k[:, these],
-            read=self.read[:, these], written=self.written[:, these], weights=self.weights[:, these],
-            elements=self.elements[:, these], source=_NONE, sink=_NONE, channels=none, bytes=none, **alike,
-        )  # fmt: skip
+            **{name: getattr(self, name).take(these, axis=1) for name in _OF_KERNELS},
+            source=_NONE,
+            sink=_NONE,
+            channels=none,
+            bytes=none,
+            **alike,
+        ).of_same_kernels(memo)
 
     def _alike(self, these: NDArray[np.int64]) -> dict[str, Any]:
         """The fields without P of some kernels."""

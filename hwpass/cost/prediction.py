@@ -94,6 +94,8 @@ class Cost:
         """Each metric at widths [P, G], as [P] in the units of METRICS and LIMITED."""
         starts = range(0, len(widths), self._batch)
         parts = [self._evaluate(widths[i : i + self._batch], metrics) for i in starts]
+        if len(parts) == 1:
+            return parts[0]
         return {m: np.concatenate([part[m] for part in parts]) for m in metrics}
 
     def _evaluate(self, widths: Floats, metrics: tuple[str, ...]) -> dict[str, Floats]:
@@ -106,9 +108,8 @@ class Cost:
         for metric in {"latency", "energy", "macs"} & set(metrics):
             each = work.macs if metric == "macs" else getattr(priced.model, metric)(work)
             found[metric] = each.sum(axis=1) if run is None else (each * run).sum(axis=1)
-        if runs is None:
-            runs = self.remainders.runs(widths)
         if {"size", "memory", *LIMITED} & set(metrics):
+            runs = self.remainders.runs(widths) if runs is None else runs
             there, added = self.remainders.there(widths), self.remainders.stored(widths)
             found["size"] = self._parts.size(values, there) + added
             found |= self._memory(values, runs, self._parts.deployed(values, there) + added)
