@@ -45,7 +45,7 @@ class BlockedLayout:
 
     def layers(self, work: Work) -> _Layers:
         """What follows from the kernels alone."""
-        return work.kept("blocked layers", lambda: _Layers.of(work, self.elementwise))
+        return work.kept("blocked layers", lambda: _Layers.of(work, self.elementwise), self.elementwise)
 
     def idle(self, work: Work) -> Bools:
         """Kernels that do nothing and convert nothing at any width, [K]."""

@@ -140,7 +140,11 @@ class TiledGpu(CostModel):
         several = (work.kind == "matmul") & (work.m > 1)
         share = np.where(work.kind == "grouped", c.grouped, np.where(several, c.matmul, 1.0)) * c.achieved
         # Seconds of one step of one output on one core; a core skips zeros that its matrix unit knows of.
-        step = lay.depth * lay.cores / (self.peak(work) * share * work.kept("zeros", lambda: self._skipping(work)))
+        step = (
+            lay.depth
+            * lay.cores
+            / (self.peak(work) * share * work.kept("zeros", lambda: self._skipping(work), self.target))
+        )
         shapes = self._shapes()
         down = {rows: work.groups * np.ceil(work.m / rows) for rows in {rows for rows, _ in shapes}}
         across = {columns: np.ceil(n / columns) for columns in {columns for _, columns in shapes}}
@@ -188,7 +192,7 @@ class TiledGpu(CostModel):
         c = self._constants
         ordered = np.isin(work.kind, ("movement", "normalization", "softmax", "reduce"))
         share = np.where(ordered, c.gathered, c.streamed)
-        stored = work.weights * work.kept("stored", lambda: self._stored(work))
+        stored = work.weights * work.kept("stored", lambda: self._stored(work), self.target)
         constants = self.memory_seconds(stored, self.resident_set(work)) / c.weights
         return np.asarray(self._moved(work.read + work.written) / share + constants)
 
