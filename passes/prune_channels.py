@@ -60,7 +60,10 @@ class PruneChannels(Pass):
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", texts("keep", self.keep))
         super().__post_init__()
-        self.budgets()
+        if [budget.metric for budget in self.budgets()] == ["channels"] and self.integers:
+            raise UsageError(
+                f"{option('integers', True)}: a budget of channels looks at no price; give another budget, or leave it"
+            )
         score_named(self.score)
         for name, least in (("min_channels", 1), ("rounds", 0), ("samples", 0), ("align", 0)):
             if not least <= (given := getattr(self, name)) <= MOST:

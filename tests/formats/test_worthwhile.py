@@ -141,3 +141,9 @@ def test_quantize_leaves_what_is_no_faster_and_says_so() -> None:
 def test_faster_is_of_static_quantisation_alone() -> None:
     with pytest.raises(UsageError, match="option faster has no effect in mode dynamic"):
         Quantize(mode="dynamic", faster=True)
+
+
+def test_integers_are_of_budgets_that_look_at_prices() -> None:
+    with pytest.raises(UsageError, match="a budget of channels looks at no price"):
+        PruneChannels(channels="0.5x", integers=True)
+    assert PruneChannels(macs="0.9x", integers=True).integers
